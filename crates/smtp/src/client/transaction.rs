@@ -1,0 +1,296 @@
+//! One transaction: MAIL, RCPT for each recipient, DATA, content, the final dot.
+
+use mail_types::{Recipient, Reply, Severity};
+use memchr::memchr;
+
+use super::capabilities::Capabilities;
+use super::command::{Mail, write_rcpt};
+use super::content::ContentEncoder;
+
+/// Where in a session something happened.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Step {
+    Greeting,
+    Hello,
+    StartTls,
+    Auth,
+    /// Between transactions.
+    Idle,
+    Reset,
+    Mail,
+    Rcpt,
+    Data,
+    /// While content was being sent.
+    Content,
+    /// After the final dot: the message may have been taken.
+    FinalDot,
+    Quit,
+}
+
+impl Step {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Greeting => "greeting",
+            Self::Hello => "EHLO",
+            Self::StartTls => "STARTTLS",
+            Self::Auth => "AUTH",
+            Self::Idle => "idle",
+            Self::Reset => "RSET",
+            Self::Mail => "MAIL FROM",
+            Self::Rcpt => "RCPT TO",
+            Self::Data => "DATA",
+            Self::Content => "content",
+            Self::FinalDot => "end of DATA",
+            Self::Quit => "QUIT",
+        }
+    }
+}
+
+/// What a transaction found out about a recipient.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RecipientResult {
+    /// The next hop has taken the message for it.
+    Accepted(Reply),
+    Refused {
+        step: Step,
+        reply: Reply,
+    },
+    /// The session ended before there was an answer.
+    Unanswered,
+}
+
+/// What the session does after a reply.
+#[derive(Debug)]
+pub(super) enum Next {
+    Wait,
+    SendContent,
+    Finished,
+    /// The connection must not be used again.
+    FinishedForGood,
+    /// A reply that has no place here.
+    Misplaced,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Reset,
+    Mail,
+    Rcpt(usize),
+    Data,
+    Content(ContentEncoder),
+    Dot,
+    /// The dot that ends a transaction of which every recipient was refused.
+    DiscardedDot,
+}
+
+/// The commands go out in one piece when the server offers PIPELINING (RFC 2920), else one by one.
+#[derive(Debug)]
+pub(super) struct Transaction {
+    phase: Phase,
+    commands: Vec<u8>,
+    /// How many octets of `commands` have been sent.
+    sent: usize,
+    mail_refused: bool,
+    /// `None` until refused, for better or worse, or accepted with the content.
+    results: Vec<Option<RecipientResult>>,
+    recipients_accepted: usize,
+}
+
+impl Transaction {
+    pub(super) fn start<'a>(
+        reset: bool,
+        mail: &Mail<'_>,
+        recipients: impl IntoIterator<Item = &'a Recipient>,
+        offered: &Capabilities,
+        out: &mut Vec<u8>,
+    ) -> Self {
+        let mut commands = String::with_capacity(256);
+        commands.push_str(if reset { "RSET\r\n" } else { "" });
+        mail.write(offered, &mut commands);
+        let mut results = Vec::new();
+        for recipient in recipients {
+            write_rcpt(recipient, offered, &mut commands);
+            results.push(None);
+        }
+        commands.push_str("DATA\r\n");
+        let mut transaction = Self {
+            phase: if reset { Phase::Reset } else { Phase::Mail },
+            commands: commands.into_bytes(),
+            sent: 0,
+            mail_refused: false,
+            results,
+            recipients_accepted: 0,
+        };
+        if offered.pipelining {
+            transaction.sent = transaction.commands.len();
+            out.append(&mut transaction.commands);
+        } else {
+            transaction.send_line(out);
+        }
+        transaction
+    }
+
+    pub(super) fn step(&self) -> Step {
+        match self.phase {
+            Phase::Reset => Step::Reset,
+            Phase::Mail => Step::Mail,
+            Phase::Rcpt(_) => Step::Rcpt,
+            Phase::Data => Step::Data,
+            Phase::Content(_) => Step::Content,
+            Phase::Dot | Phase::DiscardedDot => Step::FinalDot,
+        }
+    }
+
+    /// Whether RSET must come before the next transaction: the server still has this one open.
+    pub(super) fn is_open(&self) -> bool {
+        !self.mail_refused && !matches!(self.phase, Phase::Dot | Phase::DiscardedDot)
+    }
+
+    pub(super) fn into_results(self) -> Vec<RecipientResult> {
+        let answer = |result: Option<_>| result.unwrap_or(RecipientResult::Unanswered);
+        self.results.into_iter().map(answer).collect()
+    }
+
+    pub(super) fn handle(&mut self, reply: Reply, out: &mut Vec<u8>) -> Next {
+        match self.phase {
+            Phase::Reset => self.handle_reset(&reply, out),
+            Phase::Mail => self.handle_mail(&reply, out),
+            Phase::Rcpt(index) => self.handle_rcpt(index, reply, out),
+            Phase::Data => self.handle_data(&reply, out),
+            Phase::Content(_) => self.handle_early(&reply),
+            Phase::Dot => self.handle_dot(&reply),
+            Phase::DiscardedDot => Next::Finished,
+        }
+    }
+
+    /// Encodes content; called between [`Next::SendContent`] and `finish`.
+    pub(super) fn content(&mut self, part: &[u8], out: &mut Vec<u8>) {
+        if let Phase::Content(encoder) = &mut self.phase {
+            encoder.encode(part, out);
+        }
+    }
+
+    /// Writes the final dot. Returns how many bare CRs and LFs the content had.
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> u64 {
+        let Phase::Content(encoder) = &mut self.phase else {
+            return 0;
+        };
+        encoder.finish(out);
+        let mended = encoder.mended();
+        self.phase = Phase::Dot;
+        mended
+    }
+
+    fn handle_reset(&mut self, reply: &Reply, out: &mut Vec<u8>) -> Next {
+        if !reply.is_positive() {
+            return Next::Misplaced;
+        }
+        self.phase = Phase::Mail;
+        self.send_line(out);
+        Next::Wait
+    }
+
+    fn handle_mail(&mut self, reply: &Reply, out: &mut Vec<u8>) -> Next {
+        match reply.severity() {
+            Severity::Completion => {}
+            Severity::Intermediate => return Next::Misplaced,
+            Severity::Transient | Severity::Permanent => {
+                self.mail_refused = true;
+                self.refuse_open(Step::Mail, reply);
+                if !self.all_sent() {
+                    return Next::Finished;
+                }
+            }
+        }
+        self.phase = if self.results.is_empty() { Phase::Data } else { Phase::Rcpt(0) };
+        self.send_line(out);
+        Next::Wait
+    }
+
+    fn handle_rcpt(&mut self, index: usize, reply: Reply, out: &mut Vec<u8>) -> Next {
+        match reply.severity() {
+            Severity::Intermediate => return Next::Misplaced,
+            Severity::Completion => {
+                self.recipients_accepted += usize::from(!self.mail_refused);
+            }
+            Severity::Transient | Severity::Permanent => {
+                let refused = RecipientResult::Refused { step: Step::Rcpt, reply };
+                self.results[index].get_or_insert(refused);
+            }
+        }
+        if index + 1 < self.results.len() {
+            self.phase = Phase::Rcpt(index + 1);
+        } else if self.recipients_accepted == 0 && !self.all_sent() {
+            return Next::Finished;
+        } else {
+            self.phase = Phase::Data;
+        }
+        self.send_line(out);
+        Next::Wait
+    }
+
+    /// With PIPELINING, DATA has been sent before it was known that nobody is left. A server
+    /// that says `354` all the same gets the dot alone (RFC 2920 §3.1).
+    fn handle_data(&mut self, reply: &Reply, out: &mut Vec<u8>) -> Next {
+        match reply.severity() {
+            Severity::Completion => Next::Misplaced,
+            Severity::Intermediate if self.recipients_accepted == 0 => {
+                out.extend_from_slice(b".\r\n");
+                self.phase = Phase::DiscardedDot;
+                Next::Wait
+            }
+            Severity::Intermediate => {
+                self.phase = Phase::Content(ContentEncoder::default());
+                Next::SendContent
+            }
+            Severity::Transient | Severity::Permanent => {
+                self.refuse_open(Step::Data, reply);
+                Next::Finished
+            }
+        }
+    }
+
+    /// A reply before the final dot: a refusal counts, but the server still waits for the dot. An
+    /// acceptance of a message that it has not seen the end of does not count.
+    fn handle_early(&mut self, reply: &Reply) -> Next {
+        if reply.is_transient() || reply.is_permanent() {
+            self.refuse_open(Step::Content, reply);
+            return Next::FinishedForGood;
+        }
+        Next::Misplaced
+    }
+
+    fn handle_dot(&mut self, reply: &Reply) -> Next {
+        match reply.severity() {
+            Severity::Completion => {
+                for result in &mut self.results {
+                    result.get_or_insert_with(|| RecipientResult::Accepted(reply.clone()));
+                }
+                Next::Finished
+            }
+            Severity::Intermediate => Next::Misplaced,
+            Severity::Transient | Severity::Permanent => {
+                self.refuse_open(Step::FinalDot, reply);
+                Next::Finished
+            }
+        }
+    }
+
+    fn refuse_open(&mut self, step: Step, reply: &Reply) {
+        for result in &mut self.results {
+            result.get_or_insert_with(|| RecipientResult::Refused { step, reply: reply.clone() });
+        }
+    }
+
+    fn all_sent(&self) -> bool {
+        self.sent >= self.commands.len()
+    }
+
+    /// Sends the next command, unless all have been sent in one piece.
+    fn send_line(&mut self, out: &mut Vec<u8>) {
+        let rest = self.commands.get(self.sent..).unwrap_or_default();
+        let end = memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+        out.extend_from_slice(&rest[..end]);
+        self.sent += end;
+    }
+}

@@ -1,0 +1,334 @@
+//! Dialogues of the client's session with scripted servers.
+
+use mail_types::{BodyType, Host, Mailbox, Recipient, ReversePath};
+use proptest::prelude::*;
+use smtp::client::{
+    ClientConfig, ClientSession, Credentials, Event, Mail, Password, RecipientResult, SessionError,
+    Step,
+};
+
+const HELLO: &str = "220 mx\r\n250-mx\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 STARTTLS\r\n";
+const PLAIN_HELLO: &str = "220 mx\r\n250 mx\r\n";
+
+fn session() -> ClientSession {
+    ClientSession::new(ClientConfig::new(Host::parse("us.example").unwrap()))
+}
+
+fn sent(session: &mut ClientSession) -> String {
+    let text = String::from_utf8(session.output().to_vec()).unwrap();
+    session.output_written();
+    text
+}
+
+fn ready(server: &str) -> ClientSession {
+    let mut session = session();
+    session.receive(server.as_bytes()).unwrap();
+    assert_eq!(session.poll_event(), Some(Event::Ready));
+    assert_eq!(sent(&mut session), "EHLO us.example\r\n");
+    session
+}
+
+fn recipients(n: usize) -> Vec<Recipient> {
+    let mailbox = |i| Mailbox::parse(&format!("r{i}@there.example")).unwrap();
+    (0..n).map(|i| Recipient::new(mailbox(i))).collect()
+}
+
+fn begin(session: &mut ClientSession, n: usize) -> String {
+    let reverse_path = ReversePath::parse("s@here.example").unwrap();
+    let mail = Mail {
+        reverse_path: &reverse_path,
+        size: 10,
+        body: BodyType::SevenBit,
+        smtputf8: false,
+        ret: None,
+        envid: None,
+    };
+    session.begin(&mail, &recipients(n));
+    sent(session)
+}
+
+/// `+code` for accepted, `step code` for refused, `?` for unanswered.
+fn show(results: &[RecipientResult]) -> Vec<String> {
+    let one = |result: &RecipientResult| match result {
+        RecipientResult::Accepted(reply) => format!("+{}", reply.code),
+        RecipientResult::Refused { step, reply } => format!("{} {}", step.as_str(), reply.code),
+        RecipientResult::Unanswered => "?".into(),
+    };
+    results.iter().map(one).collect()
+}
+
+fn finished(session: &mut ClientSession) -> Vec<String> {
+    match session.poll_event() {
+        Some(Event::Finished(results)) => show(&results),
+        other => panic!("not finished: {other:?}"),
+    }
+}
+
+#[test]
+fn pipelined_in_one_write_rfc2920_3_1() {
+    let mut session = ready(HELLO);
+    assert_eq!(
+        begin(&mut session, 2),
+        "MAIL FROM:<s@here.example> SIZE=10\r\nRCPT TO:<r0@there.example>\r\n\
+         RCPT TO:<r1@there.example>\r\nDATA\r\n"
+    );
+    session.receive(b"250 ok\r\n250 ok\r\n550 5.1.1 no\r\n354 go\r\n").unwrap();
+    assert_eq!(session.poll_event(), Some(Event::SendContent));
+    session.content(b".x\r\n");
+    assert_eq!(session.finish_content(), 0);
+    assert_eq!(sent(&mut session), "..x\r\n.\r\n");
+    session.receive(b"250 2.0.0 queued\r\n").unwrap();
+    assert_eq!(finished(&mut session), ["+250", "RCPT TO 550"]);
+    assert!(session.is_idle());
+    assert!(begin(&mut session, 1).starts_with("MAIL"), "no RSET after a whole transaction");
+}
+
+#[test]
+fn one_by_one_without_pipelining() {
+    let mut session = ready(PLAIN_HELLO);
+    assert_eq!(begin(&mut session, 2), "MAIL FROM:<s@here.example>\r\n");
+    for (reply, command) in [
+        ("250 ok\r\n", "RCPT TO:<r0@there.example>\r\n"),
+        ("450 later\r\n", "RCPT TO:<r1@there.example>\r\n"),
+        ("250 ok\r\n", "DATA\r\n"),
+    ] {
+        session.receive(reply.as_bytes()).unwrap();
+        assert_eq!(sent(&mut session), command);
+    }
+    session.receive(b"354\r\n").unwrap();
+    assert_eq!(session.poll_event(), Some(Event::SendContent));
+    session.finish_content();
+    session.receive(b"452 full\r\n").unwrap();
+    assert_eq!(finished(&mut session), ["RCPT TO 450", "end of DATA 452"]);
+}
+
+/// (what the server offers, its replies, what the client answers, the results)
+type Case = (&'static str, &'static str, &'static str, &'static [&'static str]);
+
+#[test]
+fn transactions_that_end_early() {
+    let cases: &[Case] = &[
+        (PLAIN_HELLO, "451 no\r\n", "", &["MAIL FROM 451", "MAIL FROM 451"]),
+        (PLAIN_HELLO, "250\r\n550 a\r\n551 b\r\n", "", &["RCPT TO 550", "RCPT TO 551"]),
+        (PLAIN_HELLO, "250\r\n550\r\n250\r\n554 d\r\n", "", &["RCPT TO 550", "DATA 554"]),
+        (HELLO, "550 a\r\n503\r\n503\r\n503\r\n", "", &["MAIL FROM 550", "MAIL FROM 550"]),
+        (HELLO, "250\r\n550\r\n550\r\n554\r\n", "", &["RCPT TO 550", "RCPT TO 550"]),
+        // RFC 2920 §3.1: 354 although every recipient was refused.
+        (HELLO, "250\r\n550\r\n450\r\n354\r\n554\r\n", ".\r\n", &["RCPT TO 550", "RCPT TO 450"]),
+        (HELLO, "250\r\n550\r\n450\r\n354\r\n250\r\n", ".\r\n", &["RCPT TO 550", "RCPT TO 450"]),
+        (
+            HELLO,
+            "550\r\n250\r\n250\r\n354\r\n250\r\n",
+            ".\r\n",
+            &["MAIL FROM 550", "MAIL FROM 550"],
+        ),
+    ];
+    for (hello, replies, answer, want) in cases {
+        let mut session = ready(hello);
+        begin(&mut session, 2);
+        session.receive(replies.as_bytes()).unwrap();
+        let all = sent(&mut session);
+        assert!(all.ends_with(answer) && !all.contains("x\r\n.\r\n"), "{replies:?}: {all:?}");
+        assert_eq!(finished(&mut session), *want, "{replies:?}");
+        assert!(session.is_idle(), "{replies:?}");
+    }
+}
+
+#[test]
+fn reset_before_the_next_transaction_when_one_was_left_open() {
+    for hello in [HELLO, PLAIN_HELLO] {
+        let mut session = ready(hello);
+        begin(&mut session, 1);
+        let refusals = if hello == HELLO { "250\r\n550\r\n503\r\n" } else { "250\r\n550\r\n" };
+        session.receive(refusals.as_bytes()).unwrap();
+        finished(&mut session);
+        sent(&mut session);
+        let commands = begin(&mut session, 1);
+        assert!(commands.starts_with("RSET\r\n"), "{commands}");
+        assert_eq!(commands.contains("DATA"), hello == HELLO);
+        session.receive(b"250\r\n").unwrap();
+        assert_eq!(session.step(), Step::Mail);
+    }
+}
+
+#[test]
+fn replies_out_of_place_end_the_session() {
+    for (hello, replies, step) in [
+        (HELLO, "250\r\n250\r\n250\r\n250\r\n", Step::Data),
+        (HELLO, "354\r\n", Step::Mail),
+        (HELLO, "250\r\n354\r\n", Step::Rcpt),
+        (HELLO, "250\r\n250\r\n250\r\n354\r\n250 early\r\n", Step::Content),
+        (PLAIN_HELLO, "250\r\nrubbish\r\n", Step::Rcpt),
+    ] {
+        let mut session = ready(hello);
+        begin(&mut session, 2);
+        let error = session.receive(replies.as_bytes()).unwrap_err();
+        assert!(matches!(error, SessionError::Protocol { .. }), "{replies:?}: {error}");
+        assert_eq!(error.step(), step, "{replies:?}");
+        assert_eq!(show(&session.take_results()), ["?", "?"], "{replies:?}");
+        assert!(!session.is_idle());
+    }
+    let mut session = ready(HELLO);
+    assert!(session.receive(b"250 what?\r\n").is_err(), "a reply to nothing");
+    assert!(!session.is_idle());
+}
+
+#[test]
+fn more_replies_than_asked_for_do_not_undo_a_result() {
+    let mut session = ready(HELLO);
+    begin(&mut session, 1);
+    session.receive(b"250\r\n250\r\n354\r\n").unwrap();
+    session.poll_event();
+    session.finish_content();
+    assert!(session.receive(b"250 ok\r\n250 again\r\n").is_err());
+    assert_eq!(finished(&mut session), ["+250"]);
+    assert!(!session.is_idle(), "the connection is not used again");
+}
+
+#[test]
+fn early_refusal_counts_and_ends_the_connection() {
+    let mut session = ready(HELLO);
+    begin(&mut session, 2);
+    session.receive(b"250\r\n550\r\n250\r\n354\r\n").unwrap();
+    session.poll_event();
+    session.content(b"some");
+    session.receive(b"552 5.3.4 too big\r\n").unwrap();
+    assert_eq!(finished(&mut session), ["RCPT TO 550", "content 552"]);
+    assert!(!session.is_idle());
+}
+
+#[test]
+fn closing_at_any_step_keeps_what_was_said() {
+    for (replies, step, want) in [
+        ("421 bye\r\n", Step::Mail, &["?", "?"]),
+        ("250\r\n550\r\n421 bye\r\n", Step::Rcpt, &["RCPT TO 550", "?"]),
+        ("250\r\n550\r\n250\r\n421 bye\r\n", Step::Data, &["RCPT TO 550", "?"]),
+        ("250\r\n550\r\n250\r\n354\r\n421 bye\r\n", Step::Content, &["RCPT TO 550", "?"]),
+    ] {
+        let mut session = ready(HELLO);
+        begin(&mut session, 2);
+        let error = session.receive(replies.as_bytes()).unwrap_err();
+        assert!(matches!(&error, SessionError::Closing { step: at, .. } if *at == step));
+        assert_eq!(show(&session.take_results()), want, "{replies:?}");
+    }
+}
+
+#[test]
+fn lost_after_the_dot_is_unanswered() {
+    let mut session = ready(HELLO);
+    begin(&mut session, 1);
+    session.receive(b"250\r\n250\r\n354\r\n").unwrap();
+    session.poll_event();
+    session.finish_content();
+    assert_eq!(session.disconnected(), SessionError::Disconnected(Step::FinalDot));
+    assert_eq!(show(&session.take_results()), ["?"]);
+}
+
+#[test]
+fn helo_when_ehlo_is_not_known_rfc5321_3_2() {
+    let mut session = session();
+    session.receive(b"220 mx\r\n500 what?\r\n").unwrap();
+    assert_eq!(sent(&mut session), "EHLO us.example\r\nHELO us.example\r\n");
+    session.receive(b"250 mx\nPIPELINING\r\n").unwrap_err();
+    for (server, refused_at) in [
+        ("554 go away\r\n", Step::Greeting),
+        ("421 busy\r\n", Step::Greeting),
+        ("220 mx\r\n421 busy\r\n", Step::Hello),
+        ("220 mx\r\n450 hm\r\n", Step::Hello),
+        ("220 mx\r\n550 hm\r\n550 hm\r\n", Step::Hello),
+    ] {
+        let error = self::session().receive(server.as_bytes()).unwrap_err();
+        assert_eq!(error.step(), refused_at, "{server:?}");
+    }
+}
+
+#[test]
+fn long_refusals_of_ehlo_are_cut() {
+    let mut session = session();
+    let refusal = format!("450-{0}\r\n450-{0}\r\n450 {0}\r\n", "x".repeat(1000));
+    match session.receive(format!("220 mx\r\n{refusal}").as_bytes()) {
+        Err(SessionError::Refused { reply, .. }) => assert!(reply.text.len() <= 1024),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_comes_before_the_handshake_is_forgotten_rfc3207_4_2() {
+    let mut session = ready(HELLO);
+    session.start_tls();
+    assert_eq!(sent(&mut session), "STARTTLS\r\n");
+    session.receive(b"220 go\r\n250-evil\r\n250 AUTH PLAIN\r\n250 x").unwrap();
+    assert_eq!(session.poll_event(), Some(Event::StartTls));
+    session.receive(b"250 evil\r\n").unwrap();
+    session.tls_started();
+    assert_eq!(sent(&mut session), "EHLO us.example\r\n");
+    assert_eq!(session.poll_event(), None);
+    session.receive(b"250-mx\r\n250 DSN\r\n").unwrap();
+    assert_eq!(session.poll_event(), Some(Event::Ready));
+    let offered = session.capabilities();
+    assert!(offered.dsn && !offered.auth_plain && !offered.starttls && !offered.pipelining);
+}
+
+#[test]
+fn starttls_refused_goes_on_in_clear() {
+    let mut session = ready(HELLO);
+    session.start_tls();
+    session.receive(b"454 4.7.0 not now\r\n").unwrap();
+    assert!(matches!(session.poll_event(), Some(Event::StartTlsRefused(_))));
+    assert!(session.is_idle());
+}
+
+#[test]
+fn authentication_rfc4954() {
+    let credentials = Credentials { login: "u".into(), password: Password::new("p") };
+    assert!(!format!("{credentials:?}").contains("\"p\""));
+
+    let mut plain = ready("220 mx\r\n250-mx\r\n250 AUTH LOGIN PLAIN\r\n");
+    assert!(plain.authenticate(&credentials));
+    assert_eq!(sent(&mut plain), "AUTH PLAIN AHUAcA==\r\n");
+    plain.receive(b"235 ok\r\n").unwrap();
+    assert_eq!(plain.poll_event(), Some(Event::Authenticated));
+
+    let mut login = ready("220 mx\r\n250-mx\r\n250 AUTH LOGIN\r\n");
+    assert!(login.authenticate(&credentials));
+    login.receive(b"334 VXNlcm5hbWU6\r\n").unwrap();
+    login.receive(b"334 UGFzc3dvcmQ6\r\n").unwrap();
+    assert_eq!(sent(&mut login), "AUTH LOGIN\r\ndQ==\r\ncA==\r\n");
+    login.receive(b"535 5.7.8 no\r\n").unwrap();
+    assert!(matches!(login.poll_event(), Some(Event::AuthRefused(_))));
+
+    let mut endless = ready("220 mx\r\n250-mx\r\n250 AUTH PLAIN\r\n");
+    assert!(endless.authenticate(&credentials));
+    assert!(endless.receive(b"334 more\r\n").is_err());
+    assert!(!ready(PLAIN_HELLO).authenticate(&credentials));
+}
+
+proptest! {
+    #[test]
+    fn any_split_of_a_transaction_gives_the_same(
+        replies in proptest::collection::vec(prop_oneof![
+            3 => Just("250 ok\r\n"), 2 => Just("550 5.1.1 no\r\n"), 1 => Just("450 x\r\n"),
+            2 => Just("354 go\r\n"), 1 => Just("421 bye\r\n"), 1 => Just("rubbish\r\n"),
+        ], 0..8).prop_map(|replies| replies.concat()),
+        cuts in proptest::collection::vec(any::<usize>(), 0..4),
+    ) {
+        let run = |cuts: &[usize]| {
+            let mut session = ready(HELLO);
+            begin(&mut session, 2);
+            let mut ends: Vec<_> = cuts.iter().map(|cut| cut % (replies.len() + 1)).collect();
+            ends.push(replies.len());
+            ends.sort_unstable();
+            let (mut start, mut error, mut event) = (0, None, None);
+            for end in ends {
+                error = session.receive(&replies.as_bytes()[start..end]).err();
+                event = session.poll_event().or(event);
+                start = end;
+                if error.is_some() {
+                    break;
+                }
+            }
+            (error, event, session.step(), sent(&mut session), session.take_results())
+        };
+        prop_assert_eq!(run(&cuts), run(&[]));
+    }
+}
