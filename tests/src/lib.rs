@@ -8,6 +8,8 @@ pub mod client;
 pub mod ledger;
 pub mod load;
 pub mod maildir;
+pub mod powercut;
 pub mod process;
+pub mod scenario;
 pub mod sink;
 pub mod wait;

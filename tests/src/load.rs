@@ -26,6 +26,13 @@ pub struct Books {
     next_token: AtomicUsize,
 }
 
+impl Books {
+    /// How many messages were answered `250` so far.
+    pub fn accepted(&self) -> usize {
+        self.ledger.lock().expect("no client panics holding it").len()
+    }
+}
+
 /// Clients that send until stopped, or until the process goes away under them.
 pub struct Load {
     books: Arc<Books>,

@@ -142,12 +142,8 @@ impl Postrider {
 
     /// Runs the command line on this directory, `postrider ARGS… --config DIR`; gives its stdout.
     pub async fn cli(&self, args: &[&str]) -> Result<String> {
-        let output = Command::new(binary()?)
-            .args(args)
-            .arg("--config")
-            .arg(&self.dir)
-            .output()
-            .await?;
+        let output =
+            Command::new(binary()?).args(args).arg("--config").arg(&self.dir).output().await?;
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let stderr = String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "postrider {args:?} failed: {stdout}{stderr}");

@@ -1,6 +1,7 @@
 //! An SMTP server that keeps what it is given, with faults of the test's choosing.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -20,13 +21,20 @@ pub struct Received {
     pub content: Vec<u8>,
 }
 
+#[derive(Debug, Default)]
+struct Kept {
+    received: Mutex<Vec<Received>>,
+    /// Transactions between MAIL and the reply to the final dot.
+    in_flight: AtomicUsize,
+}
+
 /// What the sink answers to a recipient.
 pub type Verdict = Arc<dyn Fn(&str) -> Option<&'static str> + Send + Sync>;
 
 /// A running sink; dropped, it stops.
 pub struct Sink {
     address: SocketAddr,
-    received: Arc<Mutex<Vec<Received>>>,
+    kept: Arc<Kept>,
     _accepting: JoinSet<()>,
 }
 
@@ -44,16 +52,16 @@ impl Sink {
     pub async fn bind(address: SocketAddr, verdict: Verdict) -> Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let received = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::new(Kept::default());
         let mut accepting = JoinSet::new();
-        let kept = Arc::clone(&received);
+        let shared = Arc::clone(&kept);
         accepting.spawn(async move {
             let mut sessions = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                sessions.spawn(session(stream, Arc::clone(&kept), Arc::clone(&verdict)));
+                sessions.spawn(session(stream, Arc::clone(&shared), Arc::clone(&verdict)));
             }
         });
-        Ok(Self { address, received, _accepting: accepting })
+        Ok(Self { address, kept, _accepting: accepting })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -61,22 +69,48 @@ impl Sink {
     }
 
     pub fn received(&self) -> Vec<Received> {
-        self.received.lock().expect("no session panics holding it").clone()
+        self.kept.received.lock().expect("no session panics holding it").clone()
+    }
+
+    /// Transactions begun and not yet answered.
+    pub fn in_flight(&self) -> usize {
+        self.kept.in_flight.load(Ordering::SeqCst)
     }
 
     pub fn count(&self) -> usize {
-        self.received.lock().expect("no session panics holding it").len()
+        self.kept.received.lock().expect("no session panics holding it").len()
     }
 }
 
-async fn session(stream: TcpStream, kept: Arc<Mutex<Vec<Received>>>, verdict: Verdict) {
+/// Counts its session among those in a transaction, until told otherwise or dropped.
+struct Open<'a>(&'a AtomicUsize, AtomicBool);
+
+impl Open<'_> {
+    fn set(&self, open: bool) {
+        match (self.1.swap(open, Ordering::SeqCst), open) {
+            (false, true) => _ = self.0.fetch_add(1, Ordering::SeqCst),
+            (true, false) => _ = self.0.fetch_sub(1, Ordering::SeqCst),
+            (true, true) | (false, false) => {}
+        }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+async fn session(stream: TcpStream, kept: Arc<Kept>, verdict: Verdict) {
     // A client that goes away in the middle is a case of the tests, not a failure of the sink.
-    let _ = converse(stream, &kept, &verdict).await;
+    let open = Open(&kept.in_flight, AtomicBool::new(false));
+    let _ = converse(stream, &kept, &open, &verdict).await;
 }
 
 async fn converse(
     stream: TcpStream,
-    kept: &Mutex<Vec<Received>>,
+    kept: &Kept,
+    open: &Open<'_>,
     verdict: &Verdict,
 ) -> Result<()> {
     stream.set_nodelay(true)?;
@@ -95,6 +129,7 @@ async fn converse(
             "EHLO" => "250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SMTPUTF8",
             "MAIL" => {
                 (reverse_path, recipients) = (path, Vec::new());
+                open.set(true);
                 "250 2.1.0 ok"
             }
             "RCPT" => match verdict(&path) {
@@ -111,7 +146,8 @@ async fn converse(
                 let (reverse_path, recipients) = (reverse_path.clone(), recipients.clone());
                 let at = Instant::now();
                 let received = Received { at, reverse_path, recipients, content };
-                kept.lock().expect("no session panics holding it").push(received);
+                kept.received.lock().expect("no session panics holding it").push(received);
+                open.set(false);
                 "250 2.0.0 kept"
             }
             "QUIT" => {
@@ -125,7 +161,9 @@ async fn converse(
 }
 
 /// The content up to the final dot, with dots unstuffed.
-async fn read_content(stream: &mut (impl AsyncBufReadExt + AsyncReadExt + Unpin)) -> Result<Vec<u8>> {
+async fn read_content(
+    stream: &mut (impl AsyncBufReadExt + AsyncReadExt + Unpin),
+) -> Result<Vec<u8>> {
     let mut content = Vec::new();
     loop {
         let start = content.len();
