@@ -22,8 +22,8 @@ fn sent(session: &mut ClientSession) -> String {
 
 fn ready(server: &str) -> ClientSession {
     let mut session = session();
-    session.receive(server.as_bytes()).unwrap();
-    assert_eq!(session.poll_event(), Some(Event::Ready));
+    session.receive(server.as_bytes());
+    assert_eq!(session.poll(), Some(Ok(Event::Ready)));
     assert_eq!(sent(&mut session), "EHLO us.example\r\n");
     session
 }
@@ -31,6 +31,15 @@ fn ready(server: &str) -> ClientSession {
 fn recipients(n: usize) -> Vec<Recipient> {
     let mailbox = |i| Mailbox::parse(&format!("r{i}@there.example")).unwrap();
     (0..n).map(|i| Recipient::new(mailbox(i))).collect()
+}
+
+fn failed(session: &mut ClientSession, server: &str) -> SessionError {
+    session.receive(server.as_bytes());
+    assert!(!session.is_idle());
+    match session.poll() {
+        Some(Err(error)) => error,
+        other => panic!("not failed: {other:?}"),
+    }
 }
 
 fn begin(session: &mut ClientSession, n: usize) -> String {
@@ -58,8 +67,8 @@ fn show(results: &[RecipientResult]) -> Vec<String> {
 }
 
 fn finished(session: &mut ClientSession) -> Vec<String> {
-    match session.poll_event() {
-        Some(Event::Finished(results)) => show(&results),
+    match session.poll() {
+        Some(Ok(Event::Finished(results))) => show(&results),
         other => panic!("not finished: {other:?}"),
     }
 }
@@ -72,12 +81,12 @@ fn pipelined_in_one_write_rfc2920_3_1() {
         "MAIL FROM:<s@here.example> SIZE=10\r\nRCPT TO:<r0@there.example>\r\n\
          RCPT TO:<r1@there.example>\r\nDATA\r\n"
     );
-    session.receive(b"250 ok\r\n250 ok\r\n550 5.1.1 no\r\n354 go\r\n").unwrap();
-    assert_eq!(session.poll_event(), Some(Event::SendContent));
+    session.receive(b"250 ok\r\n250 ok\r\n550 5.1.1 no\r\n354 go\r\n");
+    assert_eq!(session.poll(), Some(Ok(Event::SendContent)));
     session.content(b".x\r\n");
     assert_eq!(session.finish_content(), 0);
     assert_eq!(sent(&mut session), "..x\r\n.\r\n");
-    session.receive(b"250 2.0.0 queued\r\n").unwrap();
+    session.receive(b"250 2.0.0 queued\r\n");
     assert_eq!(finished(&mut session), ["+250", "RCPT TO 550"]);
     assert!(session.is_idle());
     assert!(begin(&mut session, 1).starts_with("MAIL"), "no RSET after a whole transaction");
@@ -92,13 +101,13 @@ fn one_by_one_without_pipelining() {
         ("450 later\r\n", "RCPT TO:<r1@there.example>\r\n"),
         ("250 ok\r\n", "DATA\r\n"),
     ] {
-        session.receive(reply.as_bytes()).unwrap();
+        session.receive(reply.as_bytes());
         assert_eq!(sent(&mut session), command);
     }
-    session.receive(b"354\r\n").unwrap();
-    assert_eq!(session.poll_event(), Some(Event::SendContent));
+    session.receive(b"354\r\n");
+    assert_eq!(session.poll(), Some(Ok(Event::SendContent)));
     session.finish_content();
-    session.receive(b"452 full\r\n").unwrap();
+    session.receive(b"452 full\r\n");
     assert_eq!(finished(&mut session), ["RCPT TO 450", "end of DATA 452"]);
 }
 
@@ -126,7 +135,7 @@ fn transactions_that_end_early() {
     for (hello, replies, answer, want) in cases {
         let mut session = ready(hello);
         begin(&mut session, 2);
-        session.receive(replies.as_bytes()).unwrap();
+        session.receive(replies.as_bytes());
         let all = sent(&mut session);
         assert!(all.ends_with(answer) && !all.contains("x\r\n.\r\n"), "{replies:?}: {all:?}");
         assert_eq!(finished(&mut session), *want, "{replies:?}");
@@ -140,13 +149,13 @@ fn reset_before_the_next_transaction_when_one_was_left_open() {
         let mut session = ready(hello);
         begin(&mut session, 1);
         let refusals = if hello == HELLO { "250\r\n550\r\n503\r\n" } else { "250\r\n550\r\n" };
-        session.receive(refusals.as_bytes()).unwrap();
+        session.receive(refusals.as_bytes());
         finished(&mut session);
         sent(&mut session);
         let commands = begin(&mut session, 1);
         assert!(commands.starts_with("RSET\r\n"), "{commands}");
         assert_eq!(commands.contains("DATA"), hello == HELLO);
-        session.receive(b"250\r\n").unwrap();
+        session.receive(b"250\r\n");
         assert_eq!(session.step(), Step::Mail);
     }
 }
@@ -162,25 +171,24 @@ fn replies_out_of_place_end_the_session() {
     ] {
         let mut session = ready(hello);
         begin(&mut session, 2);
-        let error = session.receive(replies.as_bytes()).unwrap_err();
+        let error = failed(&mut session, replies);
         assert!(matches!(error, SessionError::Protocol { .. }), "{replies:?}: {error}");
         assert_eq!(error.step(), step, "{replies:?}");
         assert_eq!(show(&session.take_results()), ["?", "?"], "{replies:?}");
         assert!(!session.is_idle());
     }
     let mut session = ready(HELLO);
-    assert!(session.receive(b"250 what?\r\n").is_err(), "a reply to nothing");
-    assert!(!session.is_idle());
+    assert_eq!(failed(&mut session, "250 what?\r\n").step(), Step::Idle, "a reply to nothing");
 }
 
 #[test]
 fn more_replies_than_asked_for_do_not_undo_a_result() {
     let mut session = ready(HELLO);
     begin(&mut session, 1);
-    session.receive(b"250\r\n250\r\n354\r\n").unwrap();
-    session.poll_event();
+    session.receive(b"250\r\n250\r\n354\r\n");
+    session.poll();
     session.finish_content();
-    assert!(session.receive(b"250 ok\r\n250 again\r\n").is_err());
+    session.receive(b"250 ok\r\n250 again\r\n");
     assert_eq!(finished(&mut session), ["+250"]);
     assert!(!session.is_idle(), "the connection is not used again");
 }
@@ -189,10 +197,10 @@ fn more_replies_than_asked_for_do_not_undo_a_result() {
 fn early_refusal_counts_and_ends_the_connection() {
     let mut session = ready(HELLO);
     begin(&mut session, 2);
-    session.receive(b"250\r\n550\r\n250\r\n354\r\n").unwrap();
-    session.poll_event();
+    session.receive(b"250\r\n550\r\n250\r\n354\r\n");
+    session.poll();
     session.content(b"some");
-    session.receive(b"552 5.3.4 too big\r\n").unwrap();
+    session.receive(b"552 5.3.4 too big\r\n");
     assert_eq!(finished(&mut session), ["RCPT TO 550", "content 552"]);
     assert!(!session.is_idle());
 }
@@ -207,7 +215,7 @@ fn closing_at_any_step_keeps_what_was_said() {
     ] {
         let mut session = ready(HELLO);
         begin(&mut session, 2);
-        let error = session.receive(replies.as_bytes()).unwrap_err();
+        let error = failed(&mut session, replies);
         assert!(matches!(&error, SessionError::Closing { step: at, .. } if *at == step));
         assert_eq!(show(&session.take_results()), want, "{replies:?}");
     }
@@ -217,19 +225,21 @@ fn closing_at_any_step_keeps_what_was_said() {
 fn lost_after_the_dot_is_unanswered() {
     let mut session = ready(HELLO);
     begin(&mut session, 1);
-    session.receive(b"250\r\n250\r\n354\r\n").unwrap();
-    session.poll_event();
+    session.receive(b"250\r\n250\r\n354\r\n");
+    session.poll();
     session.finish_content();
-    assert_eq!(session.disconnected(), SessionError::Disconnected(Step::FinalDot));
+    session.disconnected();
+    session.timed_out();
+    assert_eq!(session.poll(), Some(Err(SessionError::Disconnected(Step::FinalDot))));
     assert_eq!(show(&session.take_results()), ["?"]);
 }
 
 #[test]
 fn helo_when_ehlo_is_not_known_rfc5321_3_2() {
     let mut session = session();
-    session.receive(b"220 mx\r\n500 what?\r\n").unwrap();
+    session.receive(b"220 mx\r\n500 what?\r\n");
     assert_eq!(sent(&mut session), "EHLO us.example\r\nHELO us.example\r\n");
-    session.receive(b"250 mx\nPIPELINING\r\n").unwrap_err();
+    failed(&mut session, "250 mx\nPIPELINING\r\n");
     for (server, refused_at) in [
         ("554 go away\r\n", Step::Greeting),
         ("421 busy\r\n", Step::Greeting),
@@ -237,7 +247,7 @@ fn helo_when_ehlo_is_not_known_rfc5321_3_2() {
         ("220 mx\r\n450 hm\r\n", Step::Hello),
         ("220 mx\r\n550 hm\r\n550 hm\r\n", Step::Hello),
     ] {
-        let error = self::session().receive(server.as_bytes()).unwrap_err();
+        let error = failed(&mut self::session(), server);
         assert_eq!(error.step(), refused_at, "{server:?}");
     }
 }
@@ -246,8 +256,8 @@ fn helo_when_ehlo_is_not_known_rfc5321_3_2() {
 fn long_refusals_of_ehlo_are_cut() {
     let mut session = session();
     let refusal = format!("450-{0}\r\n450-{0}\r\n450 {0}\r\n", "x".repeat(1000));
-    match session.receive(format!("220 mx\r\n{refusal}").as_bytes()) {
-        Err(SessionError::Refused { reply, .. }) => assert!(reply.text.len() <= 1024),
+    match failed(&mut session, &format!("220 mx\r\n{refusal}")) {
+        SessionError::Refused { reply, .. } => assert!(reply.text.len() <= 1024),
         other => panic!("{other:?}"),
     }
 }
@@ -257,14 +267,14 @@ fn what_comes_before_the_handshake_is_forgotten_rfc3207_4_2() {
     let mut session = ready(HELLO);
     session.start_tls();
     assert_eq!(sent(&mut session), "STARTTLS\r\n");
-    session.receive(b"220 go\r\n250-evil\r\n250 AUTH PLAIN\r\n250 x").unwrap();
-    assert_eq!(session.poll_event(), Some(Event::StartTls));
-    session.receive(b"250 evil\r\n").unwrap();
+    session.receive(b"220 go\r\n250-evil\r\n250 AUTH PLAIN\r\n250 x");
+    assert_eq!(session.poll(), Some(Ok(Event::StartTls)));
+    session.receive(b"250 evil\r\n");
     session.tls_started();
     assert_eq!(sent(&mut session), "EHLO us.example\r\n");
-    assert_eq!(session.poll_event(), None);
-    session.receive(b"250-mx\r\n250 DSN\r\n").unwrap();
-    assert_eq!(session.poll_event(), Some(Event::Ready));
+    assert_eq!(session.poll(), None);
+    session.receive(b"250-mx\r\n250 DSN\r\n");
+    assert_eq!(session.poll(), Some(Ok(Event::Ready)));
     let offered = session.capabilities();
     assert!(offered.dsn && !offered.auth_plain && !offered.starttls && !offered.pipelining);
 }
@@ -273,8 +283,8 @@ fn what_comes_before_the_handshake_is_forgotten_rfc3207_4_2() {
 fn starttls_refused_goes_on_in_clear() {
     let mut session = ready(HELLO);
     session.start_tls();
-    session.receive(b"454 4.7.0 not now\r\n").unwrap();
-    assert!(matches!(session.poll_event(), Some(Event::StartTlsRefused(_))));
+    session.receive(b"454 4.7.0 not now\r\n");
+    assert!(matches!(session.poll(), Some(Ok(Event::StartTlsRefused(_)))));
     assert!(session.is_idle());
 }
 
@@ -286,20 +296,20 @@ fn authentication_rfc4954() {
     let mut plain = ready("220 mx\r\n250-mx\r\n250 AUTH LOGIN PLAIN\r\n");
     assert!(plain.authenticate(&credentials));
     assert_eq!(sent(&mut plain), "AUTH PLAIN AHUAcA==\r\n");
-    plain.receive(b"235 ok\r\n").unwrap();
-    assert_eq!(plain.poll_event(), Some(Event::Authenticated));
+    plain.receive(b"235 ok\r\n");
+    assert_eq!(plain.poll(), Some(Ok(Event::Authenticated)));
 
     let mut login = ready("220 mx\r\n250-mx\r\n250 AUTH LOGIN\r\n");
     assert!(login.authenticate(&credentials));
-    login.receive(b"334 VXNlcm5hbWU6\r\n").unwrap();
-    login.receive(b"334 UGFzc3dvcmQ6\r\n").unwrap();
+    login.receive(b"334 VXNlcm5hbWU6\r\n");
+    login.receive(b"334 UGFzc3dvcmQ6\r\n");
     assert_eq!(sent(&mut login), "AUTH LOGIN\r\ndQ==\r\ncA==\r\n");
-    login.receive(b"535 5.7.8 no\r\n").unwrap();
-    assert!(matches!(login.poll_event(), Some(Event::AuthRefused(_))));
+    login.receive(b"535 5.7.8 no\r\n");
+    assert!(matches!(login.poll(), Some(Ok(Event::AuthRefused(_)))));
 
     let mut endless = ready("220 mx\r\n250-mx\r\n250 AUTH PLAIN\r\n");
     assert!(endless.authenticate(&credentials));
-    assert!(endless.receive(b"334 more\r\n").is_err());
+    failed(&mut endless, "334 more\r\n");
     assert!(!ready(PLAIN_HELLO).authenticate(&credentials));
 }
 
@@ -318,16 +328,13 @@ proptest! {
             let mut ends: Vec<_> = cuts.iter().map(|cut| cut % (replies.len() + 1)).collect();
             ends.push(replies.len());
             ends.sort_unstable();
-            let (mut start, mut error, mut event) = (0, None, None);
+            let mut start = 0;
             for end in ends {
-                error = session.receive(&replies.as_bytes()[start..end]).err();
-                event = session.poll_event().or(event);
+                session.receive(&replies.as_bytes()[start..end]);
                 start = end;
-                if error.is_some() {
-                    break;
-                }
             }
-            (error, event, session.step(), sent(&mut session), session.take_results())
+            let events = (session.poll(), session.poll());
+            (events, session.step(), sent(&mut session), session.take_results())
         };
         prop_assert_eq!(run(&cuts), run(&[]));
     }

@@ -113,6 +113,7 @@ pub struct ClientSession {
     offered: Capabilities,
     output: Vec<u8>,
     event: Option<Event>,
+    error: Option<SessionError>,
     /// The last transaction was left open at the server.
     reset_needed: bool,
     replies: u64,
@@ -128,6 +129,7 @@ impl ClientSession {
             offered: Capabilities::default(),
             output: Vec::new(),
             event: None,
+            error: None,
             reset_needed: false,
             replies: 0,
         }
@@ -147,13 +149,19 @@ impl ClientSession {
         self.output.clear();
     }
 
-    pub fn poll_event(&mut self) -> Option<Event> {
-        self.event.take()
+    /// The next event; then, for ever, the error that ended the session. `None` means: write the
+    /// output, read the next input.
+    pub fn poll(&mut self) -> Option<Result<Event, SessionError>> {
+        match (self.event.take(), &self.error) {
+            (Some(event), _) => Some(Ok(event)),
+            (None, Some(error)) => Some(Err(error.clone())),
+            (None, None) => None,
+        }
     }
 
     /// Whether a new transaction can begin.
     pub fn is_idle(&self) -> bool {
-        matches!(self.state, State::Idle) && self.event.is_none()
+        matches!(self.state, State::Idle) && self.event.is_none() && self.error.is_none()
     }
 
     /// Where the session is.
@@ -191,36 +199,33 @@ impl ClientSession {
         self.replies
     }
 
-    /// Takes what was read from the connection.
-    pub fn receive(&mut self, mut input: &[u8]) -> Result<(), SessionError> {
-        while !input.is_empty() {
+    /// Takes what was read from the connection; [`Self::poll`] tells what it means.
+    pub fn receive(&mut self, mut input: &[u8]) {
+        while !input.is_empty() && self.error.is_none() {
             if matches!(self.state, State::Handshake | State::Ended) {
                 // Sent before the handshake: not protected, not a reply (RFC 3207 §6).
-                return Ok(());
+                return;
             }
             let step = self.step();
-            let read = self.parser.read(&mut input);
-            let reply = read.map_err(|error| {
-                self.fail(|| SessionError::Protocol { step, violation: error.into() })
-            })?;
-            if let Some(reply) = reply {
-                self.replies += 1;
-                self.handle(reply)?;
+            match self.parser.read(&mut input) {
+                Ok(None) => {}
+                Ok(Some(reply)) => {
+                    self.replies += 1;
+                    self.handle(reply);
+                }
+                Err(error) => self.fail(SessionError::Protocol { step, violation: error.into() }),
             }
         }
-        Ok(())
     }
 
     /// The server closed the connection, or it broke.
-    pub fn disconnected(&mut self) -> SessionError {
-        let step = self.step();
-        self.fail(|| SessionError::Disconnected(step))
+    pub fn disconnected(&mut self) {
+        self.fail(SessionError::Disconnected(self.step()));
     }
 
     /// The driver waited for longer than [`Self::timeout`].
-    pub fn timed_out(&mut self) -> SessionError {
-        let step = self.step();
-        self.fail(|| SessionError::TimedOut(step))
+    pub fn timed_out(&mut self) {
+        self.fail(SessionError::TimedOut(self.step()));
     }
 
     /// Asks for TLS (RFC 3207 §4). The session must be idle and the server offer STARTTLS.
@@ -306,42 +311,39 @@ impl ClientSession {
         self.state = State::Ehlo;
     }
 
-    /// Ends the session; the state of a transaction stays for [`Self::take_results`].
-    fn fail(&mut self, error: impl FnOnce() -> SessionError) -> SessionError {
-        if !matches!(self.state, State::Transaction(_)) {
-            self.state = State::Ended;
-        }
-        error()
+    /// Ends the session with its first error. Results that are complete stand; other events are
+    /// void. A transaction stays for [`Self::take_results`].
+    fn fail(&mut self, error: SessionError) {
+        self.event.take_if(|event| !matches!(event, Event::Finished(_)));
+        self.error.get_or_insert(error);
     }
 
-    fn misplaced(&mut self, step: Step, reply: Reply) -> SessionError {
-        self.fail(|| SessionError::Protocol { step, violation: Violation::Misplaced(reply) })
+    fn misplaced(&mut self, step: Step, reply: Reply) {
+        self.fail(SessionError::Protocol { step, violation: Violation::Misplaced(reply) });
     }
 
-    fn handle(&mut self, reply: Reply) -> Result<(), SessionError> {
+    fn handle(&mut self, reply: Reply) {
         let step = self.step();
         let reply = if step == Step::Hello { self.shortened(reply) } else { reply };
         if reply.code.value() == 421 {
-            return Err(self.fail(|| SessionError::Closing { step, reply }));
+            return self.fail(SessionError::Closing { step, reply });
         }
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Greeting if reply.is_positive() => self.hello(),
-            State::Greeting => return Err(SessionError::Refused { step, reply }),
             State::Ehlo | State::Helo if reply.is_positive() => self.greeted(&reply),
             State::Ehlo if reply.is_permanent() => {
                 self.send(&format!("HELO {}", self.config.name));
                 self.state = State::Helo;
             }
-            State::Ehlo | State::Helo => return Err(SessionError::Refused { step, reply }),
-            State::StartTls => self.handle_start_tls(reply),
-            State::Auth(exchange) => self.handle_auth(exchange, reply)?,
-            State::Transaction(transaction) => self.handle_transaction(transaction, reply)?,
-            State::Quit => self.event = Some(Event::Goodbye),
-            State::Idle | State::Handshake | State::Ended => {
-                return Err(self.misplaced(step, reply));
+            State::Greeting | State::Ehlo | State::Helo => {
+                self.fail(SessionError::Refused { step, reply });
             }
+            State::StartTls => self.handle_start_tls(reply),
+            State::Auth(exchange) => self.handle_auth(exchange, reply),
+            State::Transaction(transaction) => self.handle_transaction(transaction, reply),
+            State::Quit => self.event = Some(Event::Goodbye),
+            State::Idle | State::Handshake | State::Ended => self.misplaced(step, reply),
         }
-        Ok(())
     }
 
     /// More is kept of a reply to EHLO than an outcome may store.
@@ -370,7 +372,7 @@ impl ClientSession {
         }
     }
 
-    fn handle_auth(&mut self, exchange: Exchange, reply: Reply) -> Result<(), SessionError> {
+    fn handle_auth(&mut self, exchange: Exchange, reply: Reply) {
         use mail_types::Severity::{Completion, Intermediate, Permanent, Transient};
         match reply.severity() {
             Completion => {
@@ -383,19 +385,13 @@ impl ClientSession {
             }
             Intermediate => match exchange.answer(&mut self.output) {
                 Some(exchange) => self.state = State::Auth(exchange),
-                None => return Err(self.misplaced(Step::Auth, reply)),
+                None => self.misplaced(Step::Auth, reply),
             },
         }
-        Ok(())
     }
 
-    fn handle_transaction(
-        &mut self,
-        mut transaction: Box<Transaction>,
-        reply: Reply,
-    ) -> Result<(), SessionError> {
+    fn handle_transaction(&mut self, mut transaction: Box<Transaction>, reply: Reply) {
         let step = transaction.step();
-        let misplaced = reply.clone();
         match transaction.handle(reply, &mut self.output) {
             Next::Wait => self.state = State::Transaction(transaction),
             Next::SendContent => {
@@ -410,11 +406,10 @@ impl ClientSession {
             Next::FinishedForGood => {
                 self.event = Some(Event::Finished(transaction.into_results()));
             }
-            Next::Misplaced => {
+            Next::Misplaced(reply) => {
                 self.state = State::Transaction(transaction);
-                return Err(self.misplaced(step, misplaced));
+                self.misplaced(step, reply);
             }
         }
-        Ok(())
     }
 }

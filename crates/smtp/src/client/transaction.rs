@@ -68,7 +68,7 @@ pub(super) enum Next {
     /// The connection must not be used again.
     FinishedForGood,
     /// A reply that has no place here.
-    Misplaced,
+    Misplaced(Reply),
 }
 
 #[derive(Debug)]
@@ -153,12 +153,12 @@ impl Transaction {
 
     pub(super) fn handle(&mut self, reply: Reply, out: &mut Vec<u8>) -> Next {
         match self.phase {
-            Phase::Reset => self.handle_reset(&reply, out),
-            Phase::Mail => self.handle_mail(&reply, out),
+            Phase::Reset => self.handle_reset(reply, out),
+            Phase::Mail => self.handle_mail(reply, out),
             Phase::Rcpt(index) => self.handle_rcpt(index, reply, out),
-            Phase::Data => self.handle_data(&reply, out),
-            Phase::Content(_) => self.handle_early(&reply),
-            Phase::Dot => self.handle_dot(&reply),
+            Phase::Data => self.handle_data(reply, out),
+            Phase::Content(_) => self.handle_early(reply),
+            Phase::Dot => self.handle_dot(reply),
             Phase::DiscardedDot => Next::Finished,
         }
     }
@@ -181,22 +181,22 @@ impl Transaction {
         mended
     }
 
-    fn handle_reset(&mut self, reply: &Reply, out: &mut Vec<u8>) -> Next {
+    fn handle_reset(&mut self, reply: Reply, out: &mut Vec<u8>) -> Next {
         if !reply.is_positive() {
-            return Next::Misplaced;
+            return Next::Misplaced(reply);
         }
         self.phase = Phase::Mail;
         self.send_line(out);
         Next::Wait
     }
 
-    fn handle_mail(&mut self, reply: &Reply, out: &mut Vec<u8>) -> Next {
+    fn handle_mail(&mut self, reply: Reply, out: &mut Vec<u8>) -> Next {
         match reply.severity() {
             Severity::Completion => {}
-            Severity::Intermediate => return Next::Misplaced,
+            Severity::Intermediate => return Next::Misplaced(reply),
             Severity::Transient | Severity::Permanent => {
                 self.mail_refused = true;
-                self.refuse_open(Step::Mail, reply);
+                self.refuse_open(Step::Mail, &reply);
                 if !self.all_sent() {
                     return Next::Finished;
                 }
@@ -209,7 +209,7 @@ impl Transaction {
 
     fn handle_rcpt(&mut self, index: usize, reply: Reply, out: &mut Vec<u8>) -> Next {
         match reply.severity() {
-            Severity::Intermediate => return Next::Misplaced,
+            Severity::Intermediate => return Next::Misplaced(reply),
             Severity::Completion => {
                 self.recipients_accepted += usize::from(!self.mail_refused);
             }
@@ -231,9 +231,9 @@ impl Transaction {
 
     /// With PIPELINING, DATA has been sent before it was known that nobody is left. A server
     /// that says `354` all the same gets the dot alone (RFC 2920 §3.1).
-    fn handle_data(&mut self, reply: &Reply, out: &mut Vec<u8>) -> Next {
+    fn handle_data(&mut self, reply: Reply, out: &mut Vec<u8>) -> Next {
         match reply.severity() {
-            Severity::Completion => Next::Misplaced,
+            Severity::Completion => Next::Misplaced(reply),
             Severity::Intermediate if self.recipients_accepted == 0 => {
                 out.extend_from_slice(b".\r\n");
                 self.phase = Phase::DiscardedDot;
@@ -244,7 +244,7 @@ impl Transaction {
                 Next::SendContent
             }
             Severity::Transient | Severity::Permanent => {
-                self.refuse_open(Step::Data, reply);
+                self.refuse_open(Step::Data, &reply);
                 Next::Finished
             }
         }
@@ -252,15 +252,15 @@ impl Transaction {
 
     /// A reply before the final dot: a refusal counts, but the server still waits for the dot. An
     /// acceptance of a message that it has not seen the end of does not count.
-    fn handle_early(&mut self, reply: &Reply) -> Next {
+    fn handle_early(&mut self, reply: Reply) -> Next {
         if reply.is_transient() || reply.is_permanent() {
-            self.refuse_open(Step::Content, reply);
+            self.refuse_open(Step::Content, &reply);
             return Next::FinishedForGood;
         }
-        Next::Misplaced
+        Next::Misplaced(reply)
     }
 
-    fn handle_dot(&mut self, reply: &Reply) -> Next {
+    fn handle_dot(&mut self, reply: Reply) -> Next {
         match reply.severity() {
             Severity::Completion => {
                 for result in &mut self.results {
@@ -268,9 +268,9 @@ impl Transaction {
                 }
                 Next::Finished
             }
-            Severity::Intermediate => Next::Misplaced,
+            Severity::Intermediate => Next::Misplaced(reply),
             Severity::Transient | Severity::Permanent => {
-                self.refuse_open(Step::FinalDot, reply);
+                self.refuse_open(Step::FinalDot, &reply);
                 Next::Finished
             }
         }
