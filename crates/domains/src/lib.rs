@@ -1,1 +1,25 @@
+//! Hosted domains and mailboxes: what people declare, and the table the roles ask.
+//!
+//! ```text
+//! YAML text ── yaml::parse ──▶ [Declared] ── Table::compile ──▶ Table ◀── resolve, identity
+//!                 │ Problem                      │ [Problem]
+//! ```
+//!
+//! Resources have the shape of the Kubernetes resources that will carry them; the same rules are
+//! applied to both. The crate knows no files, no cluster and no clock.
+//!
+//! Failure behaviour: a table is compiled whole or not at all, and every problem is named at once
+//! with its file, line, field and remedy.
 
+mod identity;
+mod problem;
+mod resolve;
+pub mod spec;
+mod table;
+pub mod yaml;
+
+pub use identity::Identity;
+pub use problem::{Problem, Source};
+pub use resolve::{Destination, Resolution};
+pub use table::{Settings, Table};
+pub use yaml::{Declared, Resource};

@@ -1,0 +1,94 @@
+//! The resources as people write them: `apiVersion: postrider.dev/v1alpha1`.
+
+use serde::{Deserialize, Serialize};
+
+/// The only version there is.
+pub const API_VERSION: &str = "postrider.dev/v1alpha1";
+
+/// What names a resource.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Metadata {
+    pub name: String,
+    /// The tenant; `default` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// A domain whose mail we take.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MailDomainSpec {
+    /// In A-labels or U-labels.
+    pub domain: String,
+    #[serde(default)]
+    pub inbound: Inbound,
+}
+
+/// How mail for the domain is taken.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Inbound {
+    /// When false, all mail for the domain is refused with `550 5.1.2`… later than for an unknown
+    /// domain, for its users may still send.
+    pub enabled: bool,
+    /// Where mail goes whose local part is neither a mailbox nor an alias.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub catch_all: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<Alias>,
+    /// Octets; larger messages are refused with `552 5.3.4`. The listener's limit holds as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_message_size_bytes: Option<u64>,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self { enabled: true, catch_all: None, aliases: Vec::new(), max_message_size_bytes: None }
+    }
+}
+
+/// Another name for one or more addresses, here or elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Alias {
+    /// A local part of the domain.
+    #[serde(rename = "match")]
+    pub local_part: String,
+    /// Addresses, 1 to 64.
+    pub to: Vec<String>,
+}
+
+/// A mailbox: somebody who receives, and may log in to send.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MailboxSpec {
+    /// Its address, which is also its login.
+    pub address: String,
+    /// Other addresses that it receives for and may send as.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// Any of them lets in; without one nobody can log in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passwords: Vec<Password>,
+    /// Refuses logins; mail is still received.
+    #[serde(default)]
+    pub suspended: bool,
+}
+
+/// A password, by its hash.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Password {
+    /// What it is for, such as `phone`.
+    pub name: String,
+    /// In PHC form, `$argon2id$…`; `postrider mailbox hash-password` prints one.
+    pub hash: String,
+}
+
+impl std::fmt::Debug for Password {
+    /// Names the password without its hash.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Password").field("name", &self.name).finish_non_exhaustive()
+    }
+}
