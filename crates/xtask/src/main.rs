@@ -1,1 +1,54 @@
-fn main() {}
+//! The project's tooling: `cargo xtask test | tools | bench | tidy`.
+//!
+//! One language for everything: whoever can build the project can run and read its tools. Nothing
+//! is installed on the machine; what a part needs is unpacked or built into a cache of its own. A
+//! part that cannot run fails and says what is missing: none is skipped silently.
+#![allow(clippy::print_stdout, reason = "a tool of the command line")]
+
+mod cache;
+mod command;
+mod machine;
+mod test;
+mod tidy;
+mod tools;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Postrider's tooling")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Runs the parts of the test run, all or those named.
+    Test(test::Arguments),
+    /// Brings the tools of the tests into the cache, at pinned versions.
+    Tools,
+    /// Checks the rules of the code that no other tool checks.
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Tools => tools::bring_all().map(|()| ExitCode::SUCCESS),
+        Task::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
+    }
+}

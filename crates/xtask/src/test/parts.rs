@@ -1,0 +1,191 @@
+//! What the parts are, what each needs and what each does.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::cargo_test;
+use super::context::Context;
+use super::readme;
+use super::summary::Counts;
+use crate::machine::Need;
+use crate::tools::Tool;
+use crate::workspace::Metadata;
+use crate::{command, tidy};
+
+pub(super) struct Part {
+    pub(super) name: &'static str,
+    pub(super) about: &'static str,
+    /// Of the machine; what can be built or unpacked the part brings itself.
+    pub(super) needs: &'static [Need],
+    pub(super) only_long: bool,
+    pub(super) run: fn(&Context) -> Result<Counts>,
+}
+
+/// Cheap ones first.
+pub(super) const PARTS: [Part; 13] = [
+    part("fmt", "every file is formatted", &[], fmt),
+    part("tidy", "rules of the code that no other tool checks", &[], tidy),
+    part("clippy", "no warning in any target", &[], clippy),
+    part("deny", "licences, banned crates and sources of the dependencies", &[], deny),
+    part("tests", "unit, property and conformance tests of every crate", &[], tests),
+    part("fuzz", "the corpora of the fuzz targets, replayed", &[], fuzz),
+    part("sim", "roles in one process: hostile peers, slow clients, limits", &[], sim),
+    part("interop", "Postfix, swaks and curl, both ways", INTEROP_NEEDS, interop),
+    part("crash", "kill -9 under load loses nothing", &[], crash),
+    part("fault", "full disks and failing syncs lose nothing", &[], fault),
+    part("powercut", "a power cut under load loses nothing", POWERCUT_NEEDS, powercut),
+    part("readme", "the README's first commands, in a clean checkout", README_NEEDS, readme),
+    Part { only_long: true, ..part("bench", "against Postfix", BENCH_NEEDS, bench) },
+];
+
+const INTEROP_NEEDS: &[Need] =
+    &[Need::Root, Need::Namespaces, Need::Program("curl", "curl"), Need::Program("perl", "perl")];
+const POWERCUT_NEEDS: &[Need] =
+    &[Need::Root, Need::LoopDevice, Need::Program("mkfs.ext4", "e2fsprogs")];
+const README_NEEDS: &[Need] = &[Need::Program("curl", "curl"), Need::Program("git", "git")];
+const BENCH_NEEDS: &[Need] = &[
+    Need::Root,
+    Need::Namespaces,
+    Need::Program("strace", "strace"),
+    Need::Program("ip", "iproute2"),
+];
+
+const fn part(
+    name: &'static str,
+    about: &'static str,
+    needs: &'static [Need],
+    run: fn(&Context) -> Result<Counts>,
+) -> Part {
+    Part { name, about, needs, only_long: false, run }
+}
+
+/// The test files of the package `tests` belong to the part whose name they begin with.
+const BY_FILE: [&str; 6] = ["fuzz", "sim", "interop", "crash", "fault", "powercut"];
+
+/// Fails when a test file belongs to no part: it would never run.
+pub(super) fn check_complete(metadata: &Metadata) -> Result<()> {
+    let tests = metadata.members().find(|package| package.name == "tests");
+    let targets = tests.context("there is no package `tests`")?.targets.iter();
+    for target in targets.filter(|target| target.kind.iter().any(|kind| kind == "test")) {
+        ensure!(
+            BY_FILE.iter().any(|part| belongs(&target.name, part)),
+            "tests/tests/{}.rs belongs to no part: begin its name with one of {BY_FILE:?}",
+            target.name
+        );
+    }
+    Ok(())
+}
+
+/// `crash_kill` and `crash` belong to `crash`; `crashing` does not.
+fn belongs(file: &str, part: &str) -> bool {
+    file.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+}
+
+fn fmt(_: &Context) -> Result<Counts> {
+    command::run(command::cargo().args(["fmt", "--all", "--check"]))
+        .context("run `cargo fmt --all`")?;
+    Ok(Counts::ONE)
+}
+
+fn tidy(_: &Context) -> Result<Counts> {
+    tidy::run().map(|()| Counts::ONE)
+}
+
+fn clippy(_: &Context) -> Result<Counts> {
+    let mut cargo = command::cargo();
+    cargo.args(["clippy", "--locked", "--release", "--workspace", "--all-targets"]);
+    command::run(cargo.args(["--", "-D", "warnings"]))?;
+    Ok(Counts::ONE)
+}
+
+fn deny(context: &Context) -> Result<Counts> {
+    let program = context.tool(Tool::Deny)?.join("cargo-deny/bin/cargo-deny");
+    let mut deny = Command::new(program);
+    deny.current_dir(crate::workspace::root());
+    deny.args(["--workspace", "--locked", "check", "--hide-inclusion-graph"]);
+    command::run(deny.args(["bans", "licenses", "sources"]))?;
+    Ok(Counts::ONE)
+}
+
+fn tests(_: &Context) -> Result<Counts> {
+    let crates = cargo_test::run(&[], &["--workspace", "--exclude", "tests"], &[])?;
+    Ok(crates + cargo_test::run(&[], &["--package", "tests", "--lib"], &[])?)
+}
+
+fn fuzz(context: &Context) -> Result<Counts> {
+    of_files(context, "fuzz", &[])
+}
+
+fn sim(context: &Context) -> Result<Counts> {
+    of_files(context, "sim", &[])
+}
+
+fn interop(context: &Context) -> Result<Counts> {
+    for tool in [Tool::Postfix, Tool::Swaks, Tool::Bounce] {
+        context.tool(tool)?;
+    }
+    of_files(context, "interop", &["--test-threads", "1"])
+}
+
+/// Their figures are part of the result: shown as they come, one test at a time.
+const SHOWN: &[&str] = &["--nocapture", "--test-threads", "1"];
+
+fn crash(context: &Context) -> Result<Counts> {
+    of_files(context, "crash", SHOWN)
+}
+
+fn fault(context: &Context) -> Result<Counts> {
+    of_files(context, "fault", SHOWN)
+}
+
+fn powercut(context: &Context) -> Result<Counts> {
+    of_files(context, "powercut", SHOWN)
+}
+
+fn readme(context: &Context) -> Result<Counts> {
+    readme::run(context)
+}
+
+fn bench(_: &Context) -> Result<Counts> {
+    let mut cargo = command::cargo();
+    cargo.args(["xtask", "bench", "--gate"]);
+    command::run(&mut cargo)?;
+    Ok(Counts::ONE)
+}
+
+/// The test files of one part, against the binary as it is now.
+fn of_files(context: &Context, part: &str, test_arguments: &[&str]) -> Result<Counts> {
+    let dir = crate::workspace::root().join("tests/tests");
+    let mut files = std::fs::read_dir(&dir)?
+        .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned))
+        .filter(|file| belongs(file, part))
+        .collect::<Vec<String>>();
+    files.sort();
+    ensure!(!files.is_empty(), "there is no {}/{part}_*.rs", dir.display());
+    let environment = context.environment()?;
+    let mut arguments = vec!["--package", "tests"];
+    for file in &files {
+        arguments.extend(["--test", file]);
+    }
+    cargo_test::run(&environment, &arguments, test_arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_belong_to_the_part_they_begin_with() {
+        assert!(belongs("crash_kill", "crash"));
+        assert!(belongs("powercut", "powercut"));
+        assert!(!belongs("crashing", "crash"));
+    }
+
+    #[test]
+    fn every_file_part_is_a_part() {
+        for name in BY_FILE {
+            assert!(PARTS.iter().any(|part| part.name == name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The tools of the tests, at pinned versions, in the cache. Nothing is installed.
+//!
+//! ```text
+//! ~/.cache/postrider/
+//!   bin/swaks  bin/smtp-source  bin/smtp-sink     run as they are
+//!   postfix/{usr,etc}  swaks/usr                  Debian packages, unpacked
+//!   python/bin/python3                            with flufl.bounce
+//!   cargo-deny/bin/cargo-deny
+//! ```
+
+mod debian;
+mod deny;
+mod python;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::cache;
+
+/// A tool that a part of the test run needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tool {
+    Deny,
+    Postfix,
+    Swaks,
+    Bounce,
+}
+
+pub(crate) const ALL: [Tool; 4] = [Tool::Deny, Tool::Postfix, Tool::Swaks, Tool::Bounce];
+
+/// Where the tools are.
+pub(crate) struct Brought {
+    pub(crate) dir: PathBuf,
+    /// Whether the tool had to be brought now.
+    pub(crate) now: bool,
+}
+
+/// Brings one tool unless it is there.
+pub(crate) fn bring(tool: Tool) -> Result<Brought> {
+    let dir = cache::dir()?;
+    let now = match tool {
+        Tool::Deny => deny::bring(&dir)?,
+        Tool::Postfix => debian::bring_postfix(&dir)?,
+        Tool::Swaks => debian::bring_swaks(&dir)?,
+        Tool::Bounce => python::bring(&dir)?,
+    };
+    Ok(Brought { dir, now })
+}
+
+pub(crate) fn bring_all() -> Result<()> {
+    for tool in ALL {
+        bring(tool)?;
+    }
+    println!("the tools are in {}", cache::dir()?.display());
+    Ok(())
+}
