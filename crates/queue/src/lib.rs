@@ -17,6 +17,7 @@
 
 pub mod contract;
 pub mod model;
+pub mod schedule;
 
 pub use contract::{
     AcceptError, ActResult, Acted, Admission, Content, ContentError, Draft, Lease, Queue,
