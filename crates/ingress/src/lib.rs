@@ -1,1 +1,286 @@
+//! The ingress role: takes mail in, decides whether, and hands it to the queue.
+//!
+//! **Queues.** It knows the queue's contract only. A message is answered `250` after
+//! [`queue::Draft::commit`] returned `Ok` and never before; a store that is full is a `452`, one
+//! that is sick a `451`.
+//!
+//! **Strategies.** One task per connection. While a client is silent its session holds no buffer;
+//! replies of a pipelined group go out in one write; content is passed on as it comes, header
+//! fields excepted. What is in memory over all sessions is bounded by a budget, waited for with a
+//! time limit. Permits to serve are taken before a connection is accepted.
+//!
+//! **Security.** No network address is trusted: relaying is for those who authenticated, sender and
+//! From are bound to their identity, recipients are checked at RCPT against the domain table.
+//! Without a complete table the answer is `451`. Passwords are checked under TLS only, few at a
+//! time, as slowly for users that do not exist. See `smtp` for framing.
+//!
+//! **Diagnostics.** One event `accepted` or `refused` per message, counters for every limit.
+//!
+//! It deliberately does not know delivery, DNS, retries or where mailboxes lie.
 
+mod auth;
+mod budget;
+mod clients;
+pub mod config;
+mod deadline;
+mod listener;
+mod metrics;
+mod policy;
+mod replies;
+mod session;
+mod shared;
+mod stream;
+pub mod tls;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use domains::Table;
+use queue::Queue;
+use smtp::ListenerKind;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::config::{CertificateFiles, Config, ConfigError, Kind, Listener};
+pub use self::metrics::Metrics;
+pub use self::tls::TlsError;
+
+use self::clients::ClientKey;
+use self::listener::{Listening, Permit};
+use self::metrics::End;
+use self::replies::Canned;
+use self::session::Session;
+use self::shared::Shared;
+use self::stream::Stream;
+use self::tls::Certificates;
+
+/// What the role works with.
+pub struct Services {
+    pub queue: Arc<dyn Queue>,
+    /// `None` until a complete table is known: recipients get 451 meanwhile.
+    pub domains: Arc<ArcSwapOption<Table>>,
+    pub metrics: Metrics,
+}
+
+/// Why the role cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Config(#[from] ConfigError),
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    #[error("a listener of kind submissions needs a certificate; set tls.certificates")]
+    NoCertificate,
+    #[error("cannot listen on {address}; is it in use, or does the port need a privilege?")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The role with its sockets bound; clients wait in the kernel until [`Ingress::serve`].
+pub struct Ingress {
+    shared: Arc<Shared>,
+    listening: Vec<Listening>,
+    certificates: Option<Arc<Certificates>>,
+    reload: Duration,
+    grace: Duration,
+}
+
+/// Binds and serves until `stop`, then ends within the grace of the configuration.
+///
+/// # Errors
+/// Why it cannot start.
+pub async fn run(
+    config: Config,
+    services: Services,
+    stop: CancellationToken,
+) -> Result<(), StartError> {
+    Ingress::bind(&config, services)?.serve(stop).await;
+    Ok(())
+}
+
+impl Ingress {
+    /// Checks the configuration, reads the certificates and binds every address.
+    ///
+    /// # Errors
+    /// What is wrong, with the field or the address.
+    pub fn bind(config: &Config, services: Services) -> Result<Self, StartError> {
+        config.validate()?;
+        let certificates = load_certificates(config)?;
+        if certificates.is_none() && config.listeners.iter().any(|l| l.kind == Kind::Submissions) {
+            return Err(StartError::NoCertificate);
+        }
+        let acceptor = certificates.as_ref().map(Certificates::acceptor);
+        let Services { queue, domains, metrics } = services;
+        let mut listening = Vec::new();
+        for listener in &config.listeners {
+            for &address in &listener.addresses {
+                let bound = Listening::bind(listener.kind.into(), address)
+                    .map_err(|source| StartError::Listen { address, source })?;
+                listening.push(bound);
+            }
+        }
+        Ok(Self {
+            shared: Arc::new(Shared::new(config, queue, domains, metrics, acceptor)),
+            listening,
+            certificates,
+            reload: Duration::from_secs(config.tls.reload_seconds.max(1)),
+            grace: Duration::from_secs(config.stop_grace_seconds),
+        })
+    }
+
+    /// Where it listens: with port 0 in the configuration, the ports that were free.
+    pub fn addresses(&self) -> Vec<(Kind, SocketAddr)> {
+        self.listening.iter().map(|listening| (listening.kind.into(), listening.address)).collect()
+    }
+
+    /// Serves until `stop`: then accepts nobody, tells idle clients 421, and lets open transactions
+    /// finish within the grace.
+    pub async fn serve(self, stop: CancellationToken) {
+        let tracker = TaskTracker::new();
+        let abort = CancellationToken::new();
+        if let Some(certificates) = &self.certificates {
+            let fresh = Arc::clone(certificates).keep_fresh(self.reload, stop.clone());
+            tracker.spawn(fresh);
+        }
+        for listening in self.listening {
+            let door = Door {
+                shared: Arc::clone(&self.shared),
+                tracker: tracker.clone(),
+                stop: stop.clone(),
+                abort: abort.clone(),
+            };
+            tracker.spawn(door.keep(listening));
+        }
+        stop.cancelled().await;
+        tracker.close();
+        if tokio::time::timeout(self.grace, tracker.wait()).await.is_err() {
+            abort.cancel();
+            tracker.wait().await;
+        }
+    }
+}
+
+fn load_certificates(config: &Config) -> Result<Option<Arc<Certificates>>, TlsError> {
+    let mut files = config.tls.certificates.clone();
+    if let (true, Some(directory)) = (files.is_empty(), &config.tls.self_signed_directory) {
+        files.push(tls::self_signed(directory, &config.hostname)?);
+    }
+    if files.is_empty() {
+        return Ok(None);
+    }
+    Certificates::load(files).map(Some)
+}
+
+/// What accepts connections on a socket.
+struct Door {
+    shared: Arc<Shared>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    abort: CancellationToken,
+}
+
+impl Door {
+    async fn keep(self, listening: Listening) {
+        loop {
+            // Cancel-safe: what was not accepted stays in the kernel, a permit goes back.
+            let (permit, tcp, peer) = tokio::select! {
+                accepted = self.next(&listening) => match accepted {
+                    Some(accepted) => accepted,
+                    None => return,
+                },
+                () = self.stop.cancelled() => return,
+            };
+            self.shared.metrics.connected(listening.kind);
+            // Without it a reply could wait for the acknowledgement of the one before.
+            let _ = tcp.set_nodelay(true);
+            match permit {
+                Permit::Session(permit) => self.open(listening.kind, tcp, peer, permit),
+                Permit::Refusal(permit) => {
+                    self.turn_away(tcp, replies::TOO_MANY_CONNECTIONS, "total", permit);
+                }
+            }
+        }
+    }
+
+    async fn next(&self, listening: &Listening) -> Option<(Permit, TcpStream, SocketAddr)> {
+        let permit = self.shared.admission.permit().await?;
+        let (tcp, peer) = listening.accept().await;
+        Some((permit, tcp, peer))
+    }
+
+    fn open(
+        &self,
+        kind: ListenerKind,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let max = self.shared.limits.connections_per_client_max;
+        let Some(slot) = self.shared.clients.enter(ClientKey::of(peer.ip()), max) else {
+            return self.turn_away(tcp, replies::TOO_MANY_FROM_CLIENT, "client", permit);
+        };
+        let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
+        let abort = self.abort.clone();
+        self.tracker.spawn(async move {
+            shared.metrics.connections_open.inc();
+            // Not cancel-safe, and need not be: a draft that was not committed is discarded.
+            let end = tokio::select! {
+                end = talk(&shared, kind, tcp, peer, stop) => end,
+                () = abort.cancelled() => End::Aborted,
+            };
+            shared.metrics.connections_open.dec();
+            shared.metrics.ended(end);
+            drop((slot, permit));
+        });
+    }
+
+    /// Says that there is no room, without letting the client hold us up.
+    fn turn_away(
+        &self,
+        tcp: TcpStream,
+        canned: Canned,
+        reason: &'static str,
+        permit: OwnedSemaphorePermit,
+    ) {
+        self.shared.metrics.refused_connection(reason);
+        let mut line = Vec::new();
+        smtp::server::write_reply(&canned.reply(), &mut line);
+        self.tracker.spawn(async move {
+            let mut stream = Stream::Clear(tcp);
+            let say = async {
+                let _ = stream.write_all(&line).await;
+                let _ = stream.shutdown().await;
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(5), say).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn talk(
+    shared: &Arc<Shared>,
+    kind: ListenerKind,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    stop: CancellationToken,
+) -> End {
+    let stream = match (kind, shared.acceptor()) {
+        (ListenerKind::Submissions, Some(acceptor)) => {
+            // Boxed: a handshake is large, and every idle session would carry room for it.
+            match Box::pin(shared.shake_hands(acceptor, tcp)).await {
+                Some(tls) => Stream::Tls(tls),
+                None => return End::Disconnected,
+            }
+        }
+        _ => Stream::Clear(tcp),
+    };
+    Session::new(Arc::clone(shared), kind, stream, peer, stop).run().await
+}

@@ -1,0 +1,92 @@
+//! A bound on the octets of content that are in memory, over all sessions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config::MESSAGE_MEMORY_BYTES;
+
+/// The unit of the budget.
+const PERMIT_BYTES: usize = 1024;
+/// What is taken at a time as a message grows.
+const STEP_BYTES: usize = 64 * 1024;
+
+/// Shared by all sessions.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    permits: Arc<Semaphore>,
+    wait: Duration,
+}
+
+/// What a message holds of the budget; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    budget: Budget,
+    permit: OwnedSemaphorePermit,
+    bytes: usize,
+}
+
+/// Nothing became free in time: `452 4.3.1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no memory for content became free in time")]
+pub(crate) struct Exhausted;
+
+impl Budget {
+    pub(crate) fn new(bytes: usize, wait: Duration) -> Self {
+        Self { permits: Arc::new(Semaphore::new(bytes / PERMIT_BYTES)), wait }
+    }
+
+    /// A share for a message that says to have `size` octets.
+    pub(crate) async fn enter(&self, size: Option<u64>) -> Result<Share, Exhausted> {
+        let size = size.map_or(STEP_BYTES, |size| usize::try_from(size).unwrap_or(usize::MAX));
+        let bytes = size.clamp(PERMIT_BYTES, MESSAGE_MEMORY_BYTES);
+        let permit = self.take(bytes).await?;
+        Ok(Share { budget: self.clone(), permit, bytes })
+    }
+
+    async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Exhausted> {
+        let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_many_owned(permits) {
+            return Ok(permit);
+        }
+        let permit = Arc::clone(&self.permits).acquire_many_owned(permits);
+        match tokio::time::timeout(self.wait, permit).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) | Err(_) => Err(Exhausted),
+        }
+    }
+}
+
+impl Share {
+    /// Makes room for a message of `octets` so far. Beyond what a store keeps of a draft in memory,
+    /// more octets cost nothing more.
+    pub(crate) async fn grow(&mut self, octets: u64) -> Result<(), Exhausted> {
+        let octets = usize::try_from(octets).unwrap_or(usize::MAX).min(MESSAGE_MEMORY_BYTES);
+        while self.bytes < octets {
+            let step = STEP_BYTES.min(MESSAGE_MEMORY_BYTES - self.bytes);
+            self.permit.merge(self.budget.take(step).await?);
+            self.bytes += step;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_held_is_bounded_and_comes_back() {
+        let budget = Budget::new(2 * MESSAGE_MEMORY_BYTES, Duration::from_millis(1));
+        let mut first = budget.enter(None).await.unwrap();
+        first.grow(u64::MAX).await.unwrap();
+        let second = budget.enter(Some(u64::MAX)).await.unwrap();
+        assert_eq!(budget.enter(Some(1)).await.unwrap_err(), Exhausted);
+        drop(second);
+        let mut third = budget.enter(Some(1)).await.unwrap();
+        third.grow(100_000).await.unwrap();
+        drop((first, third));
+        assert_eq!(budget.permits.available_permits(), 2 * MESSAGE_MEMORY_BYTES / PERMIT_BYTES);
+    }
+}

@@ -1,0 +1,326 @@
+//! One connection: octets to the core, its questions to policy, its replies back.
+
+mod content;
+mod header;
+mod prefix;
+mod transaction;
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use domains::Identity;
+use mail_types::Reply;
+use smtp::{
+    Answer, Awaiting, Credentials, Event, ListenerKind, MailCommand, RcptCommand, ServerSession,
+    Transport,
+};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use self::transaction::Transaction;
+use crate::auth::Verdict;
+use crate::clients::ClientKey;
+use crate::deadline::Deadline;
+use crate::metrics::{End, listener};
+use crate::policy;
+use crate::replies::{self, Canned};
+use crate::shared::Shared;
+use crate::stream::Stream;
+
+/// Room for command lines: what an active session without content holds.
+const COMMAND_ROOM: usize = 4 * 1024;
+/// Room for the first octets of content: most messages fit.
+const FIRST_CONTENT_ROOM: usize = 16 * 1024;
+/// Room for more of it.
+const CONTENT_ROOM: usize = 64 * 1024;
+/// Replies of a group are gathered up to this, then written even if input is left.
+const OUTPUT_MAX: usize = 16 * 1024;
+/// How long we listen after we closed, so that our last reply is not lost in a reset.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A session with what it needs to decide.
+pub(crate) struct Session {
+    shared: Arc<Shared>,
+    core: ServerSession,
+    stream: Stream,
+    buffer: BytesMut,
+    peer: SocketAddr,
+    client: ClientKey,
+    deadline: Deadline,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    tls: Option<String>,
+    identity: Option<Identity>,
+    transaction: Option<Box<Transaction>>,
+    /// When content that trickles is given up.
+    content_until: Instant,
+}
+
+impl Session {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        kind: ListenerKind,
+        stream: Stream,
+        peer: SocketAddr,
+        stop: CancellationToken,
+    ) -> Self {
+        let transport = match &stream {
+            Stream::Clear(_) | Stream::Gone => Transport::Clear,
+            Stream::Tls(_) => Transport::Tls,
+        };
+        let core = ServerSession::new(shared.session_config(kind), transport);
+        Self {
+            core,
+            tls: stream.tls(),
+            stream,
+            buffer: BytesMut::new(),
+            peer,
+            client: ClientKey::of(peer.ip()),
+            deadline: Deadline::after(shared.times.command),
+            stop: Box::pin(stop.cancelled_owned()),
+            identity: None,
+            transaction: None,
+            content_until: Instant::now(),
+            shared,
+        }
+    }
+
+    /// Serves the client until one of us ends it.
+    pub(crate) async fn run(mut self) -> End {
+        if self.tls.is_none() && self.stream.has_unread() {
+            // The core refuses whatever comes before the greeting.
+            self.buffer.extend_from_slice(b"\0");
+        }
+        loop {
+            match self.step().await {
+                Ok(()) => {}
+                Err(end) => return end,
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Result<(), End> {
+        let (consumed, event) = self.core.next(&self.buffer);
+        if let Event::Content(range) = event {
+            let octets = self.buffer.split_to(consumed).freeze().slice(range);
+            return self.take_content(octets).await;
+        }
+        self.buffer.advance(consumed);
+        let answer = match event {
+            Event::NeedInput => return self.exchange().await,
+            Event::StartTls => return self.start_tls().await,
+            Event::Close => return Err(self.close().await),
+            Event::Noted(note) => {
+                self.shared.metrics.noted(note);
+                return Ok(());
+            }
+            Event::Reset | Event::Content(_) => {
+                self.transaction = None;
+                return Ok(());
+            }
+            Event::Authenticate(credentials) => self.authenticate(credentials).await,
+            Event::Mail(mail) => self.mail(*mail),
+            Event::Recipient(rcpt) => self.recipient(*rcpt),
+            Event::BeginContent => self.begin_content().await,
+            Event::EndOfContent { last_line, .. } => self.end_of_content(last_line).await,
+        };
+        self.core.answer(answer);
+        if self.core.output().len() > OUTPUT_MAX {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the replies and reads what the client says to them.
+    async fn exchange(&mut self) -> Result<(), End> {
+        let replied = !self.core.output().is_empty();
+        self.flush().await?;
+        let room = self.set_deadline(replied);
+        // Cancel-safe: octets are in the buffer or still in the socket; the others hold nothing.
+        tokio::select! {
+            biased;
+            read = self.stream.read(&mut self.buffer, room) => match read {
+                Ok(0) | Err(_) => Err(End::Disconnected),
+                Ok(_) => Ok(()),
+            },
+            () = &mut self.stop, if self.core.is_idle() => {
+                Err(self.say_goodbye(replies::STOPPING, End::Stopped).await)
+            }
+            () = self.deadline.passed() => {
+                Err(self.say_goodbye(replies::TIMEOUT, End::Timeout).await)
+            }
+        }
+    }
+
+    /// Sets the time for what is awaited and returns how much to read.
+    ///
+    /// A command has one time limit, however slowly it drips in; content has one for each block and
+    /// one for all of it.
+    fn set_deadline(&mut self, replied: bool) -> usize {
+        match self.core.awaiting() {
+            Awaiting::Command | Awaiting::Driver => {
+                if replied {
+                    self.deadline.set(self.shared.times.command);
+                }
+                COMMAND_ROOM
+            }
+            Awaiting::Content => {
+                let block = Instant::now() + self.shared.times.content;
+                self.deadline.set_at(block.min(self.content_until));
+                let fresh = self.transaction.as_ref().is_none_or(|open| open.octets() == 0);
+                if fresh { FIRST_CONTENT_ROOM } else { CONTENT_ROOM }
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        if self.core.output().is_empty() {
+            return Ok(());
+        }
+        let output = std::mem::take(self.core.output());
+        self.deadline.set(self.shared.times.write);
+        // Not cancel-safe, and need not be: when time is up the session ends.
+        tokio::select! {
+            biased;
+            written = self.stream.write_all(&output) => written.map_err(|_| End::Disconnected),
+            () = self.deadline.passed() => Err(End::Timeout),
+        }
+    }
+
+    async fn start_tls(&mut self) -> Result<(), End> {
+        self.transaction = None;
+        self.flush().await?;
+        self.buffer = BytesMut::new();
+        // Only a listener with certificates offers STARTTLS.
+        let Some(acceptor) = self.shared.acceptor() else { return Err(End::Closed) };
+        let Some(tcp) = self.stream.take_clear() else { return Err(End::Closed) };
+        // Boxed: a handshake is large, and every idle session would carry room for it.
+        let shake_hands = Box::pin(self.shared.shake_hands(acceptor, tcp));
+        self.stream = Stream::Tls(shake_hands.await.ok_or(End::Disconnected)?);
+        self.tls = self.stream.tls();
+        self.core.tls_started();
+        self.deadline.set(self.shared.times.command);
+        Ok(())
+    }
+
+    /// Writes what is left and closes, without a reset that could overtake it.
+    async fn close(&mut self) -> End {
+        self.transaction = None;
+        if self.flush().await.is_err() {
+            return End::Disconnected;
+        }
+        if !self.stream.has_unread() && self.stream.tls().is_none() {
+            return End::Closed;
+        }
+        // Boxed, since it is rare; what it leaves unread nobody reads.
+        let _ = Box::pin(tokio::time::timeout(LINGER, self.linger())).await;
+        End::Closed
+    }
+
+    async fn linger(&mut self) {
+        if self.stream.shutdown().await.is_err() {
+            return;
+        }
+        let mut left = 16;
+        while left > 0
+            && self.stream.read(&mut self.buffer, CONTENT_ROOM).await.is_ok_and(|n| n > 0)
+        {
+            self.buffer.clear();
+            left -= 1;
+        }
+    }
+
+    async fn say_goodbye(&mut self, canned: Canned, end: End) -> End {
+        self.core.stop(&canned.reply());
+        self.close().await;
+        end
+    }
+
+    async fn authenticate(&mut self, credentials: Credentials) -> Answer {
+        let Some(table) = self.shared.domains.load_full() else {
+            return self.refuse("auth", replies::AUTH_UNAVAILABLE);
+        };
+        let identity = table.identity(&credentials.login).cloned();
+        let hashes = identity.as_ref().map(|identity| identity.password_hashes().to_vec());
+        let verdict = self.shared.authenticator.check(self.client, &credentials, hashes).await;
+        let (result, refusal) = match verdict {
+            Verdict::Accepted => ("accepted", None),
+            Verdict::Rejected => ("rejected", Some(replies::BAD_CREDENTIALS)),
+            Verdict::Blocked => ("blocked", Some(replies::TOO_MANY_FAILURES)),
+            Verdict::Busy => ("busy", Some(replies::AUTH_BUSY)),
+        };
+        self.shared.metrics.authenticated(result);
+        if let Some(refusal) = refusal {
+            let login = &credentials.login;
+            tracing::info!(event = "auth_refused", client = %self.peer, ?login, result);
+            return self.refuse("auth", refusal);
+        }
+        self.identity = identity;
+        Answer::Accept
+    }
+
+    fn mail(&mut self, mail: MailCommand) -> Answer {
+        if let Some(identity) = &self.identity
+            && !policy::may_send_from(identity, &mail.reverse_path)
+        {
+            self.log_refusal("mail", &mail.reverse_path, replies::NOT_YOUR_ADDRESS);
+            return self.refuse("mail", replies::NOT_YOUR_ADDRESS);
+        }
+        let protocol = self.core.protocol(&mail);
+        self.transaction = Some(Box::new(Transaction::new(mail, protocol)));
+        Answer::Accept
+    }
+
+    fn recipient(&mut self, rcpt: RcptCommand) -> Answer {
+        let Some(table) = self.shared.domains.load_full() else {
+            return self.refuse("rcpt", replies::NO_TABLE);
+        };
+        let route = match policy::route(&table, &rcpt.forward_path, self.identity.as_ref()) {
+            Ok(route) => route,
+            Err(refusal) => {
+                self.log_refusal("rcpt", &rcpt.forward_path, refusal);
+                return self.refuse("rcpt", refusal);
+            }
+        };
+        if let Some(transaction) = &mut self.transaction {
+            transaction.add(rcpt, route);
+        }
+        Answer::Accept
+    }
+
+    fn refuse(&self, at: &'static str, canned: Canned) -> Answer {
+        let reply = canned.reply();
+        self.shared.metrics.refused(at, &reply);
+        Answer::Refuse(reply)
+    }
+
+    fn log_refusal(&self, at: &'static str, subject: &dyn std::fmt::Display, canned: Canned) {
+        let sender = self.transaction.as_ref().map(|open| open.reverse_path().to_string());
+        tracing::info!(
+            event = "refused",
+            at,
+            listener = listener(self.core.kind()),
+            client = %self.peer,
+            helo = self.core.helo(),
+            sender,
+            subject = %subject,
+            reply = %canned.reply(),
+        );
+    }
+
+    async fn take_content(&mut self, octets: Bytes) -> Result<(), End> {
+        if let Err(refusal) = self.store_content(octets).await {
+            self.drop_content(refusal.reply());
+        }
+        Ok(())
+    }
+
+    /// The message is refused; the core reads to its end.
+    fn drop_content(&mut self, reply: Reply) {
+        self.shared.metrics.refused("content", &reply);
+        self.transaction = None;
+        self.core.refuse_content(reply);
+    }
+}

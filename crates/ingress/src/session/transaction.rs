@@ -1,0 +1,181 @@
+//! An open transaction: the envelope as it grows, and the content as it comes.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use domains::Identity;
+use mail_types::{
+    Envelope, ForwardPath, Mailbox, Origin, OriginalRecipient, QueueId, Recipient, ReversePath,
+    SmtpOrigin, TenantId, Timestamp,
+};
+use queue::{Draft, NewJob, NextHop};
+use smtp::{MailCommand, Protocol, RcptCommand};
+
+use super::header::HeaderBlock;
+use crate::budget::Share;
+use crate::policy::Route;
+
+/// From MAIL to the end of the content.
+pub(super) struct Transaction {
+    mail: MailCommand,
+    protocol: Protocol,
+    jobs: Vec<NewJob>,
+    seen: HashSet<(NextHop, Mailbox)>,
+    /// The forward-path, when there is exactly one: what Received may show.
+    only: Option<ForwardPath>,
+    recipients: u32,
+    tenant: Option<TenantId>,
+    size_max: Option<u64>,
+    pub(super) content: Option<Content>,
+}
+
+/// Content on its way into the store.
+pub(super) struct Content {
+    pub(super) draft: Box<dyn Draft>,
+    pub(super) header: HeaderBlock,
+    pub(super) octets: u64,
+    pub(super) share: Share,
+    pub(super) arrival: Timestamp,
+}
+
+/// Whom the session's messages come from.
+pub(super) struct Source<'a> {
+    pub(super) origin: SmtpOrigin,
+    pub(super) identity: Option<&'a Identity>,
+}
+
+impl Transaction {
+    pub(super) fn new(mail: MailCommand, protocol: Protocol) -> Self {
+        Self {
+            mail,
+            protocol,
+            jobs: Vec::new(),
+            seen: HashSet::new(),
+            only: None,
+            recipients: 0,
+            tenant: None,
+            size_max: None,
+            content: None,
+        }
+    }
+
+    /// Adds an accepted recipient; one that is there already is not delivered to twice.
+    pub(super) fn add(&mut self, rcpt: RcptCommand, route: Route) {
+        self.recipients += 1;
+        self.tenant = self.tenant.take().or(route.tenant);
+        self.size_max = self.size_max.into_iter().chain(route.size_max).min();
+        for (hop, address) in route.hops {
+            if !self.seen.insert((hop.clone(), address.clone())) {
+                continue;
+            }
+            let orcpt = original(&rcpt, &address);
+            let recipient = Recipient { address, notify: rcpt.notify, orcpt };
+            match self.jobs.iter_mut().find(|job| job.next_hop == hop) {
+                Some(job) => job.recipients.push(recipient),
+                None => self.jobs.push(NewJob { next_hop: hop, recipients: vec![recipient] }),
+            }
+        }
+        self.only = (self.recipients == 1).then_some(rcpt.forward_path);
+    }
+
+    pub(super) fn reverse_path(&self) -> &ReversePath {
+        &self.mail.reverse_path
+    }
+
+    pub(super) fn declared_size(&self) -> Option<u64> {
+        self.mail.size
+    }
+
+    /// The smallest of the recipients' own limits, in octets.
+    pub(super) fn size_max(&self) -> Option<u64> {
+        self.size_max
+    }
+
+    pub(super) fn smtputf8(&self) -> bool {
+        self.mail.smtputf8
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    pub(super) fn only_recipient(&self) -> Option<&ForwardPath> {
+        self.only.as_ref()
+    }
+
+    pub(super) fn recipients(&self) -> u32 {
+        self.recipients
+    }
+
+    pub(super) fn jobs(&self) -> &[NewJob] {
+        &self.jobs
+    }
+
+    pub(super) fn octets(&self) -> u64 {
+        self.content.as_ref().map_or(0, |content| content.octets)
+    }
+
+    pub(super) fn envelope(
+        &self,
+        source: Source<'_>,
+        arrival: Timestamp,
+        expires: Timestamp,
+    ) -> Envelope {
+        let theirs = source.identity.map(Identity::tenant).or(self.tenant.as_ref());
+        Envelope {
+            reverse_path: self.mail.reverse_path.clone(),
+            envid: self.mail.envid.clone(),
+            ret: self.mail.ret,
+            body: self.mail.body,
+            smtputf8: self.mail.smtputf8,
+            arrival,
+            expires,
+            tenant: theirs.cloned().unwrap_or_else(|| TenantId::new("default")),
+            identity: source.identity.map(|identity| identity.login().to_owned()),
+            origin: Origin::Smtp(source.origin),
+            trace_parent: None,
+        }
+    }
+}
+
+impl Content {
+    /// Keeps header fields, passes body on.
+    pub(super) async fn take(&mut self, octets: Bytes) -> Result<(), ContentError> {
+        self.octets += octets.len() as u64;
+        self.share.grow(self.octets).await.map_err(|_| ContentError::NoMemory)?;
+        let body = self.header.take(octets).map_err(|_| ContentError::HeaderTooLarge)?;
+        if body.is_empty() {
+            return Ok(());
+        }
+        self.draft.write(body).await.map_err(ContentError::Store)
+    }
+
+    pub(super) fn id(&self) -> QueueId {
+        self.draft.id()
+    }
+}
+
+/// Why content is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ContentError {
+    #[error("no memory for content")]
+    NoMemory,
+    #[error("the header block is too large")]
+    HeaderTooLarge,
+    #[error("the store did not take it")]
+    Store(#[source] queue::AcceptError),
+}
+
+/// What DSNs call the recipient: as the sender said, or the name before aliases
+/// (RFC 3461 §5.2.3, RFC 6533 §4).
+fn original(rcpt: &RcptCommand, address: &Mailbox) -> Option<OriginalRecipient> {
+    if rcpt.orcpt.is_some() {
+        return rcpt.orcpt.clone();
+    }
+    let ForwardPath::Mailbox(named) = &rcpt.forward_path else { return None };
+    if named == address {
+        return None;
+    }
+    let addr_type = if named.is_ascii() { "rfc822" } else { "utf-8" };
+    OriginalRecipient::new(addr_type, named.to_string()).ok()
+}

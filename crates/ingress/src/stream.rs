@@ -1,0 +1,120 @@
+//! A connection in clear or under TLS that holds no buffer while it waits.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::pin::pin;
+use std::task::Poll;
+
+use bytes::BytesMut;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+/// The octets of a session.
+pub(crate) enum Stream {
+    Clear(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// The connection is being handed over to TLS.
+    Gone,
+}
+
+impl Stream {
+    /// Reads what there is into `buffer`, at most about `room` octets; 0 is the end.
+    ///
+    /// While it waits an empty buffer is given back, so that ten thousand idle sessions cost none.
+    /// Cancel-safe: octets are in `buffer` or still in the socket.
+    pub(crate) async fn read(&mut self, buffer: &mut BytesMut, room: usize) -> io::Result<usize> {
+        if let Self::Clear(tcp) = self
+            && buffer.is_empty()
+        {
+            *buffer = BytesMut::new();
+            tcp.readable().await?;
+        }
+        loop {
+            if let Poll::Ready(read) = self.read_now(buffer, room).await {
+                return read;
+            }
+            if buffer.is_empty() {
+                *buffer = BytesMut::new();
+            }
+            if let Some(tcp) = self.tcp() {
+                tcp.readable().await?;
+            }
+        }
+    }
+
+    /// Polls a read once.
+    async fn read_now(&mut self, buffer: &mut BytesMut, room: usize) -> Poll<io::Result<usize>> {
+        if buffer.capacity() - buffer.len() < room / 2 {
+            buffer.reserve(room);
+        }
+        match self {
+            Self::Clear(tcp) => poll_once(tcp.read_buf(buffer)).await,
+            Self::Tls(tls) => poll_once(tls.read_buf(buffer)).await,
+            Self::Gone => Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// Whether octets lie in the socket that nobody has read.
+    pub(crate) fn has_unread(&self) -> bool {
+        let mut octet = [MaybeUninit::uninit()];
+        let peeked = self.tcp().map(|tcp| SockRef::from(tcp).peek(&mut octet));
+        matches!(peeked, Some(Ok(octets)) if octets > 0)
+    }
+
+    /// Takes the TCP connection out, for a handshake.
+    pub(crate) fn take_clear(&mut self) -> Option<TcpStream> {
+        match mem::replace(self, Self::Gone) {
+            Self::Clear(tcp) => Some(tcp),
+            Self::Tls(_) | Self::Gone => None,
+        }
+    }
+
+    pub(crate) async fn write_all(&mut self, octets: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Clear(tcp) => tcp.write_all(octets).await,
+            Self::Tls(tls) => {
+                tls.write_all(octets).await?;
+                tls.flush().await
+            }
+            Self::Gone => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Says that nothing more comes.
+    pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
+        match self {
+            Self::Clear(tcp) => tcp.shutdown().await,
+            Self::Tls(tls) => tls.shutdown().await,
+            Self::Gone => Ok(()),
+        }
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Clear(tcp) => Some(tcp),
+            Self::Tls(tls) => Some(tls.get_ref().0),
+            Self::Gone => None,
+        }
+    }
+
+    /// `TLSv1.3 TLS13_AES_256_GCM_SHA384`, when there is TLS.
+    pub(crate) fn tls(&self) -> Option<String> {
+        let Self::Tls(tls) = self else { return None };
+        let (_, connection) = tls.get_ref();
+        let version = match connection.protocol_version()? {
+            rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            _ => "TLS",
+        };
+        let suite = connection.negotiated_cipher_suite()?.suite();
+        Some(format!("{version} {}", suite.as_str().unwrap_or("unknown")))
+    }
+}
+
+async fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
+    let mut future = pin!(future);
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+}

@@ -1,0 +1,260 @@
+//! Certificates: read from files, chosen by name, replaced while we run.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::CertificateFiles;
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{}: cannot be read as PEM; check that the file exists and is readable", path.display())]
+    Pem {
+        path: PathBuf,
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    #[error("{}: does not go with its key", path.display())]
+    Key {
+        path: PathBuf,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error("{}: holds no certificate", path.display())]
+    Empty { path: PathBuf },
+    #[error("{}: a certificate cannot be written there", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("a certificate cannot be made")]
+    Make(#[source] rcgen::Error),
+}
+
+/// The certificates in use.
+#[derive(Debug)]
+pub(crate) struct Certificates {
+    files: Vec<CertificateFiles>,
+    current: ArcSwap<Loaded>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    default: Arc<CertifiedKey>,
+    by_name: HashMap<String, Arc<CertifiedKey>>,
+    /// When the files were last changed, to see that they changed again.
+    stamps: Vec<Option<SystemTime>>,
+}
+
+impl Certificates {
+    /// Reads all files. `files` has at least one.
+    pub(crate) fn load(files: Vec<CertificateFiles>) -> Result<Arc<Self>, TlsError> {
+        let current = ArcSwap::from_pointee(Loaded::read(&files)?);
+        Ok(Arc::new(Self { files, current }))
+    }
+
+    /// An acceptor for TLS 1.2 and 1.3 that always uses the newest certificates.
+    pub(crate) fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
+        let config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::<Self>::clone(self));
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// Looks at the files again and again until the stop; what cannot be read is logged and the
+    /// certificates in use stay.
+    pub(crate) async fn keep_fresh(self: Arc<Self>, every: Duration, stop: CancellationToken) {
+        loop {
+            // Cancel-safe: neither branch holds anything.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(every) => {}
+            }
+            if self.current.load().stamps == stamps(&self.files) {
+                continue;
+            }
+            match Loaded::read(&self.files) {
+                Ok(loaded) => {
+                    self.current.store(Arc::new(loaded));
+                    tracing::info!(event = "certificates_reloaded");
+                }
+                Err(error) => {
+                    tracing::warn!(event = "certificates_not_reloaded", error = %chain(&error));
+                }
+            }
+        }
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let loaded = self.current.load();
+        let named = hello.server_name().and_then(|name| loaded.find(name));
+        Some(named.unwrap_or_else(|| Arc::clone(&loaded.default)))
+    }
+}
+
+impl Loaded {
+    fn read(files: &[CertificateFiles]) -> Result<Self, TlsError> {
+        let stamps = stamps(files);
+        let mut by_name = HashMap::new();
+        let mut default = None;
+        for files in files {
+            let key = Arc::new(read_key(files)?);
+            for name in names(&key) {
+                by_name.entry(name).or_insert_with(|| Arc::clone(&key));
+            }
+            default.get_or_insert(key);
+        }
+        let default = default.ok_or(TlsError::Empty { path: PathBuf::new() })?;
+        Ok(Self { default, by_name, stamps })
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        let name = name.to_ascii_lowercase();
+        let wildcard = || name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+        let found = self.by_name.get(&name);
+        found.or_else(|| self.by_name.get(&wildcard()?)).map(Arc::clone)
+    }
+}
+
+fn stamps(files: &[CertificateFiles]) -> Vec<Option<SystemTime>> {
+    let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+    files.iter().flat_map(|files| [changed(&files.certificate), changed(&files.key)]).collect()
+}
+
+fn read_key(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
+    let pem = |path: &Path| {
+        let path = path.to_owned();
+        move |source| TlsError::Pem { path, source }
+    };
+    let chain = CertificateDer::pem_file_iter(&files.certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(pem(&files.certificate))?;
+    if chain.is_empty() {
+        return Err(TlsError::Empty { path: files.certificate.clone() });
+    }
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(pem(&files.key))?;
+    CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
+        .map_err(|source| TlsError::Key { path: files.certificate.clone(), source })
+}
+
+/// The DNS names that a certificate is for.
+fn names(key: &CertifiedKey) -> Vec<String> {
+    let Ok(end_entity) = key.end_entity_cert() else { return Vec::new() };
+    let Ok(certificate) = webpki::EndEntityCert::try_from(end_entity) else {
+        return Vec::new();
+    };
+    certificate.valid_dns_names().map(str::to_ascii_lowercase).collect()
+}
+
+/// A certificate signed by itself in `directory`, made if there is none.
+///
+/// # Errors
+/// When it cannot be made or written.
+pub fn self_signed(directory: &Path, hostname: &str) -> Result<CertificateFiles, TlsError> {
+    let files = CertificateFiles {
+        certificate: directory.join("self-signed.crt"),
+        key: directory.join("self-signed.key"),
+    };
+    if files.certificate.exists() && files.key.exists() {
+        return Ok(files);
+    }
+    let made = rcgen::generate_simple_self_signed([hostname.to_owned()]).map_err(TlsError::Make)?;
+    let written = fs::create_dir_all(directory)
+        .and_then(|()| write_secret(&files.key, &made.signing_key.serialize_pem()))
+        .and_then(|()| fs::write(&files.certificate, made.cert.pem()));
+    written.map_err(|source| TlsError::Write { path: directory.to_owned(), source })?;
+    tracing::info!(
+        event = "self_signed_certificate_made",
+        certificate = %files.certificate.display()
+    );
+    Ok(files)
+}
+
+fn write_secret(path: &Path, text: &str) -> io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    options.open(path)?.write_all(text.as_bytes())
+}
+
+/// An error with what caused it, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_once_and_readable() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = self_signed(directory.path(), "mx.example.org").unwrap();
+        let first = fs::read(&files.certificate).unwrap();
+        assert_eq!(self_signed(directory.path(), "mx.example.org").unwrap(), files);
+        assert_eq!(fs::read(&files.certificate).unwrap(), first);
+        let loaded = Loaded::read(&[files]).unwrap();
+        assert!(loaded.find("MX.example.org").is_some());
+        assert!(loaded.find("other.example.org").is_none());
+    }
+
+    #[test]
+    fn chosen_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |dir: &str, names: &[&str]| {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            let made = rcgen::generate_simple_self_signed(names).unwrap();
+            let path = |end: &str| directory.path().join(format!("{dir}.{end}"));
+            fs::write(path("crt"), made.cert.pem()).unwrap();
+            fs::write(path("key"), made.signing_key.serialize_pem()).unwrap();
+            CertificateFiles { certificate: path("crt"), key: path("key") }
+        };
+        let long: Vec<String> = (0..40).map(|i| format!("name-{i}.example.org")).collect();
+        let long: Vec<&str> = long.iter().map(String::as_str).collect();
+        let loaded = Loaded::read(&[
+            write("a", &["a.example.org"]),
+            write("b", &["b.example.org", "*.wild.example.org"]),
+            write("c", &long),
+        ])
+        .unwrap();
+        let a = loaded.find("a.example.org").unwrap();
+        let b = loaded.find("b.example.org").unwrap();
+        assert!(Arc::ptr_eq(&loaded.default, &a));
+        assert!(Arc::ptr_eq(&loaded.find("x.wild.example.org").unwrap(), &b));
+        assert!(loaded.find("wild.example.org").is_none());
+        assert!(loaded.find("name-39.example.org").is_some());
+    }
+
+    #[test]
+    fn what_is_wrong_names_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = self_signed(directory.path(), "mx.example.org").unwrap();
+        let missing = CertificateFiles { key: directory.path().join("none"), ..files };
+        let error = Loaded::read(&[missing]).unwrap_err();
+        assert!(error.to_string().contains("none"), "{error}");
+    }
+}
