@@ -16,8 +16,10 @@
 //! on. Nothing that was committed is forgotten by an error, a crash or a full store.
 
 pub mod contract;
+mod filter;
 pub mod model;
 pub mod schedule;
+pub mod stored;
 
 pub use contract::{
     AcceptError, ActResult, Acted, Admission, Content, ContentError, Draft, Lease, Queue,
