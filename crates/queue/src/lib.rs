@@ -19,6 +19,7 @@ pub mod contract;
 mod filter;
 pub mod model;
 pub mod schedule;
+pub mod simulated;
 pub mod stored;
 
 pub use contract::{
