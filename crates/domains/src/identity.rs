@@ -1,6 +1,8 @@
 //! Who may log in, and under which addresses.
 
-use mail_types::{Mailbox, TenantId};
+use std::fmt;
+
+use mail_types::{LocalPart, Mailbox, TenantId};
 
 /// Somebody who may send. The hashes are not shown by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
@@ -9,7 +11,7 @@ pub struct Identity {
     pub(crate) login: String,
     pub(crate) tenant: TenantId,
     pub(crate) hashes: Vec<String>,
-    /// Lower-case keys of the addresses it owns.
+    /// The keys of the addresses it owns.
     pub(crate) addresses: Vec<String>,
 }
 
@@ -22,29 +24,78 @@ impl Identity {
         &self.tenant
     }
 
-    /// PHC strings; any that verifies lets in. Empty while suspended.
+    /// PHC strings; any that verifies lets in. At least one.
     pub fn password_hashes(&self) -> &[String] {
         &self.hashes
     }
 
-    /// Whether the address is its own: its mailbox, one of its aliases, or a sub-address of these.
+    /// Whether the address is its own: its mailbox, one of the mailbox's aliases, or a sub-address
+    /// of these. Aliases of the domain are nobody's own.
     pub fn may_send_as(&self, address: &Mailbox) -> bool {
-        let key = key(address);
-        let base = key.split_once('@').map(|(local, domain)| {
-            let local = local.split_once('+').map_or(local, |(base, _)| base);
-            format!("{local}@{domain}")
-        });
-        self.addresses.iter().any(|own| *own == key || Some(own) == base.as_ref())
+        self.owns(&key(address)) || base_key(address).is_some_and(|base| self.owns(&base))
+    }
+
+    fn owns(&self, key: &str) -> bool {
+        self.addresses.iter().any(|own| own == key)
     }
 }
 
-impl std::fmt::Debug for Identity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity").field("login", &self.login).finish_non_exhaustive()
     }
 }
 
-/// The form in which hosted addresses are compared: ASCII letters in lower case.
+/// The form in which hosted local parts are compared: ASCII letters in lower case, no more (RFC
+/// 5321 §2.4 leaves it to the host; UTF-8 is compared as it is).
+pub(crate) fn name(local_part: &LocalPart) -> String {
+    local_part.as_str().to_ascii_lowercase()
+}
+
+/// The same with the domain. The last `@` separates them, for a domain has none.
 pub(crate) fn key(address: &Mailbox) -> String {
-    format!("{}@{}", address.local_part().as_str().to_ascii_lowercase(), address.host())
+    format!("{}@{}", name(address.local_part()), address.host())
+}
+
+/// The key of the address that this is a sub-address of.
+fn base_key(address: &Mailbox) -> Option<String> {
+    let (base, _) = split_tag(address.local_part().as_str())?;
+    Some(format!("{}@{}", base.to_ascii_lowercase(), address.host()))
+}
+
+/// `user+tag` as `user` and `+tag` (RFC 5233 §1).
+pub(crate) fn split_tag(local_part: &str) -> Option<(&str, &str)> {
+    let at = local_part.find('+').filter(|&at| at > 0)?;
+    Some(local_part.split_at(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_addresses_only() {
+        let identity = Identity {
+            login: "alice@a.example".into(),
+            tenant: TenantId::new("t"),
+            hashes: vec!["secret".into()],
+            addresses: vec!["alice@a.example".into(), "sales@b.example".into()],
+        };
+        for (address, may) in [
+            ("alice@a.example", true),
+            ("ALICE@A.example", true),
+            ("alice+tag@a.example", true),
+            ("\"alice\"@a.example", true),
+            ("sales+x@b.example", true),
+            ("alice@b.example", false),
+            ("+alice@a.example", false),
+            ("alice@sub.a.example", false),
+            ("\"alice@a.example\"@b.example", false),
+            ("\"alice+x@a.example\"@c.example", false),
+            ("alic\u{435}@a.example", false),
+        ] {
+            assert_eq!(identity.may_send_as(&address.parse().unwrap()), may, "{address}");
+        }
+        assert!(!format!("{identity:?}").contains("secret"));
+    }
 }

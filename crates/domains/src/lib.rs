@@ -1,17 +1,22 @@
 //! Hosted domains and mailboxes: what people declare, and the table the roles ask.
 //!
 //! ```text
-//! YAML text ── yaml::parse ──▶ [Declared] ── Table::compile ──▶ Table ◀── resolve, identity
-//!                 │ Problem                      │ [Problem]
+//! YAML text ── yaml::parse ──▶ [Declared] ── Table::compile ──▶ Table ◀── resolve, identity, …
+//!                 │ [Problem]                    │ [Problem]
+//!                 └────────── Table::from_yaml ──┘ both at once
 //! ```
 //!
 //! Resources have the shape of the Kubernetes resources that will carry them; the same rules are
 //! applied to both. The crate knows no files, no cluster and no clock.
 //!
 //! Failure behaviour: a table is compiled whole or not at all, and every problem is named at once
-//! with its file, line, field and remedy.
+//! with its file, line, field and remedy. A table that was compiled answers every question; what it
+//! does not have does not exist.
 
+mod compile;
+mod graph;
 mod identity;
+mod password;
 mod problem;
 mod resolve;
 pub mod spec;

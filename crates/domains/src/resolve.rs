@@ -1,16 +1,16 @@
 //! Where a recipient's mail goes.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use mail_types::{Domain, ForwardPath, Host, LocalPart, Mailbox};
 
-use crate::identity::key;
+use crate::identity::{key, name, split_tag};
 use crate::table::{Entry, Table};
 
 /// One address that a recipient stands for, after aliases.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Destination {
-    /// A mailbox of ours. `address` is the mailbox's own, whatever name or sub-address was used.
+    /// A mailbox of ours, with the `+tag` that was used, if any; [`Table::mailbox`] finds it.
     Mailbox { address: Mailbox },
     /// Somewhere else, by SMTP.
     Remote { address: Mailbox },
@@ -21,12 +21,10 @@ pub enum Destination {
 pub enum Resolution {
     /// The domain is ours; at least one destination, no two alike.
     Local(Vec<Destination>),
-    /// The domain is not ours: only for those who may relay.
+    /// The domain's mail is not received here: only for those who may relay.
     Remote(Host),
     /// The domain is ours and has no such recipient: `550 5.1.1`.
     UnknownRecipient,
-    /// The domain is ours and takes no mail: `550 5.1.2`.
-    Disabled,
 }
 
 /// The most destinations that aliases may lead to.
@@ -36,43 +34,50 @@ impl Table {
     /// Follows aliases from a forward-path to where its mail goes.
     pub fn resolve(&self, path: &ForwardPath) -> Resolution {
         let address = match path {
-            ForwardPath::Postmaster => match self.postmaster() {
-                Some(address) => address,
-                None => return Resolution::UnknownRecipient,
-            },
-            ForwardPath::Mailbox(address) => address,
+            ForwardPath::Postmaster => self.postmaster(),
+            ForwardPath::Mailbox(address) => Some(address),
         };
-        let hosted = address.domain().and_then(|domain| self.domain(domain));
-        let Some(hosted) = hosted else { return Resolution::Remote(address.host().clone()) };
-        if !hosted.inbound_enabled {
-            return Resolution::Disabled;
+        let Some(address) = address else { return Resolution::UnknownRecipient };
+        let is_hosted = address.domain().is_some_and(|domain| self.is_hosted(domain));
+        if !is_hosted && *path != ForwardPath::Postmaster {
+            return Resolution::Remote(address.host().clone());
         }
-        let mut found = Vec::new();
-        self.expand(address, &mut BTreeSet::new(), &mut found);
+        let found = self.destinations(address);
         if found.is_empty() { Resolution::UnknownRecipient } else { Resolution::Local(found) }
     }
 
-    /// Adds the destinations of `address`; `seen` ends loops.
-    pub(crate) fn expand(
-        &self,
-        address: &Mailbox,
-        seen: &mut BTreeSet<String>,
-        found: &mut Vec<Destination>,
-    ) {
+    /// The mailbox that takes mail for this address or this sub-address, by its own address. An
+    /// alias is no mailbox.
+    pub fn mailbox(&self, address: &Mailbox) -> Option<&Mailbox> {
+        match self.named(address.local_part(), address.domain()?)? {
+            Entry::Mailbox(own) => Some(own),
+            Entry::Alias(_) => None,
+        }
+    }
+
+    /// Where mail for an address goes; empty when nowhere.
+    pub(crate) fn destinations(&self, address: &Mailbox) -> Vec<Destination> {
+        let mut found = Vec::new();
+        self.expand(address, &mut HashSet::new(), &mut found);
+        found
+    }
+
+    /// Adds the destinations of `address`; `seen` keeps them apart and ends loops.
+    fn expand(&self, address: &Mailbox, seen: &mut HashSet<String>, found: &mut Vec<Destination>) {
         if found.len() >= DESTINATIONS_MAX || !seen.insert(key(address)) {
             return;
         }
-        let hosted = address.domain().and_then(|domain| self.domain(domain).map(|_| domain));
-        let Some(domain) = hosted else {
+        let Some(domain) = address.domain().filter(|domain| self.is_hosted(domain)) else {
             found.push(Destination::Remote { address: address.clone() });
             return;
         };
         match self.entry(address.local_part(), domain) {
             None => {}
             Some(Entry::Mailbox(own)) => {
-                let destination = Destination::Mailbox { address: own.clone() };
-                if !found.contains(&destination) {
-                    found.push(destination);
+                let (own_key, is_tagged) = (key(own), key(own) != key(address));
+                if !is_tagged || seen.insert(own_key) {
+                    let address = with_tag(own, address.local_part());
+                    found.push(Destination::Mailbox { address });
                 }
             }
             Some(Entry::Alias(targets)) => {
@@ -83,15 +88,26 @@ impl Table {
         }
     }
 
-    /// The mailbox or alias of a local part: itself, without its `+tag`, or the catch-all.
-    fn entry(&self, local_part: &LocalPart, domain: &Domain) -> Option<&Entry> {
-        let hosted = self.domain(domain)?;
-        let name = local_part.as_str().to_ascii_lowercase();
-        let base = name.split_once('+').map(|(base, _)| base).filter(|base| !base.is_empty());
-        hosted
-            .entries
-            .get(&name)
-            .or_else(|| base.and_then(|base| hosted.entries.get(base)))
-            .or(hosted.catch_all.as_ref())
+    /// The mailbox or alias of a local part, or the catch-all.
+    pub(crate) fn entry(&self, local_part: &LocalPart, domain: &Domain) -> Option<&Entry> {
+        let catch_all = || self.domain(domain)?.catch_all.as_ref();
+        self.named(local_part, domain).or_else(catch_all)
     }
+
+    /// The mailbox or alias of a local part: itself, or what it is a sub-address of.
+    pub(crate) fn named(&self, local_part: &LocalPart, domain: &Domain) -> Option<&Entry> {
+        let entries = &self.domain(domain)?.entries;
+        let name = name(local_part);
+        entries.get(&name).or_else(|| entries.get(split_tag(&name)?.0))
+    }
+}
+
+/// A mailbox's own address with the tag of the local part that led to it, if both fit.
+fn with_tag(own: &Mailbox, used: &LocalPart) -> Mailbox {
+    let tag = match split_tag(used.as_str()) {
+        Some((_, tag)) if name(used) != name(own.local_part()) => tag,
+        _ => return own.clone(),
+    };
+    let tagged = format!("{}{tag}@{}", own.local_part(), own.host());
+    Mailbox::parse(&tagged).unwrap_or_else(|_| own.clone())
 }

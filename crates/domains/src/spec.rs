@@ -1,5 +1,8 @@
 //! The resources as people write them: `apiVersion: postrider.dev/v1alpha1`.
 
+use std::fmt;
+
+use retry::Policy;
 use serde::{Deserialize, Serialize};
 
 /// The only version there is.
@@ -9,13 +12,14 @@ pub const API_VERSION: &str = "postrider.dev/v1alpha1";
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Metadata {
+    /// Unique among the resources of its kind and namespace.
     pub name: String,
     /// The tenant; `default` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
 }
 
-/// A domain whose mail we take.
+/// A domain of ours.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MailDomainSpec {
@@ -23,21 +27,25 @@ pub struct MailDomainSpec {
     pub domain: String,
     #[serde(default)]
     pub inbound: Inbound,
+    #[serde(default)]
+    pub outbound: Outbound,
 }
 
 /// How mail for the domain is taken.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Inbound {
-    /// When false, all mail for the domain is refused with `550 5.1.2`… later than for an unknown
-    /// domain, for its users may still send.
+    /// When false, the domain's mail is received elsewhere, where its MX records say; its users
+    /// may still send from here.
     pub enabled: bool,
     /// Where mail goes whose local part is neither a mailbox nor an alias.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub catch_all: Option<String>,
+    /// At most 500.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<Alias>,
-    /// Octets; larger messages are refused with `552 5.3.4`. The listener's limit holds as well.
+    /// Octets, from 65536 (RFC 5321 §4.5.3.1.7); larger messages are refused with `552 5.3.4`. The
+    /// listener's limit holds as well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_message_size_bytes: Option<u64>,
 }
@@ -59,16 +67,37 @@ pub struct Alias {
     pub to: Vec<String>,
 }
 
+/// How mail that the domain's users send leaves.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Outbound {
+    pub tls: OutboundTls,
+    /// In place of the delivery role's schedule, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Policy>,
+}
+
+/// Whether mail may leave in clear.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum OutboundTls {
+    /// TLS where it is offered.
+    #[default]
+    Opportunistic,
+    /// Mail waits, and at last bounces, where it is not.
+    Required,
+}
+
 /// A mailbox: somebody who receives, and may log in to send.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MailboxSpec {
     /// Its address, which is also its login.
     pub address: String,
-    /// Other addresses that it receives for and may send as.
+    /// Other addresses that it receives for and may send as; at most 100.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
-    /// Any of them lets in; without one nobody can log in.
+    /// Any of them lets in; without one nobody can log in. At most 10.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passwords: Vec<Password>,
     /// Refuses logins; mail is still received.
@@ -80,15 +109,15 @@ pub struct MailboxSpec {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Password {
-    /// What it is for, such as `phone`.
+    /// What it is for, such as `phone`; unique in its mailbox.
     pub name: String,
     /// In PHC form, `$argon2id$…`; `postrider mailbox hash-password` prints one.
     pub hash: String,
 }
 
-impl std::fmt::Debug for Password {
+impl fmt::Debug for Password {
     /// Names the password without its hash.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Password").field("name", &self.name).finish_non_exhaustive()
     }
 }

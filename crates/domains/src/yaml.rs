@@ -1,13 +1,15 @@
 //! Resources from YAML text.
 
-use std::collections::BTreeMap;
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_saphyr::Error;
 
 use crate::problem::{Problem, Source};
 use crate::spec::{API_VERSION, MailDomainSpec, MailboxSpec, Metadata};
+
+mod places;
+
+use places::Places;
 
 /// A resource of one of our kinds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,23 +18,29 @@ pub enum Resource {
     Mailbox { metadata: Metadata, spec: MailboxSpec },
 }
 
-/// A resource with its place in a file.
+/// A resource with its place.
 #[derive(Clone, Debug)]
 pub struct Declared {
-    pub resource: Resource,
+    pub(crate) resource: Resource,
     file: String,
-    /// The line of the document.
-    line: u64,
-    /// The line of each field, by path.
-    lines: BTreeMap<String, u64>,
+    places: Places,
 }
 
 impl Declared {
+    /// A resource that does not come from YAML text; problems name `file` for it.
+    pub fn new(file: impl Into<String>, resource: Resource) -> Self {
+        Self { resource, file: file.into(), places: Places::default() }
+    }
+
+    pub fn resource(&self) -> &Resource {
+        &self.resource
+    }
+
     /// A problem with `field` of this resource.
     pub(crate) fn problem(&self, field: &str, message: String, remedy: &str) -> Problem {
-        let line = self.lines.get(field).copied().unwrap_or(self.line);
+        let (line, column) = self.places.of(field);
         Problem {
-            source_place: Source { file: self.file.clone(), line },
+            at: Source { file: self.file.clone(), line, column },
             field: field.to_owned(),
             message,
             remedy: remedy.to_owned(),
@@ -40,16 +48,16 @@ impl Declared {
     }
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Kind {
     api_version: String,
     kind: String,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Document<S> {
+struct Body<S> {
     #[serde(rename = "apiVersion")]
     _api_version: String,
     #[serde(rename = "kind")]
@@ -60,158 +68,111 @@ struct Document<S> {
 
 /// Reads all documents of `text`; `file` is its name in messages.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Declared>, Vec<Problem>> {
+    let (found, problems) = read(file, text);
+    if problems.is_empty() { Ok(found) } else { Err(problems) }
+}
+
+/// What can be read of `text`, and what is wrong with the rest.
+pub(crate) fn read(file: &str, text: &str) -> (Vec<Declared>, Vec<Problem>) {
     let (mut found, mut problems) = (Vec::new(), Vec::new());
-    for (first_line, document) in documents(text) {
-        match parse_document(file, first_line, document) {
+    for (first_line, text) in documents(text) {
+        match (Document { file, first_line, text }).read() {
             Ok(declared) => found.push(declared),
             Err(problem) => problems.push(problem),
         }
     }
-    if problems.is_empty() { Ok(found) } else { Err(problems) }
+    (found, problems)
 }
 
-/// The documents between `---` lines that hold more than comments, with their first line.
+/// The documents that hold more than comments, with their first line.
+///
+/// YAML lets nothing but a marker begin a line with `---` (YAML 1.2 §9.1.2), so each document can be
+/// read alone, and a mistake in one does not hide those in others.
 fn documents(text: &str) -> Vec<(u64, &str)> {
     let (mut found, mut start, mut first_line, mut at) = (Vec::new(), 0, 1, 0);
     for (line, number) in text.split_inclusive('\n').zip(1u64..) {
-        let end = at + line.len();
-        if line.trim_end() == "---" {
+        let marker = line.strip_prefix("---");
+        if marker.is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace)) {
             found.push((first_line, &text[start..at]));
-            (start, first_line) = (end, number + 1);
+            (start, first_line) = (at, number);
         }
-        at = end;
+        at += line.len();
     }
     found.push((first_line, &text[start..]));
     let says_something = |line: &str| {
-        let line = line.trim();
-        !line.is_empty() && !line.starts_with('#')
+        let line = line.strip_prefix("---").unwrap_or(line).trim();
+        !line.is_empty() && line != "..." && !line.starts_with('#')
     };
     found.retain(|(_, document)| document.lines().any(says_something));
     found
 }
 
-fn parse_document(file: &str, first_line: u64, text: &str) -> Result<Declared, Problem> {
-    let problem = |line: u64, field: &str, message: String, remedy: &str| Problem {
-        source_place: Source { file: file.to_owned(), line },
-        field: field.to_owned(),
-        message,
-        remedy: remedy.to_owned(),
-    };
-    let yaml_problem = |error: serde_saphyr::Error| {
-        let line = error.location().map_or(first_line, |at| first_line + at.line() - 1);
-        let message = error.without_snippet().to_string();
-        problem(line, "", message, "compare with examples/quickstart/domains")
-    };
-    let kind: Kind = serde_saphyr::from_str(text).map_err(yaml_problem)?;
-    if kind.api_version != API_VERSION {
-        let message = format!("{:?} is not a version we know", kind.api_version);
-        return Err(problem(first_line, "apiVersion", message, "write postrider.dev/v1alpha1"));
-    }
-    let resource = match kind.kind.as_str() {
-        "MailDomain" => {
-            let Document { metadata, spec, .. } =
-                serde_saphyr::from_str(text).map_err(yaml_problem)?;
-            Resource::MailDomain { metadata, spec }
-        }
-        "Mailbox" => {
-            let Document { metadata, spec, .. } =
-                serde_saphyr::from_str(text).map_err(yaml_problem)?;
-            Resource::Mailbox { metadata, spec }
-        }
-        other => {
-            let message = format!("{other:?} is not a kind we know");
-            return Err(problem(first_line, "kind", message, "write MailDomain or Mailbox"));
-        }
-    };
-    let tree: Spanned<Node> = serde_saphyr::from_str(text).map_err(yaml_problem)?;
-    let mut lines = BTreeMap::new();
-    collect_lines(&tree, "", first_line, &mut lines);
-    Ok(Declared { resource, file: file.to_owned(), line: first_line, lines })
+/// One document of a file.
+struct Document<'a> {
+    file: &'a str,
+    first_line: u64,
+    text: &'a str,
 }
 
-/// A YAML value of any shape, of which only the places matter.
-enum Node {
-    Map(Vec<(String, Spanned<Self>)>),
-    List(Vec<Spanned<Self>>),
-    Scalar,
-}
-
-impl<'de> Deserialize<'de> for Node {
-    // By hand: what serde derives for such an enum reads the value into a buffer without places.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NodeVisitor)
-    }
-}
-
-struct NodeVisitor;
-
-impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Node;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a YAML value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-        let mut fields = Vec::new();
-        while let Some(field) = map.next_entry()? {
-            fields.push(field);
-        }
-        Ok(Node::Map(fields))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = list.next_element()? {
-            items.push(item);
-        }
-        Ok(Node::List(items))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
-        Ok(Node::Scalar)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Node, E> {
-        Ok(Node::Scalar)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Node, E> {
-        Ok(Node::Scalar)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
-        Ok(Node::Scalar)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Node, E> {
-        Ok(Node::Scalar)
-    }
-
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::Scalar)
-    }
-
-    fn visit_none<E>(self) -> Result<Node, E> {
-        Ok(Node::Scalar)
-    }
-}
-
-fn collect_lines(node: &Spanned<Node>, path: &str, first: u64, lines: &mut BTreeMap<String, u64>) {
-    lines.insert(path.to_owned(), first + node.referenced.line().saturating_sub(1));
-    match &node.value {
-        Node::Map(fields) => {
-            for (name, field) in fields {
-                let dot = if path.is_empty() { "" } else { "." };
-                collect_lines(field, &format!("{path}{dot}{name}"), first, lines);
+impl Document<'_> {
+    fn read(&self) -> Result<Declared, Problem> {
+        let places = Places::read(self.text, self.first_line)
+            .map_err(|error| self.mistake(&error, &Places::default()))?;
+        let kind: Kind = self.read_as(&places)?;
+        let wrong = |field: &str, value: &str, remedy: &str| {
+            let (line, column) = places.of(field);
+            let message = format!("{value:?} is not known");
+            Problem {
+                at: Source { file: self.file.to_owned(), line, column },
+                field: field.to_owned(),
+                message,
+                remedy: remedy.to_owned(),
             }
+        };
+        if kind.api_version != API_VERSION {
+            return Err(wrong("apiVersion", &kind.api_version, "write postrider.dev/v1alpha1"));
         }
-        Node::List(items) => {
-            for (n, item) in items.iter().enumerate() {
-                collect_lines(item, &format!("{path}[{n}]"), first, lines);
+        let resource = match kind.kind.as_str() {
+            "MailDomain" => {
+                let Body { metadata, spec, .. } = self.read_as(&places)?;
+                Resource::MailDomain { metadata, spec }
             }
-        }
-        Node::Scalar => {}
+            "Mailbox" => {
+                let Body { metadata, spec, .. } = self.read_as(&places)?;
+                Resource::Mailbox { metadata, spec }
+            }
+            other => return Err(wrong("kind", other, "write MailDomain or Mailbox")),
+        };
+        Ok(Declared { resource, file: self.file.to_owned(), places })
+    }
+
+    fn read_as<T: DeserializeOwned>(&self, places: &Places) -> Result<T, Problem> {
+        serde_saphyr::from_str(self.text).map_err(|error| self.mistake(&error, places))
+    }
+
+    /// Says what the YAML reader says, in our form.
+    fn mistake(&self, error: &Error, places: &Places) -> Problem {
+        let error = error.without_snippet();
+        let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
+        let text = error.to_string();
+        let place = format!(" at line {line}, column {column}");
+        let text = text.strip_suffix(&place).unwrap_or(&text);
+        // What the reader advises its callers is no advice to those who write YAML.
+        let advice = [", set DuplicateKeyPolicy in Options if acceptable", "; use Option<String>"];
+        let text = advice.iter().find_map(|advice| text.strip_suffix(advice)).unwrap_or(text);
+        let message = text.to_owned();
+        let at = (self.first_line + line.saturating_sub(1), column);
+        let (field, at) = if matches!(error, Error::SerdeMissingField { .. }) {
+            let field = places.map_at(at);
+            (field.clone(), if field.is_empty() { at } else { places.of(&field) })
+        } else if matches!(error, Error::SerdeUnknownField { .. }) {
+            (places.key_at(at), at)
+        } else {
+            (places.value_at(at), at)
+        };
+        let at = Source { file: self.file.to_owned(), line: at.0, column: at.1 };
+        let remedy = "compare with the examples of examples/quickstart/domains".to_owned();
+        Problem { at, field, message, remedy }
     }
 }
 
@@ -224,30 +185,53 @@ mod tests {
 
     #[test]
     fn several_documents_with_their_lines() {
-        let text = format!(
-            "# a comment\n---\n{DOMAIN}---\n{DOMAIN}  inbound:\n    aliases:\n    - match: a\n      to: [b@example.org]\n"
-        );
+        let aliases = "  inbound:\n    aliases:\n    - match: a\n      to: [b@example.org]\n";
+        let text = format!("# a comment\n---\n{DOMAIN}--- # another\n{DOMAIN}{aliases}---\n...\n");
         let found = parse("f.yaml", &text).unwrap();
         assert_eq!(found.len(), 2);
-        let problem = found[1].problem("spec.inbound.aliases[0].to[0]", "bad".into(), "mend it");
-        assert_eq!(problem.to_string(), "f.yaml:17: spec.inbound.aliases[0].to[0]: bad; mend it");
+        for (field, line) in [
+            ("spec.inbound.aliases[0].to[0]", 17),
+            ("spec.inbound.aliases[0].match", 16),
+            ("spec.inbound.aliases[0].none", 16),
+            ("spec.inbound.catchAll", 14),
+            ("metadata.namespace", 11),
+            ("status", 9),
+        ] {
+            assert_eq!(found[1].problem(field, String::new(), "").at.line, line, "{field}");
+        }
     }
 
     #[test]
-    fn mistakes_name_their_line() {
-        let unknown = DOMAIN.replace("domain:", "dommain:");
-        for (text, line, part) in [
-            ("kind: MailDomain\n", 1, "apiVersion"),
-            (&DOMAIN.replace("v1alpha1", "v2"), 1, "is not a version"),
-            (&DOMAIN.replace("MailDomain", "MailServer"), 1, "is not a kind"),
-            (unknown.as_str(), 5, "dommain"),
-            ("a: [\n", 1, ""),
+    fn mistakes_of_form_name_their_place() {
+        let with = |line: &str| format!("{DOMAIN}{line}\n");
+        for (text, want) in [
+            ("kind: MailDomain\n".to_owned(), "f:1: missing field `apiVersion`"),
+            (DOMAIN.replace("v1alpha1", "v2"), "f:1: apiVersion: \"postrider.dev/v2\" is not"),
+            (DOMAIN.replace("MailDomain", "MailServer"), "f:2: kind: \"MailServer\" is not"),
+            (DOMAIN.replace("domain:", "dommain:"), "f:5: spec.dommain: unknown field"),
+            (DOMAIN.replace("domain:", "inbound: {} #"), "f:4: spec: missing field `domain`"),
+            (
+                with("  inbound: {maxMessageSizeBytes: 3 MB}"),
+                "f:6: spec.inbound.maxMessageSizeBytes: invalid u64",
+            ),
+            (
+                with("  inbound:\n    aliases:\n    - match: x\n"),
+                "f:8: spec.inbound.aliases[0]: missing field `to`",
+            ),
+            (
+                with("  inbound:\n    aliases: x\n"),
+                "f:7: spec.inbound.aliases: expected sequence start",
+            ),
+            (with("  outbound: {tls: none}"), "f:6: spec.outbound.tls: unknown variant `none`"),
+            (with("  domain: twice.example"), "f:6: duplicate mapping key: domain"),
+            (with("\tx: y"), "f:5: while scanning a plain scalar, found a tab"),
+            ("a: [\n".to_owned(), "f:1: unclosed bracket"),
+            ("just text\n".to_owned(), "f:1: expected mapping start"),
         ] {
-            let problems = parse("f.yaml", text).unwrap_err();
+            let problems = parse("f", &text).unwrap_err();
             assert_eq!(problems.len(), 1);
             let shown = problems[0].to_string();
-            assert!(shown.contains(part), "{shown}");
-            assert_eq!(problems[0].source_place.line, line, "{shown}");
+            assert!(shown.starts_with(want), "{shown}\nis not {want}");
         }
     }
 }

@@ -42,7 +42,6 @@ pub(crate) fn route(
             (None, _) | (_, ForwardPath::Postmaster) => Err(replies::NO_RELAY),
         },
         Resolution::UnknownRecipient => Err(replies::NO_SUCH_USER),
-        Resolution::Disabled => Err(replies::DISABLED),
     }
 }
 

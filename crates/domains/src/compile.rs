@@ -1,0 +1,399 @@
+//! The rules: from what was declared to a table, or to all that is wrong with it.
+
+use std::collections::{HashMap, HashSet};
+
+use mail_types::{Domain, Host, LocalPart, Mailbox, MailboxError, TenantId};
+
+use crate::graph;
+use crate::identity::{Identity, key, name};
+use crate::password;
+use crate::problem::{Problem, Source};
+use crate::spec::{Alias, Inbound, MailDomainSpec, MailboxSpec, Metadata, Password};
+use crate::table::{Declaration, Entry, Settings, Table};
+use crate::yaml::{self, Declared, Resource};
+
+const ALIASES_MAX: usize = 500;
+const ALIAS_TARGETS_MAX: usize = 64;
+const MAILBOX_ALIASES_MAX: usize = 100;
+const PASSWORDS_MAX: usize = 10;
+/// RFC 5321 §4.5.3.1.7.
+const MESSAGE_SIZE_BYTES_LEAST: u64 = 64 * 1024;
+const MESSAGE_SIZE_BYTES_MAX: u64 = 1 << 30;
+impl Table {
+    /// Builds a table of everything declared, or says all that is wrong with it.
+    pub fn compile(declared: &[Declared], settings: &Settings) -> Result<Self, Vec<Problem>> {
+        Compiler::default().compile(declared, settings)
+    }
+
+    /// Reads and compiles files, each a name for messages and a text, or says all that is wrong.
+    pub fn from_yaml<'a>(
+        files: impl IntoIterator<Item = (&'a str, &'a str)>,
+        settings: &Settings,
+    ) -> Result<Self, Vec<Problem>> {
+        let (mut declared, mut problems) = (Vec::new(), Vec::new());
+        for (file, text) in files {
+            let (found, wrong) = yaml::read(file, text);
+            declared.extend(found);
+            problems.extend(wrong);
+        }
+        let is_partial = !problems.is_empty();
+        Compiler { problems, is_partial, ..Compiler::default() }.compile(&declared, settings)
+    }
+}
+
+/// A table in the making, with what is wrong so far.
+#[derive(Default)]
+struct Compiler {
+    table: Table,
+    problems: Vec<Problem>,
+    /// Something could not be read: what refers to it is not wrong.
+    is_partial: bool,
+    names: HashSet<(&'static str, TenantId, String)>,
+    /// The domains that take mail, in order.
+    hosted: Vec<Domain>,
+}
+
+impl Compiler {
+    fn compile(
+        mut self,
+        declared: &[Declared],
+        settings: &Settings,
+    ) -> Result<Table, Vec<Problem>> {
+        for at in declared {
+            self.check_metadata(at);
+            if let Resource::MailDomain { metadata, spec } = &at.resource {
+                self.add_domain(at, metadata, spec);
+            }
+        }
+        for at in declared {
+            if let Resource::Mailbox { metadata, spec } = &at.resource {
+                self.add_mailbox(at, metadata, spec);
+            }
+        }
+        for at in declared {
+            if let Resource::MailDomain { spec, .. } = &at.resource {
+                self.add_aliases(at, spec);
+            }
+        }
+        if !self.is_partial {
+            self.check_destinations(declared);
+            self.set_postmaster(settings);
+        }
+        self.problems.sort();
+        if self.problems.is_empty() { Ok(self.table) } else { Err(self.problems) }
+    }
+
+    fn wrong(&mut self, at: &Declared, field: &str, message: impl Into<String>, remedy: &str) {
+        self.problems.push(at.problem(field, message.into(), remedy));
+    }
+
+    /// The names that Kubernetes takes (RFC 1123 §2.1), so that a directory can move there.
+    fn check_metadata(&mut self, at: &Declared) {
+        let (kind, metadata) = match &at.resource {
+            Resource::MailDomain { metadata, .. } => ("MailDomain", metadata),
+            Resource::Mailbox { metadata, .. } => ("Mailbox", metadata),
+        };
+        let remedy = "write lower-case letters, digits and hyphens, such as example-org";
+        if metadata.name.len() > 253 || !metadata.name.split('.').all(is_label) {
+            let message = format!("{:?} is not a resource name", metadata.name);
+            self.wrong(at, "metadata.name", message, remedy);
+        }
+        if let Some(namespace) = &metadata.namespace
+            && !is_label(namespace)
+        {
+            let message = format!("{namespace:?} is not a namespace");
+            self.wrong(at, "metadata.namespace", message, remedy);
+        }
+        if !self.names.insert((kind, tenant(metadata), metadata.name.clone())) {
+            let message = format!("there are two of the name {:?}", metadata.name);
+            let remedy = format!("give each {kind} of a namespace its own name");
+            self.wrong(at, "metadata.name", message, &remedy);
+        }
+    }
+
+    fn add_domain(&mut self, at: &Declared, metadata: &Metadata, spec: &MailDomainSpec) {
+        let domain = match Domain::parse(&spec.domain) {
+            Ok(domain) => domain,
+            Err(error) => {
+                self.is_partial = true;
+                let message = format!("{:?}: {error}", spec.domain);
+                return self.wrong(at, "spec.domain", message, "write a name such as example.org");
+            }
+        };
+        self.check_numbers(at, spec);
+        if self.table.domains.contains_key(&domain) {
+            let message = format!("{domain} is declared twice");
+            return self.wrong(at, "spec.domain", message, "keep one of the MailDomains");
+        }
+        if spec.inbound.enabled {
+            self.hosted.push(domain.clone());
+        }
+        let declaration = Declaration {
+            inbound: spec.inbound.enabled,
+            tenant: tenant(metadata),
+            max_message_size_bytes: spec.inbound.max_message_size_bytes,
+            outbound: spec.outbound.clone(),
+            entries: HashMap::new(),
+            catch_all: None,
+        };
+        self.table.domains.insert(domain, declaration);
+    }
+
+    fn check_numbers(&mut self, at: &Declared, spec: &MailDomainSpec) {
+        let sizes = MESSAGE_SIZE_BYTES_LEAST..=MESSAGE_SIZE_BYTES_MAX;
+        if let Some(size) = spec.inbound.max_message_size_bytes
+            && !sizes.contains(&size)
+        {
+            let field = "spec.inbound.maxMessageSizeBytes";
+            let remedy = "write 65536 to 1073741824, or leave it out for the listener's limit";
+            self.wrong(at, field, format!("{size} is out of range"), remedy);
+        }
+        self.check_count(at, "spec.inbound.aliases", spec.inbound.aliases.len(), 0..=ALIASES_MAX);
+        if let Some(Err(error)) = spec.outbound.retry.as_ref().map(retry::Policy::validate) {
+            let remedy = "leave fields out to keep their defaults";
+            self.wrong(at, "spec.outbound.retry", error.to_string(), remedy);
+        }
+    }
+
+    fn check_count(
+        &mut self,
+        at: &Declared,
+        field: &str,
+        count: usize,
+        allowed: std::ops::RangeInclusive<usize>,
+    ) {
+        if !allowed.contains(&count) {
+            let remedy = format!("write {} to {}", allowed.start(), allowed.end());
+            self.wrong(at, field, format!("has {count} entries"), &remedy);
+        }
+    }
+
+    fn add_mailbox(&mut self, at: &Declared, metadata: &Metadata, spec: &MailboxSpec) {
+        self.check_count(at, "spec.aliases", spec.aliases.len(), 0..=MAILBOX_ALIASES_MAX);
+        self.check_passwords(at, &spec.passwords);
+        let Some(address) = self.own_address(at, "spec.address", &spec.address, metadata) else {
+            return;
+        };
+        let mut addresses = vec![key(&address)];
+        self.add_entry(at, "spec.address", &address, Entry::Mailbox(address.clone()));
+        for (n, alias) in spec.aliases.iter().enumerate() {
+            let field = format!("spec.aliases[{n}]");
+            if let Some(alias) = self.own_address(at, &field, alias, metadata) {
+                addresses.push(key(&alias));
+                self.add_entry(at, &field, &alias, Entry::Alias(vec![address.clone()]));
+            }
+        }
+        if spec.suspended || spec.passwords.is_empty() {
+            return;
+        }
+        let hashes = spec.passwords.iter().map(|password| password.hash.clone()).collect();
+        let (login, tenant) = (address.to_string(), tenant(metadata));
+        let identity = Identity { login, tenant, hashes, addresses };
+        self.table.identities.insert(key(&address), identity);
+    }
+
+    fn check_passwords(&mut self, at: &Declared, passwords: &[Password]) {
+        self.check_count(at, "spec.passwords", passwords.len(), 0..=PASSWORDS_MAX);
+        let mut names = HashSet::new();
+        for (n, password) in passwords.iter().enumerate() {
+            if !names.insert(&password.name) {
+                let message = format!("there are two of the name {:?}", password.name);
+                let remedy = "name each password for what it is used for, such as phone";
+                self.wrong(at, &format!("spec.passwords[{n}].name"), message, remedy);
+            }
+            if let Err(message) = password::check(&password.hash) {
+                let remedy = "run `postrider mailbox hash-password` and paste what it prints";
+                self.wrong(at, &format!("spec.passwords[{n}].hash"), message, remedy);
+            }
+        }
+    }
+
+    /// An address in a domain of the same tenant.
+    fn own_address(
+        &mut self,
+        at: &Declared,
+        field: &str,
+        text: &str,
+        metadata: &Metadata,
+    ) -> Option<Mailbox> {
+        let address = self.address(at, field, text)?;
+        let owner = address.domain().and_then(|domain| self.table.tenant_of(domain));
+        match owner {
+            Some(owner) if *owner == tenant(metadata) => return Some(address),
+            Some(_) => {
+                let message = format!("{} belongs to another namespace", address.host());
+                self.wrong(at, field, message, "declare it in the MailDomain's namespace");
+            }
+            None if self.is_partial => {}
+            None => {
+                let message = format!("{} is not a declared domain", address.host());
+                self.wrong(at, field, message, "declare a MailDomain for it");
+            }
+        }
+        self.is_partial = true;
+        None
+    }
+
+    fn address(&mut self, at: &Declared, field: &str, text: &str) -> Option<Mailbox> {
+        Mailbox::parse(text)
+            .inspect_err(|error| {
+                self.is_partial = true;
+                let remedy = match *error == MailboxError::NoAt {
+                    true => "write the whole address, such as alice@example.org",
+                    false => "write an address such as alice@example.org",
+                };
+                self.wrong(at, field, format!("{text:?}: {error}"), remedy);
+            })
+            .ok()
+    }
+
+    fn add_entry(&mut self, at: &Declared, field: &str, address: &Mailbox, entry: Entry) {
+        let declaration = address.domain().and_then(|domain| self.table.domains.get_mut(domain));
+        let Some(declaration) = declaration else { return };
+        let name = name(address.local_part());
+        if declaration.entries.contains_key(&name) {
+            let message = format!("{address} is declared twice");
+            return self.wrong(at, field, message, "keep one mailbox or alias of that name");
+        }
+        declaration.entries.insert(name, entry);
+    }
+
+    fn add_aliases(&mut self, at: &Declared, spec: &MailDomainSpec) {
+        let Ok(domain) = Domain::parse(&spec.domain) else { return };
+        for (n, alias) in spec.inbound.aliases.iter().enumerate() {
+            let field = format!("spec.inbound.aliases[{n}]");
+            let to = format!("{field}.to");
+            self.check_count(at, &to, alias.to.len(), 1..=ALIAS_TARGETS_MAX);
+            let targets = alias.to.iter().enumerate();
+            let targets = targets
+                .filter_map(|(m, target)| self.address(at, &format!("{to}[{m}]"), target))
+                .collect();
+            let field = format!("{field}.match");
+            let parsed = match alias.local_part.as_str() {
+                "*" => Err(MailboxError::LocalPartSyntax), // elsewhere it means all the rest
+                text => LocalPart::parse(text),
+            };
+            match parsed {
+                Ok(local_part) => {
+                    let address = Mailbox::new(local_part, Host::Domain(domain.clone()));
+                    self.add_entry(at, &field, &address, Entry::Alias(targets));
+                }
+                Err(error) => {
+                    self.is_partial = true;
+                    let message = format!("{:?}: {error}", alias.local_part);
+                    let remedy = "write what stands before the @, such as info; \
+                                  for everything else there is catchAll";
+                    self.wrong(at, &field, message, remedy);
+                }
+            }
+        }
+        if let Some(text) = &spec.inbound.catch_all
+            && let Some(target) = self.address(at, "spec.inbound.catchAll", text)
+            && let Some(declaration) = self.table.domains.get_mut(&domain)
+        {
+            declaration.catch_all = Some(Entry::Alias(vec![target]));
+        }
+    }
+
+    /// Every alias leads somewhere, and postmaster does (RFC 5321 §4.5.1).
+    fn check_destinations(&mut self, declared: &[Declared]) {
+        for at in declared {
+            let Resource::MailDomain { spec, .. } = &at.resource else { continue };
+            let Ok(domain) = Domain::parse(&spec.domain) else { continue };
+            for (n, alias) in spec.inbound.aliases.iter().enumerate() {
+                self.check_alias(at, n, alias, &domain);
+            }
+            self.check_catch_all(at, &spec.inbound, &domain);
+            let postmaster = postmaster_of(domain);
+            if spec.inbound.enabled && self.table.destinations(&postmaster).is_empty() {
+                let message = format!("{postmaster} goes nowhere");
+                let remedy = "add an alias: {match: postmaster, to: [an address]} \
+                              (RFC 5321 §4.5.1)";
+                self.wrong(at, "spec.inbound.aliases", message, remedy);
+            }
+        }
+    }
+
+    fn check_alias(&mut self, at: &Declared, n: usize, alias: &Alias, domain: &Domain) {
+        let field = format!("spec.inbound.aliases[{n}]");
+        for (m, target) in alias.to.iter().enumerate() {
+            if let Ok(target) = Mailbox::parse(target)
+                && self.is_nowhere(&target)
+            {
+                self.wrong(at, &format!("{field}.to[{m}]"), nowhere(&target), NOWHERE_REMEDY);
+            }
+        }
+        if let Ok(local_part) = LocalPart::parse(&alias.local_part) {
+            let address = Mailbox::new(local_part, Host::Domain(domain.clone()));
+            if let Err(astray) = graph::follow(&self.table, &address) {
+                let message = format!("{address} {astray}");
+                self.wrong(at, &format!("{field}.match"), message, astray.remedy());
+            }
+        }
+    }
+
+    fn check_catch_all(&mut self, at: &Declared, inbound: &Inbound, domain: &Domain) {
+        let field = "spec.inbound.catchAll";
+        let target = inbound.catch_all.as_deref().map(Mailbox::parse);
+        let Some(Ok(target)) = target else { return };
+        let is_own = target.domain() == Some(domain);
+        let is_caught = is_own && self.table.named(target.local_part(), domain).is_none();
+        if is_caught || self.is_nowhere(&target) {
+            self.wrong(at, field, nowhere(&target), NOWHERE_REMEDY);
+        } else if let Err(astray) = graph::follow(&self.table, &target) {
+            self.wrong(at, field, format!("{target} {astray}"), astray.remedy());
+        }
+    }
+
+    /// Whether the domain is ours and has nothing of that name.
+    fn is_nowhere(&self, address: &Mailbox) -> bool {
+        let hosted = address.domain().filter(|domain| self.table.is_hosted(domain));
+        hosted.is_some_and(|domain| self.table.entry(address.local_part(), domain).is_none())
+    }
+
+    /// Mail to `<postmaster>` without a domain goes somewhere, too.
+    fn set_postmaster(&mut self, settings: &Settings) {
+        let first = self.hosted.first().cloned().map(postmaster_of);
+        let given = settings.postmaster.clone();
+        let (message, remedy) = match &given {
+            Some(address) if self.table.destinations(address).is_empty() => {
+                (format!("{address} goes nowhere"), "name an address that exists")
+            }
+            None if first.is_none() => (
+                "no domain takes mail, so <postmaster> goes nowhere (RFC 5321 §4.5.1)".into(),
+                "declare a MailDomain, or name an address elsewhere",
+            ),
+            Some(_) | None => {
+                self.table.postmaster = given.or(first);
+                return;
+            }
+        };
+        let (at, field, remedy) = (Source::default(), "postmaster".into(), remedy.into());
+        self.problems.push(Problem { at, field, message, remedy });
+    }
+}
+
+fn tenant(metadata: &Metadata) -> TenantId {
+    TenantId::new(metadata.namespace.as_deref().unwrap_or("default"))
+}
+
+fn is_label(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    matches!(text.len(), 1..=63)
+        && text.bytes().all(allowed)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn postmaster_of(domain: Domain) -> Mailbox {
+    // The literal is a Dot-string of RFC 5321 §4.1.2.
+    #[expect(clippy::expect_used)]
+    let local_part = LocalPart::parse("postmaster").expect("a local part");
+    Mailbox::new(local_part, Host::Domain(domain))
+}
+
+const NOWHERE_REMEDY: &str = "declare the mailbox, or name another address";
+
+fn nowhere(address: &Mailbox) -> String {
+    format!("{address} goes nowhere: its domain is ours and has no such mailbox or alias")
+}
