@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mail_types::Host;
 use serde::{Deserialize, Serialize};
 use smtp::{Limits, ListenerKind};
 
@@ -209,18 +210,15 @@ pub struct ConfigError {
 }
 
 impl Config {
-    /// Checks what the types cannot say.
+    /// Checks what the types cannot say; returns our name.
     ///
     /// # Errors
     /// The first setting that cannot work.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub fn validate(&self) -> Result<Host, ConfigError> {
+        let host = Host::parse(&self.hostname)
+            .map_err(|_| ConfigError { field: "hostname", problem: HOSTNAME })?;
         let limits = &self.limits;
         for (field, ok, problem) in [
-            (
-                "hostname",
-                mail_types::Host::parse(&self.hostname).is_ok(),
-                "is no host name; write the name under which other servers know this one",
-            ),
             ("limits.recipientsMax", limits.recipients_max >= 100, RECIPIENTS),
             ("limits.receivedMax", limits.received_max >= 100, "is below 100 (RFC 5321 §6.3)"),
             ("limits.commandLineBytes", limits.command_line_bytes >= 510, LINE),
@@ -246,7 +244,7 @@ impl Config {
                 return Err(ConfigError { field, problem });
             }
         }
-        Ok(())
+        Ok(host)
     }
 
     pub(crate) fn session_limits(&self) -> Limits {
@@ -267,6 +265,7 @@ impl Config {
     }
 }
 
+const HOSTNAME: &str = "is no host name; write the name under which other servers know this one";
 const RECIPIENTS: &str = "is below 100, which every server must take (RFC 5321 §4.5.3.1.8)";
 const LINE: &str = "is below 510, which every server must take (RFC 5321 §4.5.3.1.4)";
 const MESSAGE: &str = "is below 65536, which every server must take (RFC 5321 §4.5.3.1.7)";
@@ -278,7 +277,7 @@ mod tests {
 
     #[test]
     fn defaults_are_valid_but_for_nothing() {
-        assert_eq!(Config::default().validate(), Ok(()));
+        assert!(Config::default().validate().is_ok());
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub use self::metrics::Metrics;
 pub use self::tls::TlsError;
 
 use self::clients::ClientKey;
-use self::listener::{Listening, Permit};
+use self::listener::{Listening, Permit, accept};
 use self::metrics::End;
 use self::replies::Canned;
 use self::session::Session;
@@ -112,7 +112,7 @@ impl Ingress {
     /// # Errors
     /// What is wrong, with the field or the address.
     pub fn bind(config: &Config, services: Services) -> Result<Self, StartError> {
-        config.validate()?;
+        let host = config.validate()?;
         let certificates = load_certificates(config)?;
         if certificates.is_none() && config.listeners.iter().any(|l| l.kind == Kind::Submissions) {
             return Err(StartError::NoCertificate);
@@ -128,7 +128,7 @@ impl Ingress {
             }
         }
         Ok(Self {
-            shared: Arc::new(Shared::new(config, queue, domains, metrics, acceptor)),
+            shared: Arc::new(Shared::new(config, host, queue, domains, metrics, acceptor)),
             listening,
             certificates,
             reload: Duration::from_secs(config.tls.reload_seconds.max(1)),
@@ -150,15 +150,13 @@ impl Ingress {
             let fresh = Arc::clone(certificates).keep_fresh(self.reload, stop.clone());
             tracker.spawn(fresh);
         }
-        for listening in self.listening {
-            let door = Door {
-                shared: Arc::clone(&self.shared),
-                tracker: tracker.clone(),
-                stop: stop.clone(),
-                abort: abort.clone(),
-            };
-            tracker.spawn(door.keep(listening));
-        }
+        let door = Door {
+            shared: Arc::clone(&self.shared),
+            tracker: tracker.clone(),
+            stop: stop.clone(),
+            abort: abort.clone(),
+        };
+        tracker.spawn(door.keep(self.listening));
         stop.cancelled().await;
         tracker.close();
         if tokio::time::timeout(self.grace, tracker.wait()).await.is_err() {
@@ -179,7 +177,7 @@ fn load_certificates(config: &Config) -> Result<Option<Arc<Certificates>>, TlsEr
     Certificates::load(files).map(Some)
 }
 
-/// What accepts connections on a socket.
+/// What accepts connections.
 struct Door {
     shared: Arc<Shared>,
     tracker: TaskTracker,
@@ -188,21 +186,22 @@ struct Door {
 }
 
 impl Door {
-    async fn keep(self, listening: Listening) {
+    async fn keep(self, listening: Vec<Listening>) {
+        let mut turn = 0;
         loop {
             // Cancel-safe: what was not accepted stays in the kernel, a permit goes back.
-            let (permit, tcp, peer) = tokio::select! {
-                accepted = self.next(&listening) => match accepted {
+            let (permit, kind, tcp, peer) = tokio::select! {
+                accepted = self.next(&listening, &mut turn) => match accepted {
                     Some(accepted) => accepted,
                     None => return,
                 },
                 () = self.stop.cancelled() => return,
             };
-            self.shared.metrics.connected(listening.kind);
+            self.shared.metrics.connected(kind);
             // Without it a reply could wait for the acknowledgement of the one before.
             let _ = tcp.set_nodelay(true);
             match permit {
-                Permit::Session(permit) => self.open(listening.kind, tcp, peer, permit),
+                Permit::Session(permit) => self.open(kind, tcp, peer, permit),
                 Permit::Refusal(permit) => {
                     self.turn_away(tcp, replies::TOO_MANY_CONNECTIONS, "total", permit);
                 }
@@ -210,10 +209,14 @@ impl Door {
         }
     }
 
-    async fn next(&self, listening: &Listening) -> Option<(Permit, TcpStream, SocketAddr)> {
+    async fn next(
+        &self,
+        listening: &[Listening],
+        turn: &mut usize,
+    ) -> Option<(Permit, ListenerKind, TcpStream, SocketAddr)> {
         let permit = self.shared.admission.permit().await?;
-        let (tcp, peer) = listening.accept().await;
-        Some((permit, tcp, peer))
+        let (kind, tcp, peer) = accept(listening, turn).await;
+        Some((self.shared.admission.renew(permit), kind, tcp, peer))
     }
 
     fn open(

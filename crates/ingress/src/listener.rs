@@ -1,8 +1,10 @@
 //! Listening sockets, and how many connections they may open.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use smtp::ListenerKind;
@@ -40,16 +42,32 @@ impl Listening {
         let socket = TcpListener::from_std(socket.into())?;
         Ok(Self { kind, address: socket.local_addr()?, socket })
     }
+}
 
-    /// The next connection. Cancel-safe.
-    pub(crate) async fn accept(&self) -> (TcpStream, SocketAddr) {
-        loop {
-            match self.socket.accept().await {
-                Ok(accepted) => return accepted,
-                Err(error) => {
-                    tracing::warn!(event = "accept_failed", listener = %self.address, %error);
-                    tokio::time::sleep(ERROR_PAUSE).await;
+/// The next connection of any listener, with the listener's kind. Cancel-safe.
+///
+/// One task accepts for all of them, so that only one permit waits for a client.
+pub(crate) async fn accept(
+    listening: &[Listening],
+    turn: &mut usize,
+) -> (ListenerKind, TcpStream, SocketAddr) {
+    loop {
+        let accepted = poll_fn(|context| {
+            for step in 0..listening.len() {
+                let at = (*turn + step) % listening.len();
+                let listening = &listening[at];
+                if let Poll::Ready(accepted) = listening.socket.poll_accept(context) {
+                    *turn = at + 1;
+                    return Poll::Ready(accepted.map(|(tcp, peer)| (listening.kind, tcp, peer)));
                 }
+            }
+            Poll::Pending
+        });
+        match accepted.await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                tracing::warn!(event = "accept_failed", %error);
+                tokio::time::sleep(ERROR_PAUSE).await;
             }
         }
     }
@@ -75,6 +93,16 @@ impl Admission {
         Self {
             sessions: Arc::new(Semaphore::new(sessions_max)),
             refusals: Arc::new(Semaphore::new(REFUSED_MAX)),
+        }
+    }
+
+    /// A permit that was taken while all were in use, made one for a session if it can be now.
+    pub(crate) fn renew(&self, permit: Permit) -> Permit {
+        match permit {
+            Permit::Session(permit) => Permit::Session(permit),
+            Permit::Refusal(permit) => Arc::clone(&self.sessions)
+                .try_acquire_owned()
+                .map_or(Permit::Refusal(permit), Permit::Session),
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use domains::Table;
+use mail_types::Host;
 use queue::Queue;
 use smtp::{ListenerKind, ServerConfig, StartTls};
 use tokio::net::TcpStream;
@@ -20,7 +21,8 @@ use crate::metrics::Metrics;
 
 /// Settings, handles and limits of the role.
 pub(crate) struct Shared {
-    pub(crate) hostname: String,
+    /// Our name.
+    pub(crate) host: Host,
     pub(crate) limits: LimitsConfig,
     pub(crate) message_lifetime: Duration,
     pub(crate) times: Times,
@@ -53,6 +55,7 @@ pub(crate) struct Times {
 impl Shared {
     pub(crate) fn new(
         config: &Config,
+        host: Host,
         queue: Arc<dyn Queue>,
         domains: Arc<ArcSwapOption<Table>>,
         metrics: Metrics,
@@ -70,7 +73,7 @@ impl Shared {
         };
         let memory_wait = Duration::from_secs(limits.memory_wait_seconds);
         Self {
-            hostname: config.hostname.clone(),
+            host,
             message_lifetime: Duration::from_secs(config.message_lifetime_seconds),
             times: Times::new(&limits),
             queue,

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use domains::Identity;
-use mail_types::{QueueId, Timestamp};
+use mail_types::{ForwardPath, Mailbox, QueueId, Timestamp};
+use message::{from, header, trace};
 use queue::Head;
 
 use super::transaction::Transaction;
-use crate::replies::Canned;
+use crate::replies::{self, Canned};
 use crate::shared::Shared;
 
 /// A message that is complete, and where it came from.
@@ -25,6 +26,57 @@ pub(super) struct Examined<'a> {
 
 /// Refuses what loops or claims a foreign From; otherwise gives what stands before the body.
 pub(super) fn examine(context: &Examined<'_>, header: &[u8]) -> Result<Head, Canned> {
-    let _ = context;
-    Ok(Head { prefix: Bytes::new(), header: Bytes::copy_from_slice(header) })
+    if header::count(header, "Received") >= context.shared.limits.received_max {
+        return Err(replies::LOOP);
+    }
+    if !context.transaction.smtputf8() && !header.is_ascii() {
+        // As Postfix does: mail with raw 8-bit header fields is old, common and readable.
+        context.shared.metrics.tolerated("raw_8bit_header");
+    }
+    let mut prefix = received(context);
+    let Some(identity) = context.identity else {
+        return Ok(Head { prefix: prefix.into(), header: Bytes::copy_from_slice(header) });
+    };
+    check_from(identity, header)?;
+    // RFC 6409 §8: what a message lacks.
+    if !header::has(header, "Date") {
+        prefix.push_str(&trace::date(context.arrival));
+    }
+    if !header::has(header, "Message-ID") {
+        prefix.push_str(&trace::message_id(context.id, &context.shared.host));
+    }
+    // RFC 5321 §4.4: only final delivery writes it, and a user is not that.
+    let header = header::without(header, "Return-Path");
+    Ok(Head { prefix: prefix.into(), header: header.into() })
+}
+
+/// Every address in From is one of the identity's own.
+fn check_from(identity: &Identity, header: &[u8]) -> Result<(), Canned> {
+    let from = from::mailboxes(header).map_err(|_| replies::BAD_FROM)?;
+    if from.iter().all(|mailbox| identity.may_send_as(mailbox)) {
+        Ok(())
+    } else {
+        Err(replies::NOT_YOUR_FROM)
+    }
+}
+
+fn received(context: &Examined<'_>) -> String {
+    let recipient = context.transaction.only_recipient().and_then(|path| match path {
+        ForwardPath::Mailbox(mailbox) => Some(mailbox),
+        ForwardPath::Postmaster => None,
+    });
+    // Without SMTPUTF8 a trace field stays ASCII (RFC 6531 §3.7.3).
+    let showable = |mailbox: &&Mailbox| context.transaction.smtputf8() || mailbox.is_ascii();
+    let protocol = context.transaction.protocol().to_string();
+    trace::Received {
+        helo: context.helo,
+        client: context.peer,
+        by: &context.shared.host,
+        protocol: &protocol,
+        id: context.id,
+        tls: context.tls,
+        recipient: recipient.filter(showable),
+        at: context.arrival,
+    }
+    .field()
 }

@@ -1,0 +1,18 @@
+//! The role over loopback: real sockets, real TLS, a queue that can be told to fail.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics fails")]
+
+mod ingress {
+    mod client;
+    mod memory_queue;
+    mod server;
+
+    mod accepting;
+    mod limits;
+    mod relaying;
+    mod smuggling;
+    mod stopping;
+    mod storing;
+    mod submitting;
+    mod tls;
+}
