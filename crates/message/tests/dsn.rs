@@ -134,7 +134,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn bounces_of_many_systems_are_read() {
-    let (mut reports, mut read) = (0, 0);
+    let mut reports = 0;
     for path in files(&suite("bounces-flufl")) {
         let file = fs::read(&path).unwrap();
         // Some were kept as mbox: the envelope line is not part of the message.
@@ -145,10 +145,11 @@ fn bounces_of_many_systems_are_read() {
         let report_type = header::fields(content).find(|field| field.is("Content-Type"));
         let report_type = report_type.map(|field| field.unfolded().to_ascii_lowercase());
         let is_report = report_type.is_some_and(|value| value.starts_with(b"multipart/report"))
+            && memchr::memmem::find(content, b"message/disposition-notification").is_none()
             && memchr::memmem::find(content, b"Final-Recipient:").is_some();
         if is_report {
             reports += 1;
-            read += usize::from(parsed.is_some());
+            assert!(parsed.is_some(), "{path:?} was not read");
         }
         for recipient in parsed.iter().flat_map(|parsed| &parsed.recipients) {
             let address = recipient.final_recipient.as_ref().or(recipient.original.as_ref());
@@ -156,7 +157,6 @@ fn bounces_of_many_systems_are_read() {
         }
     }
     assert!(reports >= 10, "only {reports} reports in the suite");
-    assert!(read == reports, "{read} of {reports} reports were read");
 }
 
 #[test]
