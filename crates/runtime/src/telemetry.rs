@@ -1,0 +1,120 @@
+//! Log lines to stderr.
+
+use std::io::{self, IsTerminal};
+
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Format {
+    /// One JSON object a line, fields at its top level.
+    Json,
+    /// For people.
+    Human,
+}
+
+/// What is logged.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// Without it, for people when stderr is a terminal, else JSON.
+    pub format: Option<Format>,
+    /// Levels by crate, such as `info,delivery=debug`.
+    pub filter: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { format: None, filter: "info".to_owned() }
+    }
+}
+
+/// Why logging cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    #[error("log.filter: {filter:?} is not a filter such as info,delivery=debug")]
+    Filter {
+        filter: String,
+        #[source]
+        source: ParseError,
+    },
+    #[error("logging was started twice")]
+    Twice,
+}
+
+/// Starts logging for the process.
+pub fn start(config: &Config) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::builder()
+        .parse(&config.filter)
+        .map_err(|source| TelemetryError::Filter { filter: config.filter.clone(), source })?;
+    let human = io::stderr().is_terminal();
+    let format = config.format.unwrap_or(if human { Format::Human } else { Format::Json });
+    let registry = tracing_subscriber::registry().with(filter);
+    let started = match format {
+        Format::Json => registry.with(json(io::stderr)).try_init(),
+        Format::Human => registry
+            .with(fmt::layer().with_writer(io::stderr).with_ansi(human).with_target(false))
+            .try_init(),
+    };
+    started.map_err(|_| TelemetryError::Twice)
+}
+
+fn json<S, W>(writer: W) -> impl tracing_subscriber::Layer<S>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
+{
+    fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_writer(writer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_client_says_stays_in_its_field() {
+        let written = Written::default();
+        let writer = written.clone();
+        let registry = tracing_subscriber::registry().with(json(move || writer.clone()));
+        tracing::subscriber::with_default(registry, || {
+            let helo = "x\"\r\n{\"event\":\"forged\"}\u{1b}[31m";
+            tracing::info!(event = "accepted", helo, sender = %helo);
+        });
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.matches('\n').count(), 1, "{text}");
+        assert!(text.contains("\"event\":\"accepted\""), "{text}");
+        assert!(!text.contains('\u{1b}') && !text.contains("{\"event\":\"forged"), "{text}");
+    }
+
+    #[test]
+    fn a_bad_filter_is_named() {
+        let config = Config { filter: "info,=x=y".into(), ..Config::default() };
+        assert!(matches!(start(&config), Err(TelemetryError::Filter { .. })));
+    }
+}
