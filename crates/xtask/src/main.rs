@@ -5,6 +5,7 @@
 //! part that cannot run fails and says what is missing: none is skipped silently.
 #![allow(clippy::print_stdout, reason = "a tool of the command line")]
 
+mod bench;
 mod cache;
 mod command;
 mod machine;
@@ -33,6 +34,11 @@ enum Task {
     Tools,
     /// Checks the rules of the code that no other tool checks.
     Tidy,
+    /// Measures Postrider and Postfix side by side.
+    Bench(bench::Arguments),
+    /// Becomes a server of the bench, inside its namespaces.
+    #[command(hide = true)]
+    BenchServe(bench::Setup),
 }
 
 fn main() -> ExitCode {
@@ -50,5 +56,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(arguments) => test::run(&arguments),
         Task::Tools => tools::bring_all().map(|()| ExitCode::SUCCESS),
         Task::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
+        Task::Bench(arguments) => bench::run(&arguments),
+        Task::BenchServe(setup) => bench::serve(&setup).map(|()| ExitCode::SUCCESS),
     }
 }

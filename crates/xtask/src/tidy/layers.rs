@@ -9,9 +9,9 @@ use crate::workspace::Metadata;
 /// never know each other.
 const LAYERS: [&[&str]; 6] = [
     &["mail-types"],
-    &["smtp", "message", "retry", "domains", "resolve"],
-    &["queue", "runtime"],
-    &["queue-log", "outcome", "admin"],
+    &["smtp", "message", "retry", "resolve"],
+    &["domains", "queue"],
+    &["queue-log", "outcome", "admin", "runtime"],
     &["ingress", "delivery", "mda"],
     &["postrider"],
 ];
