@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::context::Context;
 use super::summary::Counts;
-use crate::{command, workspace};
+use crate::{cache, command, workspace};
 
 const SECTION: &str = "## Try it";
 /// For a block to show what it should; the first one may have to link the binary.
@@ -23,7 +23,9 @@ const BLOCK_MAX: Duration = Duration::from_secs(60);
 const START_MAX: Duration = Duration::from_secs(15 * 60);
 
 pub(super) fn run(context: &Context) -> Result<Counts> {
-    let parent = context.target_directory.join("readme");
+    // Outside of this checkout, whose files must not help; always the same place, so that cargo
+    // finds what it has built for it.
+    let parent = cache::dir()?.join("readme");
     let clone = clone(&parent)?;
     let readme = fs::read_to_string(clone.join("README.md")).context("there is no README.md")?;
     let shell = Shell { dir: clone, target: context.target_directory.clone() };
@@ -114,13 +116,16 @@ impl Shell {
     fn wait_for(&self, block: &str, what: &str, is_there: impl Fn(&str) -> bool) -> Result<()> {
         let started = Instant::now();
         loop {
-            let shown = self.output(block)?;
-            if is_there(&shown) {
-                print!("{shown}");
-                return Ok(());
-            }
-            if started.elapsed() > BLOCK_MAX {
-                bail!("`{block}` did not show {what} within {BLOCK_MAX:?}, but:\n{shown}");
+            let shown = self.output(block);
+            match &shown {
+                Ok(text) if is_there(text) => {
+                    print!("{text}");
+                    return Ok(());
+                }
+                // It may fail as long as there is nothing to show.
+                Ok(_) | Err(_) if started.elapsed() < BLOCK_MAX => {}
+                Ok(text) => bail!("`{block}` did not show {what} within {BLOCK_MAX:?}: {text}"),
+                Err(error) => bail!("`{block}` did not show {what}: {error:#}"),
             }
             std::thread::sleep(Duration::from_millis(200));
         }
