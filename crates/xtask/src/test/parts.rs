@@ -83,7 +83,7 @@ fn belongs(file: &str, part: &str) -> bool {
 }
 
 fn fmt(_: &Context) -> Result<Counts> {
-    command::run(command::cargo().args(["fmt", "--all", "--check"]))
+    command::run(command::cargo().args(["fmt", "--all", "--", "--check", "-l"]))
         .context("run `cargo fmt --all`")?;
     Ok(Counts::ONE)
 }
