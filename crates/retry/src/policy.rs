@@ -85,7 +85,7 @@ impl Policy {
     }
 
     /// The interval after `failures` failed attempts, before jitter.
-    pub(crate) fn interval(&self, failures: u32) -> Duration {
+    pub fn interval(&self, failures: u32) -> Duration {
         let place = usize::try_from(failures.saturating_sub(1)).unwrap_or(usize::MAX);
         let seconds = self.intervals_seconds.get(place).unwrap_or(&self.repeat_seconds);
         Duration::from_secs(*seconds)
