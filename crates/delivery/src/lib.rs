@@ -1,1 +1,101 @@
+//! The delivery role: takes jobs for other mail systems from the queue and speaks SMTP to them.
+//!
+//! **Queues.** Jobs of kind [`queue::HopKind::Smtp`] are leased from the queue. A connection takes
+//! one job, has its outcome recorded, and then asks for another one for the same next hop.
+//!
+//! **Strategies.** Next hops are found by route or MX and tried by preference, equals in random
+//! order, over IPv6 and IPv4. A next hop that cannot be reached is reported to the queue, which
+//! keeps its jobs back but for one probe at a time. When and how often to retry is `retry`'s, what
+//! an outcome means for sender and queue is `outcome`'s.
+//!
+//! **Security.** TLS whenever it is offered; verified where a route says so. Addresses that no
+//! foreign domain has any business pointing at are refused at connect. Nothing that a peer says is
+//! believed to be bounded, timely, text or in order. Content leaves dot-stuffed, with CRLF only.
+//!
+//! **Diagnostics.** One line for each attempt (`delivered`, `deferred`, `bounced`, `expired`,
+//! `double_bounce`), and [`Metrics`].
+//!
+//! **Failure behaviour.** What is wrong on our side defers and never bounces. A session lost
+//! between the final dot and its reply defers: the message may be delivered twice, not never.
+//!
+//! It knows neither how the queue stores nor how DNS is asked, and nothing of hosted domains.
 
+mod attempt;
+mod config;
+mod connection;
+mod failure;
+mod hop_health;
+mod log;
+mod metrics;
+mod pool;
+mod session;
+mod stream;
+mod targets;
+mod tls;
+mod transaction;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mail_types::Host;
+use outcome::{Route, Settler};
+use queue::Queue;
+use resolve::Resolver;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{AuthConfig, Config, ConfigError, LEASE_MARGIN, RouteConfig, TimeoutConfig};
+pub use metrics::Metrics;
+pub use tls::{TlsError, TlsMode};
+
+use crate::config::Settings;
+use crate::hop_health::HopHealth;
+use crate::pool::Pool;
+use crate::worker::Worker;
+
+/// What the role works with.
+pub struct Setup {
+    pub queue: Arc<dyn Queue>,
+    pub resolver: Arc<dyn Resolver>,
+    /// Our name: the argument of EHLO, the Reporting-MTA, and what an MX must not point back to.
+    pub name: Host,
+    /// Where DSNs go.
+    pub route: Route,
+    /// How long the queue leases a job.
+    pub lease: Duration,
+    pub metrics: Metrics,
+}
+
+/// The role, configured.
+pub struct Delivery {
+    settings: Settings,
+    setup: Setup,
+}
+
+impl Delivery {
+    /// Checks the configuration and reads the files that it names.
+    pub fn new(config: Config, setup: Setup) -> Result<Self, ConfigError> {
+        Ok(Self { settings: Settings::new(config, setup.lease)?, setup })
+    }
+
+    /// Works until `shutdown`; then leases no more, finishes what is in flight within `grace` and
+    /// gives the rest back.
+    pub async fn run(self, shutdown: CancellationToken, grace: Duration) {
+        let Self { settings, setup } = self;
+        let config = &settings.config;
+        let probe_interval_max = Duration::from_secs(config.probe_interval_seconds_max);
+        let worker = Worker {
+            settler: Settler::new(setup.name.clone(), setup.route, config.retry.clone()),
+            health: HopHealth::new(probe_interval_max),
+            pool: Pool::new(Duration::from_secs(config.idle_connection_seconds)),
+            settings,
+            name: setup.name,
+            queue: setup.queue,
+            resolver: setup.resolver,
+            lease: setup.lease,
+            metrics: setup.metrics,
+            stopping: shutdown,
+        };
+        Arc::new(worker).run(grace).await;
+    }
+}

@@ -1,0 +1,387 @@
+//! What an operator sets, and what is made of it at start.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mail_types::{Domain, Host};
+use retry::{Policy, PolicyError};
+use serde::{Deserialize, Serialize};
+use smtp::client::{Credentials, Password, Timeouts};
+
+use crate::tls::{TlsClients, TlsError, TlsMode};
+
+/// What a lease must last beyond the longest step of an attempt.
+pub const LEASE_MARGIN: Duration = Duration::from_secs(60);
+
+/// The configuration of the delivery role.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// The port of mail exchangers.
+    pub port: u16,
+    /// Attempts made at the same time.
+    pub connections_max: usize,
+    /// Attempts made at the same time for one next hop: most hosts refuse more than a few dozen.
+    pub connections_per_destination_max: usize,
+    /// Messages sent over a connection before a new one is made, which spreads load over the
+    /// destination's hosts.
+    pub messages_per_connection_max: u32,
+    /// Recipients of one transaction; every server takes 100 (RFC 5321 §4.5.3.1.8).
+    pub recipients_per_transaction_max: usize,
+    /// Addresses tried in one attempt, over all hosts of a destination.
+    pub addresses_per_attempt_max: usize,
+    /// How long a connection is kept for the next message when there is none at hand.
+    pub idle_connection_seconds: u64,
+    pub connect_timeout_seconds: u64,
+    pub timeouts: TimeoutConfig,
+    /// Deliver to private, loopback and link-local addresses that DNS gives for a foreign domain.
+    /// Off, because anybody can make his MX point into this network. Hosts named in `routes` are
+    /// always allowed.
+    pub allow_private_addresses: bool,
+    /// PEM certificates of authorities trusted beside the public ones.
+    pub tls_ca_file: Option<PathBuf>,
+    /// The policy of all domains that have none of their own in `routes`.
+    pub retry: Policy,
+    /// The longest pause between two looks at a next hop that cannot be reached, while mail waits.
+    pub probe_interval_seconds_max: u64,
+    /// The first that matches a next hop decides; without one, its MX records do.
+    pub routes: Vec<RouteConfig>,
+}
+
+/// Waits for answers, in seconds; the defaults are those of RFC 5321 §4.5.3.2.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TimeoutConfig {
+    pub greeting_seconds: u64,
+    pub command_seconds: u64,
+    pub mail_seconds: u64,
+    pub rcpt_seconds: u64,
+    pub data_seconds: u64,
+    pub block_seconds: u64,
+    pub final_dot_seconds: u64,
+}
+
+/// Where mail for a domain goes, and how.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RouteConfig {
+    /// A domain, `.domain` for all names below it, or `*` for all that no earlier route names.
+    pub domain: String,
+    /// The host, a name or an address; its A and AAAA records are used, never its MX. Without it,
+    /// the MX records of the domain are.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// Without it, the role's port.
+    #[serde(default)]
+    pub port: Option<u16>,
+    #[serde(default)]
+    pub tls: TlsMode,
+    #[serde(default)]
+    pub auth: Option<AuthConfig>,
+    #[serde(default)]
+    pub retry: Option<Policy>,
+}
+
+/// What a smarthost wants to hear. It is told under TLS only, unless `tls` is `none`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AuthConfig {
+    pub login: String,
+    /// A file that holds the password; a line end after it is not part of it.
+    pub password_file: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            port: 25,
+            connections_max: 500,
+            connections_per_destination_max: 20,
+            messages_per_connection_max: 100,
+            recipients_per_transaction_max: 100,
+            addresses_per_attempt_max: 10,
+            idle_connection_seconds: 3,
+            connect_timeout_seconds: 30,
+            timeouts: TimeoutConfig::default(),
+            allow_private_addresses: false,
+            tls_ca_file: None,
+            retry: Policy::default(),
+            probe_interval_seconds_max: 900,
+            routes: Vec::new(),
+        }
+    }
+}
+
+impl Default for TimeoutConfig {
+    fn default() -> Self {
+        let rfc = Timeouts::default();
+        Self {
+            greeting_seconds: rfc.greeting.as_secs(),
+            command_seconds: rfc.command.as_secs(),
+            mail_seconds: rfc.mail.as_secs(),
+            rcpt_seconds: rfc.rcpt.as_secs(),
+            data_seconds: rfc.data.as_secs(),
+            block_seconds: rfc.block.as_secs(),
+            final_dot_seconds: rfc.final_dot.as_secs(),
+        }
+    }
+}
+
+impl TimeoutConfig {
+    fn timeouts(self) -> Timeouts {
+        Timeouts {
+            greeting: Duration::from_secs(self.greeting_seconds),
+            command: Duration::from_secs(self.command_seconds),
+            mail: Duration::from_secs(self.mail_seconds),
+            rcpt: Duration::from_secs(self.rcpt_seconds),
+            data: Duration::from_secs(self.data_seconds),
+            block: Duration::from_secs(self.block_seconds),
+            final_dot: Duration::from_secs(self.final_dot_seconds),
+        }
+    }
+}
+
+/// Why the role cannot start with its configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{field} is zero")]
+    Zero { field: &'static str },
+    #[error("retry: {0}")]
+    Retry(PolicyError),
+    #[error("routes[{index}].{field}: {problem}")]
+    Route { index: usize, field: &'static str, problem: String },
+    #[error("routes[{index}].auth.passwordFile cannot be read")]
+    PasswordFile { index: usize, source: std::io::Error },
+    #[error(
+        "a lease of {lease_seconds} s is shorter than the longest step of an attempt \
+         ({step_seconds} s) and a minute: another worker would take a job in progress"
+    )]
+    LeaseTooShort { lease_seconds: u64, step_seconds: u64 },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// A configuration that makes sense.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) config: Config,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) tls: TlsClients,
+    routes: Vec<Route>,
+    default_route: Route,
+}
+
+/// A route that makes sense.
+#[derive(Clone, Debug)]
+pub(crate) struct Route {
+    matches: Pattern,
+    /// `None`: by MX.
+    pub(crate) host: Option<Host>,
+    pub(crate) port: u16,
+    pub(crate) tls: TlsMode,
+    pub(crate) credentials: Option<Credentials>,
+    pub(crate) retry: Policy,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Pattern {
+    All,
+    Is(Domain),
+    Below(Domain),
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Result<Self, mail_types::DomainError> {
+        match (text, text.strip_prefix('.')) {
+            ("*", _) => Ok(Self::All),
+            (_, Some(parent)) => Domain::parse(parent).map(Self::Below),
+            (name, None) => Domain::parse(name).map(Self::Is),
+        }
+    }
+
+    fn matches(&self, host: &Host) -> bool {
+        match (self, host.domain()) {
+            (Self::All, _) => true,
+            (Self::Is(name), Some(domain)) => domain == name,
+            (Self::Below(parent), Some(domain)) => domain != parent && domain.is_within(parent),
+            (Self::Is(_) | Self::Below(_), None) => false,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks all of it; `lease` is how long the queue leases a job.
+    pub(crate) fn new(config: Config, lease: Duration) -> Result<Self, ConfigError> {
+        config.check_numbers()?;
+        let timeouts = config.timeouts.timeouts();
+        let connect = Duration::from_secs(config.connect_timeout_seconds);
+        let step = timeouts.longest().max(connect);
+        if lease < step + LEASE_MARGIN {
+            let (lease_seconds, step_seconds) = (lease.as_secs(), step.as_secs());
+            return Err(ConfigError::LeaseTooShort { lease_seconds, step_seconds });
+        }
+        let routes = config.routes.iter().enumerate();
+        let routes = routes.map(|(index, route)| Route::new(index, route, &config));
+        Ok(Self {
+            routes: routes.collect::<Result<_, _>>()?,
+            default_route: Route {
+                matches: Pattern::All,
+                host: None,
+                port: config.port,
+                tls: TlsMode::default(),
+                credentials: None,
+                retry: config.retry.clone(),
+            },
+            timeouts,
+            tls: TlsClients::new(config.tls_ca_file.as_deref())?,
+            config,
+        })
+    }
+
+    pub(crate) fn route(&self, host: &Host) -> &Route {
+        self.routes.iter().find(|route| route.matches.matches(host)).unwrap_or(&self.default_route)
+    }
+}
+
+impl Config {
+    fn check_numbers(&self) -> Result<(), ConfigError> {
+        let timeouts = &self.timeouts;
+        let numbers = [
+            ("port", u64::from(self.port)),
+            ("connectionsMax", self.connections_max as u64),
+            ("connectionsPerDestinationMax", self.connections_per_destination_max as u64),
+            ("messagesPerConnectionMax", u64::from(self.messages_per_connection_max)),
+            ("recipientsPerTransactionMax", self.recipients_per_transaction_max as u64),
+            ("addressesPerAttemptMax", self.addresses_per_attempt_max as u64),
+            ("connectTimeoutSeconds", self.connect_timeout_seconds),
+            ("probeIntervalSecondsMax", self.probe_interval_seconds_max),
+            ("timeouts.greetingSeconds", timeouts.greeting_seconds),
+            ("timeouts.commandSeconds", timeouts.command_seconds),
+            ("timeouts.mailSeconds", timeouts.mail_seconds),
+            ("timeouts.rcptSeconds", timeouts.rcpt_seconds),
+            ("timeouts.dataSeconds", timeouts.data_seconds),
+            ("timeouts.blockSeconds", timeouts.block_seconds),
+            ("timeouts.finalDotSeconds", timeouts.final_dot_seconds),
+        ];
+        if let Some((field, _)) = numbers.into_iter().find(|(_, number)| *number == 0) {
+            return Err(ConfigError::Zero { field });
+        }
+        self.retry.validate().map_err(ConfigError::Retry)
+    }
+}
+
+impl Route {
+    fn new(index: usize, route: &RouteConfig, config: &Config) -> Result<Self, ConfigError> {
+        let problem = |field, problem: String| ConfigError::Route { index, field, problem };
+        let matches =
+            Pattern::parse(&route.domain).map_err(|e| problem("domain", e.to_string()))?;
+        let host = route.host.as_deref().map(parse_host).transpose();
+        if route.port == Some(0) {
+            return Err(problem("port", "is zero".into()));
+        }
+        let retry = route.retry.clone().unwrap_or_else(|| config.retry.clone());
+        retry.validate().map_err(|e| problem("retry", e.to_string()))?;
+        let read = |auth: &AuthConfig| {
+            auth.read().map_err(|source| ConfigError::PasswordFile { index, source })
+        };
+        if route.auth.is_some() && route.tls == TlsMode::Opportunistic {
+            let remedy = "with auth, say required or verify: a password is not sent in clear";
+            return Err(problem("tls", remedy.into()));
+        }
+        Ok(Self {
+            matches,
+            host: host.map_err(|e| problem("host", e.to_string()))?,
+            port: route.port.unwrap_or(config.port),
+            tls: route.tls,
+            credentials: route.auth.as_ref().map(read).transpose()?,
+            retry,
+        })
+    }
+}
+
+impl AuthConfig {
+    fn read(&self) -> std::io::Result<Credentials> {
+        let password = fs::read_to_string(&self.password_file)?;
+        let password = Password::new(password.trim_end_matches(['\r', '\n']));
+        Ok(Credentials { login: self.login.clone(), password })
+    }
+}
+
+/// A name, an address literal, or a bare address.
+fn parse_host(text: &str) -> Result<Host, mail_types::MailboxError> {
+    match text.parse() {
+        Ok(address) => Ok(Host::Literal(mail_types::AddressLiteral::Ip(address))),
+        Err(_) => Host::parse(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(900);
+
+    fn route(json: &str) -> Result<Settings, ConfigError> {
+        let config = serde_json::from_str(&format!(r#"{{"routes": [{json}]}}"#)).unwrap();
+        Settings::new(config, LEASE)
+    }
+
+    #[test]
+    fn the_first_route_that_matches() {
+        let routes = r#"{"domain": "a.example", "host": "192.0.2.1", "port": 2525},
+            {"domain": ".example", "host": "[IPv6:2001:db8::1]"},
+            {"domain": "b.test", "tls": "verify"},
+            {"domain": "*", "host": "smart.test"}"#;
+        let settings = route(routes).unwrap();
+        for (domain, host, port) in [
+            ("a.example", Some("[192.0.2.1]"), 2525),
+            ("x.a.example", Some("[IPv6:2001:db8::1]"), 25),
+            ("example", Some("smart.test"), 25),
+            ("b.test", None, 25),
+            ("[192.0.2.9]", Some("smart.test"), 25),
+        ] {
+            let found = settings.route(&Host::parse(domain).unwrap());
+            assert_eq!(found.host.as_ref().map(Host::to_string).as_deref(), host, "{domain}");
+            assert_eq!(found.port, port, "{domain}");
+        }
+        let settings = Settings::new(Config::default(), LEASE).unwrap();
+        assert!(settings.route(&Host::parse("any.example").unwrap()).host.is_none());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for (json, message) in [
+            (r#"{"domain": "a b"}"#, "routes[0].domain: "),
+            (r#"{"domain": "*", "host": "a b"}"#, "routes[0].host: "),
+            (r#"{"domain": "*", "port": 0}"#, "routes[0].port: is zero"),
+            (r#"{"domain": "*", "retry": {"repeatSeconds": 0}}"#, "routes[0].retry: "),
+            (
+                r#"{"domain": "*", "auth": {"login": "u", "passwordFile": "/x"}}"#,
+                "routes[0].tls: with auth",
+            ),
+            (
+                r#"{"domain": "*", "tls": "none", "auth": {"login": "u", "passwordFile": "/x/y"}}"#,
+                "routes[0].auth.passwordFile cannot be read",
+            ),
+        ] {
+            let error = route(json).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{json}: {error}");
+        }
+        let config = Config { connections_max: 0, ..Config::default() };
+        let error = Settings::new(config, LEASE).unwrap_err();
+        assert_eq!(error.to_string(), "connectionsMax is zero");
+        assert!(serde_json::from_str::<Config>(r#"{"connections": 1}"#).is_err());
+    }
+
+    #[test]
+    fn a_lease_outlasts_the_longest_step() {
+        let longest = Timeouts::default().longest();
+        assert!(Settings::new(Config::default(), longest + LEASE_MARGIN).is_ok());
+        let short = longest + LEASE_MARGIN - Duration::from_secs(1);
+        assert!(matches!(
+            Settings::new(Config::default(), short),
+            Err(ConfigError::LeaseTooShort { .. })
+        ));
+    }
+}

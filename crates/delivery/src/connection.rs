@@ -1,0 +1,290 @@
+//! A session on a connection: carries octets and keeps its time.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use mail_types::{Recipient, Reply};
+use rustls::pki_types::ServerName;
+use smtp::client::{
+    Capabilities, ClientConfig, ClientSession, Credentials, Event, Mail, RecipientResult,
+    SessionError, Step,
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use crate::stream::Stream;
+
+/// How much is read at a time; replies are short.
+const READ_BYTES: usize = 2048;
+/// How much encoded content is collected before it is written.
+const WRITE_BYTES: usize = 64 * 1024;
+/// How long a goodbye may take to be sent.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a handshake failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    #[error("TLS handshake failed: {0}")]
+    Failed(#[source] io::Error),
+    #[error("TLS handshake took too long")]
+    TimedOut,
+}
+
+/// How AUTH ended.
+#[derive(Debug)]
+pub(crate) enum Authentication {
+    Done,
+    NotOffered,
+    Refused(Reply),
+}
+
+/// An open connection with its session.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: Stream,
+    session: ClientSession,
+}
+
+impl Connection {
+    pub(crate) fn new(stream: TcpStream, config: ClientConfig) -> Self {
+        Self { stream: Stream::Clear(stream), session: ClientSession::new(config) }
+    }
+
+    pub(crate) fn capabilities(&self) -> &Capabilities {
+        self.session.capabilities()
+    }
+
+    pub(crate) fn tls_description(&self) -> Option<Box<str>> {
+        self.stream.tls_description()
+    }
+
+    /// Whether another transaction may begin on it.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.session.is_idle()
+    }
+
+    /// Whether the peer has been silent, as it should between transactions.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        let mut space = [0; 1];
+        let mut buffer = ReadBuf::new(&mut space);
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        Pin::new(&mut self.stream).poll_read(&mut cx, &mut buffer).is_pending()
+    }
+
+    /// Waits for the greeting and for what the server offers.
+    pub(crate) async fn ready(&mut self) -> Result<(), SessionError> {
+        while self.event().await? != Event::Ready {}
+        Ok(())
+    }
+
+    /// Asks for TLS; `Some` is a refusal.
+    pub(crate) async fn start_tls(&mut self) -> Result<Option<Reply>, SessionError> {
+        self.session.start_tls();
+        loop {
+            match self.event().await? {
+                Event::StartTls => return Ok(None),
+                Event::StartTlsRefused(reply) => return Ok(Some(reply)),
+                Event::Ready | Event::Authenticated | Event::AuthRefused(_) => {}
+                Event::SendContent | Event::Finished(_) | Event::Goodbye => {}
+            }
+        }
+    }
+
+    /// Shakes hands, and greets anew.
+    pub(crate) async fn handshake(
+        mut self,
+        connector: &TlsConnector,
+        name: ServerName<'static>,
+    ) -> Result<Self, HandshakeError> {
+        let Stream::Clear(stream) = self.stream else {
+            return Err(HandshakeError::Failed(io::ErrorKind::AlreadyExists.into()));
+        };
+        let limit = self.session.timeout();
+        let tls = timeout(limit, connector.connect(name, stream))
+            .await
+            .map_err(|_| HandshakeError::TimedOut)?
+            .map_err(HandshakeError::Failed)?;
+        self.stream = Stream::Tls(Box::new(tls));
+        self.session.tls_started();
+        Ok(self)
+    }
+
+    /// Authenticates.
+    pub(crate) async fn authenticate(
+        &mut self,
+        credentials: &Credentials,
+    ) -> Result<Authentication, SessionError> {
+        if !self.session.authenticate(credentials) {
+            return Ok(Authentication::NotOffered);
+        }
+        loop {
+            match self.event().await? {
+                Event::Authenticated => return Ok(Authentication::Done),
+                Event::AuthRefused(reply) => return Ok(Authentication::Refused(reply)),
+                Event::Ready | Event::StartTls | Event::StartTlsRefused(_) => {}
+                Event::SendContent | Event::Finished(_) | Event::Goodbye => {}
+            }
+        }
+    }
+
+    /// Begins a transaction; the answer is [`Event::SendContent`] or [`Event::Finished`].
+    pub(crate) async fn begin(
+        &mut self,
+        mail: &Mail<'_>,
+        recipients: impl Iterator<Item = &Recipient>,
+    ) -> Result<Event, SessionError> {
+        self.session.begin(mail, recipients);
+        self.event().await
+    }
+
+    /// Sends a part of the content. `Some` when the server did not wait for the end of it.
+    pub(crate) async fn content(&mut self, part: &[u8]) -> Result<Option<Event>, SessionError> {
+        for piece in part.chunks(WRITE_BYTES) {
+            self.session.content(piece);
+            if self.session.output().len() >= WRITE_BYTES
+                && let Some(event) = self.write_watching().await?
+            {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes what is left of a long content, so that the final dot does not wait behind it.
+    pub(crate) async fn flush_content(&mut self) -> Result<Option<Event>, SessionError> {
+        match self.session.output().len() >= WRITE_BYTES {
+            true => self.write_watching().await,
+            false => Ok(None),
+        }
+    }
+
+    /// Sends the final dot, with what is left of a short content, and waits for the reply. Also
+    /// says how many bare CRs and LFs had to be mended.
+    pub(crate) async fn finish_content(&mut self) -> Result<(Event, u64), SessionError> {
+        let mended = self.session.finish_content();
+        Ok((self.event().await?, mended))
+    }
+
+    pub(crate) fn step(&self) -> Step {
+        self.session.step()
+    }
+
+    pub(crate) fn take_results(&mut self) -> Vec<RecipientResult> {
+        self.session.take_results()
+    }
+
+    /// Says goodbye and closes. The answer is not waited for: it changes nothing.
+    pub(crate) async fn quit(mut self) {
+        if self.session.is_idle() {
+            self.session.quit();
+        }
+        let goodbye = async {
+            self.stream.write_all(self.session.output()).await?;
+            self.stream.shutdown().await
+        };
+        // A peer that does not listen to a goodbye is left without one.
+        let _ = timeout(QUIT_TIMEOUT, goodbye).await;
+    }
+
+    /// Waits for what the session wants next.
+    async fn event(&mut self) -> Result<Event, SessionError> {
+        let mut replies = self.session.replies();
+        let mut deadline = Instant::now() + self.session.timeout();
+        loop {
+            if let Some(event) = self.session.poll() {
+                return event;
+            }
+            self.flush().await;
+            if self.session.replies() != replies {
+                replies = self.session.replies();
+                deadline = Instant::now() + self.session.timeout();
+            }
+            self.receive(deadline).await;
+        }
+    }
+
+    async fn flush(&mut self) {
+        if self.session.output().is_empty() {
+            return;
+        }
+        let write = async {
+            self.stream.write_all(self.session.output()).await?;
+            self.stream.flush().await
+        };
+        match timeout(self.session.timeout(), write).await {
+            Ok(Ok(())) => self.session.output_written(),
+            Ok(Err(_)) => self.last_words().await,
+            Err(_) => self.session.timed_out(),
+        }
+    }
+
+    /// A write failed: the peer has closed. It may have said why.
+    async fn last_words(&mut self) {
+        let mut buffer = [0; READ_BYTES];
+        let deadline = Instant::now() + QUIT_TIMEOUT;
+        while let Ok(Ok(read @ 1..)) = timeout_at(deadline, self.stream.read(&mut buffer)).await {
+            self.session.receive(&buffer[..read]);
+        }
+        self.session.disconnected();
+    }
+
+    async fn receive(&mut self, deadline: Instant) {
+        let mut buffer = [0; READ_BYTES];
+        match timeout_at(deadline, self.stream.read(&mut buffer)).await {
+            Ok(Ok(read @ 1..)) => self.session.receive(&buffer[..read]),
+            Ok(Ok(0) | Err(_)) => self.session.disconnected(),
+            Err(_) => self.session.timed_out(),
+        }
+    }
+
+    /// Writes all output, and reads when the peer speaks instead of taking more: it need not
+    /// wait for the end of a message to refuse it.
+    async fn write_watching(&mut self) -> Result<Option<Event>, SessionError> {
+        let mut written = 0;
+        let mut buffer = [0; READ_BYTES];
+        let deadline = Instant::now() + self.session.timeout();
+        while written < self.session.output().len() {
+            let output = &self.session.output()[written..];
+            let step = poll_fn(|cx| poll_write_or_read(&mut self.stream, cx, output, &mut buffer));
+            match timeout_at(deadline, step).await {
+                Ok(Ok(Moved::Written(count @ 1..))) => written += count,
+                Ok(Ok(Moved::Read(count @ 1..))) => self.session.receive(&buffer[..count]),
+                Ok(Ok(Moved::Written(0) | Moved::Read(0))) => self.session.disconnected(),
+                Ok(Err(_)) => self.last_words().await,
+                Err(_) => self.session.timed_out(),
+            }
+            if let Some(event) = self.session.poll() {
+                return event.map(Some);
+            }
+        }
+        self.session.output_written();
+        Ok(None)
+    }
+}
+
+enum Moved {
+    Written(usize),
+    Read(usize),
+}
+
+fn poll_write_or_read(
+    stream: &mut Stream,
+    cx: &mut std::task::Context<'_>,
+    output: &[u8],
+    buffer: &mut [u8],
+) -> Poll<io::Result<Moved>> {
+    if let Poll::Ready(written) = Pin::new(&mut *stream).poll_write(cx, output) {
+        return Poll::Ready(written.map(Moved::Written));
+    }
+    let mut buffer = ReadBuf::new(buffer);
+    match Pin::new(stream).poll_read(cx, &mut buffer) {
+        Poll::Ready(Ok(())) => Poll::Ready(Ok(Moved::Read(buffer.filled().len()))),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        Poll::Pending => Poll::Pending,
+    }
+}

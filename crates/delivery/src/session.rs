@@ -1,0 +1,162 @@
+//! Opening a session with a host: connection, greeting, TLS, authentication.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mail_types::Host;
+use smtp::client::{ClientConfig, SessionError};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tracing::warn;
+
+use crate::config::{Route, Settings};
+use crate::connection::{Authentication, Connection};
+use crate::failure::HopFailure;
+use crate::metrics::Metrics;
+use crate::tls::{TlsMode, server_name};
+
+/// An address of a host of the destination.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Target {
+    /// The host's name, or its address when the route or the recipient gave one.
+    pub(crate) host: String,
+    pub(crate) address: SocketAddr,
+}
+
+impl Target {
+    /// `host[address]:port`, as in Postfix's log.
+    pub(crate) fn relay(&self) -> String {
+        format!("{}[{}]:{}", self.host, self.address.ip(), self.address.port())
+    }
+}
+
+/// An open session, ready for a transaction.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) connection: Box<Connection>,
+    pub(crate) host: Box<str>,
+    pub(crate) relay: Box<str>,
+    pub(crate) tls: Option<Box<str>>,
+    /// Transactions begun on it.
+    pub(crate) transactions: u32,
+}
+
+impl Session {
+    /// Whether another transaction may begin: nothing came in the meantime, not even the end.
+    pub(crate) fn is_reusable(&mut self) -> bool {
+        self.connection.is_idle() && self.connection.is_quiet()
+    }
+}
+
+/// What TLS came to.
+enum Secured {
+    Done(Box<Connection>),
+    /// It failed in a way that leaves the connection unusable; a new one may do without.
+    Failed(String),
+}
+
+/// Opens sessions. Borrowed for one attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opener<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) name: &'a Host,
+    pub(crate) metrics: &'a Metrics,
+}
+
+impl Opener<'_> {
+    /// Opens a session with the TLS and the credentials that the route wants.
+    pub(crate) async fn open(self, target: &Target, route: &Route) -> Result<Session, HopFailure> {
+        let connection = match self.secured(target, route.tls).await? {
+            Secured::Done(connection) => connection,
+            Secured::Failed(cause) if route.tls.is_mandatory() => {
+                return Err(HopFailure::TlsFailed { relay: target.relay(), cause });
+            }
+            Secured::Failed(cause) => {
+                warn!(relay = target.relay(), cause, "TLS failed, going on in clear");
+                self.greeted(target).await?
+            }
+        };
+        let mut session = Session {
+            host: target.host.as_str().into(),
+            relay: target.relay().into(),
+            tls: connection.tls_description(),
+            connection,
+            transactions: 0,
+        };
+        if let Some(credentials) = &route.credentials {
+            let host = target.host.clone();
+            let done = session.connection.authenticate(credentials).await;
+            match done.map_err(|error| failed(target, error))? {
+                Authentication::Done => {}
+                Authentication::NotOffered => return Err(HopFailure::AuthNotOffered { host }),
+                Authentication::Refused(reply) => {
+                    return Err(HopFailure::AuthRefused { host, reply });
+                }
+            }
+        }
+        Ok(session)
+    }
+
+    async fn greeted(self, target: &Target) -> Result<Box<Connection>, HopFailure> {
+        let limit = Duration::from_secs(self.settings.config.connect_timeout_seconds);
+        let connecting = timeout(limit, TcpStream::connect(target.address));
+        let stream = match connecting.await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(cause)) => return Err(HopFailure::Connect { relay: target.relay(), cause }),
+            Err(_) => return Err(HopFailure::ConnectTimedOut { relay: target.relay() }),
+        };
+        // Costs a delay at worst, so its failure is no reason to give up.
+        let _ = stream.set_nodelay(true);
+        self.metrics.connections.inc();
+        let mut config = ClientConfig::new(self.name.clone());
+        config.timeouts = self.settings.timeouts;
+        let mut connection = Box::new(Connection::new(stream, config));
+        connection.ready().await.map_err(|error| failed(target, error))?;
+        Ok(connection)
+    }
+
+    async fn secured(self, target: &Target, mode: TlsMode) -> Result<Secured, HopFailure> {
+        let mut connection = self.greeted(target).await?;
+        if mode == TlsMode::None {
+            return Ok(Secured::Done(connection));
+        }
+        if !connection.capabilities().starttls {
+            if mode.is_mandatory() {
+                return Err(HopFailure::TlsNotOffered { relay: target.relay() });
+            }
+            return Ok(Secured::Done(connection));
+        }
+        let refusal = connection.start_tls().await.map_err(|error| failed(target, error))?;
+        match refusal {
+            Some(reply) if mode.is_mandatory() => Ok(Secured::Failed(reply.to_string())),
+            Some(_) => Ok(Secured::Done(connection)),
+            None => self.handshake(connection, target, mode).await,
+        }
+    }
+
+    async fn handshake(
+        self,
+        connection: Box<Connection>,
+        target: &Target,
+        mode: TlsMode,
+    ) -> Result<Secured, HopFailure> {
+        let connector = TlsConnector::from(self.settings.tls.config(mode));
+        let name = server_name(&target.host, target.address.ip());
+        match connection.handshake(&connector, name).await {
+            Ok(connection) => {
+                let mut connection = Box::new(connection);
+                connection.ready().await.map_err(|error| failed(target, error))?;
+                Ok(Secured::Done(connection))
+            }
+            Err(error) => {
+                self.metrics.tls_handshakes_failed.inc();
+                Ok(Secured::Failed(error.to_string()))
+            }
+        }
+    }
+}
+
+fn failed(target: &Target, error: SessionError) -> HopFailure {
+    HopFailure::Session { host: target.host.clone(), error }
+}

@@ -1,0 +1,143 @@
+//! The addresses of a next hop, in the order in which they are tried.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use mail_types::{AddressLiteral, Domain, Host};
+use queue::NextHop;
+use rand::seq::SliceRandom;
+use resolve::{HostName, LookupError, MxPlan, mx_plan, private_address};
+
+use crate::attempt::host_of;
+use crate::config::Route;
+use crate::failure::HopFailure;
+use crate::session::Target;
+use crate::worker::Worker;
+
+/// A host not resolved yet.
+#[derive(Debug)]
+enum Unresolved {
+    Name(HostName),
+    Address(IpAddr),
+}
+
+/// Hands out one address after the other; a host is resolved when it is its turn.
+#[derive(Debug)]
+pub(crate) struct Targets {
+    name: String,
+    port: u16,
+    hosts: VecDeque<Unresolved>,
+    addresses: VecDeque<Target>,
+    /// Addresses that may still be handed out.
+    left: usize,
+    private_allowed: bool,
+}
+
+impl Targets {
+    /// Finds the hosts of a next hop: the route's, those of its MX records, or itself
+    /// (RFC 5321 §5.1).
+    pub(crate) async fn find(
+        worker: &Worker,
+        hop: &NextHop,
+        route: &Route,
+    ) -> Result<Self, HopFailure> {
+        let config = &worker.settings.config;
+        let target = match &route.host {
+            Some(host) => host.clone(),
+            None => host_of(hop)?,
+        };
+        let hosts = match &target {
+            Host::Literal(AddressLiteral::Ip(address)) => vec![Unresolved::Address(*address)],
+            Host::Literal(AddressLiteral::General { .. }) => {
+                return Err(HopFailure::Literal(target.to_string()));
+            }
+            Host::Domain(name) if route.host.is_some() => {
+                vec![Unresolved::Name(HostName::from(name))]
+            }
+            Host::Domain(domain) => mail_exchangers(worker, domain).await?,
+        };
+        Ok(Self {
+            name: target.to_string(),
+            port: route.port,
+            hosts: hosts.into(),
+            addresses: VecDeque::new(),
+            left: config.addresses_per_attempt_max,
+            private_allowed: config.allow_private_addresses || route.host.is_some(),
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The next address, or why a host has none; `None` when all have been handed out.
+    pub(crate) async fn next(&mut self, worker: &Worker) -> Option<Result<Target, HopFailure>> {
+        if self.left == 0 {
+            return None;
+        }
+        loop {
+            if let Some(target) = self.addresses.pop_front() {
+                self.left -= 1;
+                return Some(Ok(target));
+            }
+            let resolved = match self.hosts.pop_front()? {
+                Unresolved::Address(address) => self.admit(address.to_string(), vec![address]),
+                Unresolved::Name(name) => match self.look_up(worker, &name).await {
+                    Ok(addresses) => self.admit(name.to_string(), addresses),
+                    Err(failure) => Err(failure),
+                },
+            };
+            match resolved {
+                Ok(addresses) => self.addresses = addresses,
+                Err(failure) => return Some(Err(failure)),
+            }
+        }
+    }
+
+    async fn look_up(&self, worker: &Worker, name: &HostName) -> Result<Vec<IpAddr>, HopFailure> {
+        let mut addresses = worker.resolver.addresses(name).await.map_err(|error| match error {
+            LookupError::NoDomain | LookupError::NoRecords => {
+                HopFailure::NoAddress(self.name.clone())
+            }
+            LookupError::Temporary(cause) => {
+                HopFailure::Dns { name: name.to_string(), cause: cause.to_string() }
+            }
+        })?;
+        addresses.shuffle(&mut rand::rng());
+        Ok(addresses)
+    }
+
+    /// Drops addresses inside: a foreign MX may point anywhere, also at what only we can reach.
+    fn admit(&self, host: String, addresses: Vec<IpAddr>) -> Result<VecDeque<Target>, HopFailure> {
+        let admitted: VecDeque<Target> = addresses
+            .into_iter()
+            .filter(|address| self.private_allowed || !private_address(*address))
+            .map(|address| Target {
+                host: host.clone(),
+                address: SocketAddr::new(address, self.port),
+            })
+            .collect();
+        match admitted.is_empty() {
+            true => Err(HopFailure::PrivateAddress(self.name.clone())),
+            false => Ok(admitted),
+        }
+    }
+}
+
+/// The hosts of a domain's MX records by preference, or the domain itself when it has none.
+async fn mail_exchangers(worker: &Worker, domain: &Domain) -> Result<Vec<Unresolved>, HopFailure> {
+    let itself = || vec![Unresolved::Name(HostName::from(domain))];
+    let records = match worker.resolver.mx(domain).await {
+        Ok(records) => records,
+        Err(LookupError::NoRecords) => return Ok(itself()),
+        Err(LookupError::NoDomain) => return Err(HopFailure::NoDomain(domain.to_string())),
+        Err(LookupError::Temporary(cause)) => {
+            return Err(HopFailure::Dns { name: domain.to_string(), cause: cause.to_string() });
+        }
+    };
+    match mx_plan(records, &mut rand::rng(), &worker.name) {
+        MxPlan::Hosts(hosts) => Ok(hosts.into_iter().map(Unresolved::Name).collect()),
+        MxPlan::NullMx => Err(HopFailure::NullMx(domain.to_string())),
+        MxPlan::Loop => Err(HopFailure::Loop(domain.to_string())),
+    }
+}

@@ -1,0 +1,201 @@
+//! One message over one session: from MAIL to the reply to the final dot.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use mail_types::{BodyType, Envelope, Mailbox, Recipient};
+use queue::{ContentError, Job, Lease};
+use smtp::client::{Event, Mail, RecipientResult, SessionError};
+
+use crate::failure::MessageFailure;
+use crate::metrics::Metrics;
+use crate::session::Session;
+
+/// While content is sent, the lease is renewed this often; a block of content takes less.
+const RENEWAL: Duration = Duration::from_secs(60);
+
+/// How a transaction ended.
+#[derive(Debug)]
+pub(crate) enum Transacted {
+    /// One result for each recipient of the transaction.
+    Finished(Vec<RecipientResult>),
+    /// The session ended first.
+    Broken { error: SessionError, results: Vec<RecipientResult> },
+    /// The message was not offered, or the session had to be given up because of us.
+    Withheld(MessageFailure),
+    /// The content is damaged for good.
+    Damaged(Box<str>),
+    /// The job may be somebody else's by now: nothing may be recorded.
+    LeaseLost,
+}
+
+/// Why content was not sent to its end.
+enum Stop {
+    Session(SessionError),
+    /// Refused before its end.
+    Event(Event),
+    Content(ContentError),
+    LeaseLost,
+}
+
+impl From<SessionError> for Stop {
+    fn from(error: SessionError) -> Self {
+        Self::Session(error)
+    }
+}
+
+impl From<ContentError> for Stop {
+    fn from(error: ContentError) -> Self {
+        Self::Content(error)
+    }
+}
+
+/// Offers the message to `recipients`, places in [`Job::recipients`].
+///
+/// The lease is checked before MAIL and before the final dot: two workers never complete the same
+/// transaction, unless one of them is stopped for longer than the lease between check and dot.
+pub(crate) async fn transact(
+    session: &mut Session,
+    lease: &mut dyn Lease,
+    job: &Job,
+    recipients: &[u32],
+    metrics: &Metrics,
+) -> Transacted {
+    let smtputf8 = match refuse_beforehand(session, lease, job, recipients).await {
+        Ok(smtputf8) => smtputf8,
+        Err(ended) => return ended,
+    };
+    if lease.extend().await.is_err() {
+        return Transacted::LeaseLost;
+    }
+    session.transactions += 1;
+    let offered = *session.connection.capabilities();
+    if job.envelope.body == BodyType::EightBitMime && !offered.eight_bit_mime {
+        metrics.eight_bit_unannounced.inc();
+    }
+    let mail = mail(&job.envelope, job.size, smtputf8);
+    let recipients = recipients.iter().map(|index| recipient(job, *index));
+    match session.connection.begin(&mail, recipients).await {
+        Ok(Event::SendContent) => {}
+        Ok(event) => return ended(session, event),
+        Err(error) => return broken(session, error),
+    }
+    match send_content(session, lease, metrics).await {
+        Ok(event) | Err(Stop::Event(event)) => ended(session, event),
+        Err(Stop::Session(error)) => broken(session, error),
+        Err(Stop::Content(ContentError::Damaged(what))) => Transacted::Damaged(what),
+        Err(Stop::Content(ContentError::Unavailable(_))) => {
+            Transacted::Withheld(MessageFailure::ContentUnavailable)
+        }
+        Err(Stop::LeaseLost) => Transacted::LeaseLost,
+    }
+}
+
+fn mail(envelope: &Envelope, size: u64, smtputf8: bool) -> Mail<'_> {
+    Mail {
+        reverse_path: &envelope.reverse_path,
+        size,
+        body: envelope.body,
+        smtputf8,
+        ret: envelope.ret,
+        envid: envelope.envid.as_ref(),
+    }
+}
+
+fn recipient(job: &Job, index: u32) -> &Recipient {
+    &job.recipients[index as usize].recipient
+}
+
+/// Sees to what the server says beforehand that it will not take. `Ok`: whether SMTPUTF8 is used.
+async fn refuse_beforehand(
+    session: &Session,
+    lease: &dyn Lease,
+    job: &Job,
+    recipients: &[u32],
+) -> Result<bool, Transacted> {
+    let offered = session.connection.capabilities();
+    let host = || session.host.to_string();
+    if offered.size.excludes(job.size) {
+        let failure = MessageFailure::TooLarge { host: host(), size: job.size };
+        return Err(Transacted::Withheld(failure));
+    }
+    let sender = job.envelope.reverse_path.mailbox();
+    let mut addresses = recipients.iter().map(|index| &recipient(job, *index).address);
+    let ascii = addresses.all(Mailbox::is_ascii) && sender.is_none_or(Mailbox::is_ascii);
+    let needed = job.envelope.smtputf8 || !ascii;
+    if !needed || offered.smtputf8 {
+        return Ok(needed);
+    }
+    // RFC 6531 §3.2: without the extension, only what needs none of it may be sent.
+    match ascii {
+        true if header_is_ascii(lease).await? => Ok(false),
+        true | false => Err(Transacted::Withheld(MessageFailure::NeedsSmtputf8(host()))),
+    }
+}
+
+async fn header_is_ascii(lease: &dyn Lease) -> Result<bool, Transacted> {
+    let unread = |error| match error {
+        ContentError::Damaged(what) => Transacted::Damaged(what),
+        ContentError::Unavailable(_) => Transacted::Withheld(MessageFailure::ContentUnavailable),
+    };
+    let mut content = lease.content().await.map_err(unread)?;
+    let mut line_ends = *b"\0\0\r\n";
+    while let Some(chunk) = content.chunks.next().await {
+        for octet in chunk.map_err(unread)? {
+            line_ends.rotate_left(1);
+            line_ends[3] = octet;
+            if line_ends == *b"\r\n\r\n" {
+                return Ok(true);
+            }
+            if !octet.is_ascii() {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+async fn send_content(
+    session: &mut Session,
+    lease: &mut dyn Lease,
+    metrics: &Metrics,
+) -> Result<Event, Stop> {
+    let mut content = lease.content().await?;
+    let mut renewed = Instant::now();
+    while let Some(chunk) = content.chunks.next().await {
+        if let Some(event) = session.connection.content(&chunk?).await? {
+            return Err(Stop::Event(event));
+        }
+        if renewed.elapsed() > RENEWAL {
+            lease.extend().await.map_err(|_| Stop::LeaseLost)?;
+            renewed = Instant::now();
+        }
+    }
+    if let Some(event) = session.connection.flush_content().await? {
+        return Err(Stop::Event(event));
+    }
+    lease.extend().await.map_err(|_| Stop::LeaseLost)?;
+    let (event, mended) = session.connection.finish_content().await?;
+    metrics.line_breaks_mended.inc_by(mended);
+    Ok(event)
+}
+
+fn ended(session: &mut Session, event: Event) -> Transacted {
+    match event {
+        Event::Finished(results) => Transacted::Finished(results),
+        Event::Ready
+        | Event::StartTls
+        | Event::StartTlsRefused(_)
+        | Event::Authenticated
+        | Event::AuthRefused(_)
+        | Event::SendContent
+        | Event::Goodbye => {
+            // No transaction ends so; what is left unanswered is tried again.
+            broken(session, SessionError::Disconnected(session.connection.step()))
+        }
+    }
+}
+
+fn broken(session: &mut Session, error: SessionError) -> Transacted {
+    Transacted::Broken { error, results: session.connection.take_results() }
+}

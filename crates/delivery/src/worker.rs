@@ -1,0 +1,312 @@
+//! The role at work: leases jobs, attempts them, records what became of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mail_types::Host;
+use outcome::{Effort, Original, Plan, Settler, Verdict};
+use queue::{ContentError, HopKind, Job, Lease, LeaseReason, NextHop, Queue, QueueError};
+use queue::{SettleError, Settlement};
+use resolve::Resolver;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::attempt::{Attempt, Attempted, HopState, host_of};
+use crate::config::{Route, Settings};
+use crate::hop_health::HopHealth;
+use crate::log;
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::session::{Opener, Session};
+
+/// Jobs leased in one call at most.
+const LEASE_BATCH_MAX: usize = 32;
+/// Between a lease call that failed and the next.
+const LEASE_RETRY: Duration = Duration::from_secs(1);
+const SETTLE_RETRY_MIN: Duration = Duration::from_millis(50);
+const SETTLE_RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Everything that attempts share.
+pub(crate) struct Worker {
+    pub(crate) settings: Settings,
+    pub(crate) name: Host,
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) resolver: Arc<dyn Resolver>,
+    pub(crate) settler: Settler,
+    pub(crate) lease: Duration,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: HopHealth,
+    pub(crate) pool: Pool,
+    /// No more leases.
+    pub(crate) stopping: CancellationToken,
+}
+
+/// A settlement, recorded or not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Settled {
+    Recorded,
+    /// The job is somebody else's, or will be: the session must not be used for it again.
+    Lost,
+}
+
+impl Worker {
+    pub(crate) fn opener(&self) -> Opener<'_> {
+        Opener { settings: &self.settings, name: &self.name, metrics: &self.metrics }
+    }
+
+    /// Leases until told to stop; then waits for what is in flight, up to `grace`.
+    pub(crate) async fn run(self: Arc<Self>, grace: Duration) {
+        let tasks = TaskTracker::new();
+        let abort = CancellationToken::new();
+        tasks.spawn(self.clone().sweep_pool());
+        self.clone().lease_jobs(&tasks, &abort).await;
+        tasks.close();
+        let deadline = Instant::now() + grace;
+        // Both branches may be dropped: waiting has no effect of its own.
+        tokio::select! {
+            () = tasks.wait() => {}
+            () = sleep_until(deadline) => {
+                warn!(attempts = tasks.len(), "attempts cut off at the end of the grace time");
+                abort.cancel();
+                tasks.wait().await;
+            }
+        }
+        for session in self.pool.drain_all() {
+            session.connection.quit().await;
+        }
+    }
+
+    async fn lease_jobs(self: Arc<Self>, tasks: &TaskTracker, abort: &CancellationToken) {
+        let config = &self.settings.config;
+        let permits = Arc::new(Semaphore::new(config.connections_max));
+        loop {
+            // A dropped lease call has leased nothing, or gives it back (contract of `Queue`).
+            let batch = tokio::select! {
+                () = self.stopping.cancelled() => return,
+                batch = self.lease_batch(&permits) => batch,
+            };
+            match batch {
+                Ok(batch) => {
+                    for (lease, permit) in batch {
+                        let work = self.clone().serve(lease, permit);
+                        tasks.spawn(abort.clone().run_until_cancelled_owned(work));
+                    }
+                }
+                Err(QueueError::Closed) => return,
+                Err(error) => {
+                    warn!(%error, "no jobs can be leased now");
+                    tokio::select! {
+                        () = self.stopping.cancelled() => return,
+                        () = sleep(LEASE_RETRY) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Permits first: a job that is leased is worked on at once.
+    async fn lease_batch(
+        &self,
+        permits: &Arc<Semaphore>,
+    ) -> Result<Vec<(Box<dyn Lease>, OwnedSemaphorePermit)>, QueueError> {
+        let closed = |_| QueueError::Closed;
+        let mut held = vec![permits.clone().acquire_owned().await.map_err(closed)?];
+        while held.len() < LEASE_BATCH_MAX
+            && let Ok(permit) = permits.clone().try_acquire_owned()
+        {
+            held.push(permit);
+        }
+        let per_hop = self.settings.config.connections_per_destination_max;
+        let leases = self.queue.lease(HopKind::Smtp, held.len(), per_hop).await?;
+        Ok(leases.into_iter().zip(held).collect())
+    }
+
+    /// Works on a job, then on others for the same next hop as long as the connection serves.
+    async fn serve(self: Arc<Self>, lease: Box<dyn Lease>, permit: OwnedSemaphorePermit) {
+        let hop = lease.job().next_hop.clone();
+        let mut session = None;
+        let mut next = Some(lease);
+        while let Some(lease) = next.take() {
+            self.metrics.attempts_in_progress.inc();
+            let in_hand = session.take().or_else(|| self.pool.take(&hop));
+            session = Box::pin(self.handle(lease, in_hand)).await;
+            self.metrics.attempts_in_progress.dec();
+            if session.is_some() && !self.stopping.is_cancelled() {
+                next = self.queue.lease_more(&hop).await.unwrap_or_default();
+            }
+        }
+        drop(permit);
+        if let Some(session) = session {
+            self.put_away(&hop, session).await;
+        }
+    }
+
+    async fn put_away(&self, hop: &NextHop, session: Session) {
+        let kept = match self.stopping.is_cancelled() {
+            true => Some(session),
+            false => self.pool.put(hop, session),
+        };
+        if let Some(session) = kept {
+            session.connection.quit().await;
+        }
+    }
+
+    async fn handle(&self, mut lease: Box<dyn Lease>, session: Option<Session>) -> Option<Session> {
+        let job = lease.job().clone();
+        let host = host_of(&job.next_hop);
+        let route = match &host {
+            Ok(host) => self.settings.route(host),
+            Err(_) => self.settings.route(&self.name),
+        };
+        match lease.reason() {
+            LeaseReason::Due | LeaseReason::Probe => {
+                self.attempt(lease, &job, route, session).await
+            }
+            LeaseReason::Deadline => {
+                let now = runtime::clock::now();
+                let policy = &route.retry;
+                let plan = self.settler.deadline(&job, policy, now, &mut rand::rng());
+                self.record(&mut *lease, &job, plan, None).await;
+                session
+            }
+            LeaseReason::Cancelled => {
+                let plan = self.settler.cancellation(&job, runtime::clock::now());
+                self.record(&mut *lease, &job, plan, None).await;
+                session
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        mut lease: Box<dyn Lease>,
+        job: &Job,
+        route: &Route,
+        session: Option<Session>,
+    ) -> Option<Session> {
+        self.metrics.attempts.inc();
+        let attempt = Attempt::new(self, &mut *lease, job, route);
+        let (attempted, session) = attempt.run(session).await;
+        let (effort, delays, verdicts, hop) = match attempted {
+            Attempted::Done { effort, delays, verdicts, hop } => (effort, delays, verdicts, hop),
+            Attempted::Damaged(what) => {
+                self.quarantine(&mut *lease, job, &what).await;
+                return None;
+            }
+            Attempted::LeaseLost => {
+                self.metrics.leases_lost.inc();
+                warn!(id = %job.id, "lease lost during the attempt; it is left to others");
+                return None;
+            }
+        };
+        self.metrics.attempt_seconds.observe(effort.took_ms as f64 / 1000.0);
+        if hop == HopState::Unreachable {
+            self.hop_failed(&job.next_hop, route);
+        }
+        let plan = self.plan(job, route, &effort, verdicts);
+        let logged = log::Attempted { effort: &effort, delays };
+        let settled = self.record(&mut *lease, job, plan, Some(logged)).await;
+        let session = session?;
+        let max = self.settings.config.messages_per_connection_max;
+        let worn = session.transactions >= max || !session.connection.is_idle();
+        if worn || settled == Settled::Lost {
+            session.connection.quit().await;
+            return None;
+        }
+        Some(session)
+    }
+
+    fn plan(&self, job: &Job, route: &Route, effort: &Effort, verdicts: Vec<Verdict>) -> Plan {
+        let now = runtime::clock::now();
+        let rng = &mut rand::rng();
+        self.settler.attempt(job, &route.retry, effort.clone(), verdicts, now, rng)
+    }
+
+    /// Logs what is new, composes the DSNs and records it all in one step.
+    async fn record(
+        &self,
+        lease: &mut dyn Lease,
+        job: &Job,
+        plan: Plan,
+        attempted: Option<log::Attempted<'_>>,
+    ) -> Settled {
+        let original = match plan.original_needed(job) {
+            None => Ok(Original::NONE),
+            Some(part) => Original::read(lease, part).await,
+        };
+        let original = match original {
+            Ok(original) => original,
+            Err(ContentError::Damaged(what)) => return self.quarantine(lease, job, &what).await,
+            Err(error @ ContentError::Unavailable(_)) => {
+                warn!(id = %job.id, %error, "outcome not recorded: its DSN cannot be made now");
+                return Settled::Lost;
+            }
+        };
+        log::news(job, &plan, attempted, &self.metrics);
+        let settlement = plan.settlement(&self.settler, job, &original, &mut rand::rng());
+        self.settle(lease, job, &settlement).await
+    }
+
+    async fn quarantine(&self, lease: &mut dyn Lease, job: &Job, what: &str) -> Settled {
+        self.metrics.quarantined.inc();
+        error!(id = %job.id, reason = what, "content cannot be read: quarantined");
+        self.settle(lease, job, &Settler::quarantine(job, what)).await
+    }
+
+    /// Records an outcome, as often as it takes while the lease lasts.
+    async fn settle(&self, lease: &mut dyn Lease, job: &Job, settlement: &Settlement) -> Settled {
+        let deadline = Instant::now() + self.lease;
+        let mut pause = SETTLE_RETRY_MIN;
+        loop {
+            let error = match lease.settle(settlement).await {
+                Ok(()) => return Settled::Recorded,
+                Err(error) => error,
+            };
+            let lost = matches!(error, SettleError::LeaseLost);
+            if lost || Instant::now() + pause > deadline {
+                self.metrics.leases_lost.inc();
+                error!(id = %job.id, %error, "outcome not recorded: the attempt will be repeated");
+                return Settled::Lost;
+            }
+            self.metrics.settlements_repeated.inc();
+            warn!(id = %job.id, %error, "outcome not recorded yet");
+            sleep(pause).await;
+            pause = (pause * 2).min(SETTLE_RETRY_MAX);
+        }
+    }
+
+    /// A session with the hop was opened, or one in hand is used again.
+    pub(crate) fn hop_reached(&self, hop: &NextHop, session: &Session) {
+        if session.transactions == 0 {
+            self.health.reached(hop);
+            self.queue.hop_up(hop);
+            self.metrics.hops_down.set(self.health.down() as i64);
+        }
+    }
+
+    fn hop_failed(&self, hop: &NextHop, route: &Route) {
+        let now = runtime::clock::now();
+        let until = self.health.failed(hop, &route.retry, now, &mut rand::rng());
+        self.queue.hop_down(hop, until);
+        self.metrics.hops_down.set(self.health.down() as i64);
+        info!(%hop, until = %until, "next hop cannot be reached");
+    }
+
+    /// Closes connections that nobody needed again.
+    async fn sweep_pool(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            // Both branches may be dropped: a tick that was missed comes again.
+            tokio::select! {
+                () = self.stopping.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            for session in self.pool.expired() {
+                session.connection.quit().await;
+            }
+        }
+    }
+}
