@@ -19,10 +19,10 @@ pub fn config(sink: &Sink, data_dir: &Path) -> String {
     format!(
         "hostname: mx.local.test\n\
          dataDir: {}\n\
-         ingress:\n  listeners:\n  - {{kind: relay, address: \"127.0.0.1:0\"}}\n  \
-         - {{kind: submission, address: \"127.0.0.1:0\"}}\n\
+         ingress:\n  listeners:\n  - {{kind: relay, addresses: [\"127.0.0.1:0\"]}}\n  \
+         - {{kind: submission, addresses: [\"127.0.0.1:0\"]}}\n\
          delivery:\n  allowPrivateAddresses: true\n  \
-         retry: {{scheduleSeconds: [1]}}\n  \
+         retry: {{intervalsSeconds: [1], repeatSeconds: 1}}\n  \
          routes:\n  - {{domain: \"*\", host: \"127.0.0.1\", port: {}}}\n\
          http:\n  address: \"127.0.0.1:0\"\n",
         data_dir.display(),

@@ -1,0 +1,62 @@
+//! Filters and actions as they travel.
+
+use std::time::Duration;
+
+use mail_types::{Domain, QueueId, TenantId};
+use queue::{Action, Filter, Phase};
+use serde::{Deserialize, Serialize};
+
+/// A [`Filter`] as a query string or JSON.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Query {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<QueueId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient_domain: Option<Domain>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub older_than_seconds: Option<u64>,
+}
+
+/// What is to be done, and to which jobs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ActRequest {
+    pub action: Action,
+    pub filter: Query,
+    /// Must be said when the filter is empty: nobody means the whole queue by forgetting.
+    #[serde(default)]
+    pub all: bool,
+}
+
+impl From<Filter> for Query {
+    fn from(filter: Filter) -> Self {
+        Self {
+            message: filter.message,
+            tenant: filter.tenant,
+            sender: filter.sender,
+            recipient_domain: filter.recipient_domain,
+            phase: filter.phase,
+            older_than_seconds: filter.older_than.map(|age| age.as_secs()),
+        }
+    }
+}
+
+impl From<Query> for Filter {
+    fn from(query: Query) -> Self {
+        Self {
+            message: query.message,
+            tenant: query.tenant,
+            sender: query.sender,
+            recipient_domain: query.recipient_domain,
+            phase: query.phase,
+            older_than: query.older_than_seconds.map(Duration::from_secs),
+        }
+    }
+}

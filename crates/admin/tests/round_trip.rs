@@ -1,0 +1,86 @@
+//! Client and server over a socket, on the simulated queue.
+#![allow(clippy::unwrap_used)] // helpers of tests, outside of a #[test] function
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use admin::client::{Client, ClientError};
+use admin::server::Server;
+use admin::{ActRequest, Query};
+use bytes::Bytes;
+use mail_types::{
+    BodyType, Domain, Envelope, Host, Mailbox, Origin, Recipient, ReversePath, TenantId, Timestamp,
+};
+use queue::simulated::{Settings, SimulatedQueue, VirtualClock};
+use queue::{Action, Admission, Head, NewJob, NextHop, Phase, Queue};
+use tokio_util::sync::CancellationToken;
+
+const NOW: Timestamp = Timestamp::from_unix_ms(1_795_388_895_042);
+
+async fn commit(queue: &SimulatedQueue, sender: &str, recipient: &str) -> mail_types::QueueId {
+    let envelope = Envelope {
+        reverse_path: ReversePath::parse(sender).unwrap(),
+        envid: None,
+        ret: None,
+        body: BodyType::SevenBit,
+        smtputf8: false,
+        arrival: NOW,
+        expires: NOW + std::time::Duration::from_secs(432_000),
+        tenant: TenantId::new("default"),
+        identity: None,
+        origin: Origin::Internal,
+        trace_parent: None,
+    };
+    let mut draft = queue.begin(envelope, Admission::Outside).await.unwrap();
+    draft.write(Bytes::from_static(b"body\r\n")).await.unwrap();
+    let address = Mailbox::parse(recipient).unwrap();
+    let next_hop = NextHop::smtp(&Host::Domain(address.domain().unwrap().clone()));
+    let job = NewJob { next_hop, recipients: vec![Recipient::new(address)] };
+    draft.commit(Head::default(), vec![job]).await.unwrap();
+    draft.id()
+}
+
+#[tokio::test]
+async fn list_show_act_and_refuse() {
+    let clock = VirtualClock::new(NOW);
+    let queue = SimulatedQueue::new(1, Settings::default(), clock.reader());
+    let id = commit(&queue, "a&b=c@example.org", "x@example.net").await;
+    commit(&queue, "", "y@example.com").await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.sock");
+    let client = Client::new(&path);
+    assert!(matches!(client.stats().await, Err(ClientError::NotRunning { .. })));
+
+    let server = Server::bind(&path).await.unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(Server::bind(&path).await.is_err(), "a socket in use is not taken over");
+    let stop = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(server.serve(Arc::new(queue), stop.clone()));
+
+    let list = async |query: &Query| {
+        let mut found = Vec::new();
+        client.list(query, |job| found.push(job)).await.unwrap();
+        found
+    };
+    assert_eq!(list(&Query::default()).await.len(), 2);
+    let by_sender = Query { sender: Some("a&b=c@example.org".into()), ..Query::default() };
+    assert_eq!(list(&by_sender).await[0].id.message, id);
+    let by_domain =
+        Query { recipient_domain: Domain::parse("example.com").ok(), ..Query::default() };
+    assert_eq!(list(&by_domain).await[0].sender, "");
+
+    let hold = |filter: Query, all| ActRequest { action: Action::Hold, filter, all };
+    let mut acted = Vec::new();
+    let refused = client.act(&hold(Query::default(), false), |_| ()).await;
+    assert!(matches!(refused, Err(ClientError::Refused(why)) if why.contains("whole queue")));
+    client.act(&hold(by_sender, false), |each| acted.push(each)).await.unwrap();
+    assert_eq!(acted.len(), 1);
+    let job = client.show(id).await.unwrap().remove(0);
+    assert_eq!((job.phase, job.next_hop.as_str()), (Phase::Held, "smtp:example.net"));
+    assert_eq!(client.stats().await.unwrap().held, 1);
+
+    stop.cancel();
+    tasks.join_next().await.unwrap().unwrap().unwrap();
+    assert!(!path.exists());
+}
