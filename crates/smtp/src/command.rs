@@ -105,7 +105,7 @@ impl CommandError {
     /// The reply line without CR LF.
     pub fn reply(self) -> &'static str {
         match self {
-            Self::NotUtf8 => "500 5.5.2 Command is not UTF-8",
+            Self::NotUtf8 => "501 5.5.2 Command is not UTF-8",
             Self::Unknown => "500 5.5.1 Command not recognized",
             Self::Http => "421 4.7.0 This is not an HTTP server, closing",
             Self::Argument => "501 5.5.4 Unexpected argument",

@@ -428,14 +428,15 @@ impl ServerSession {
         Step::Tell(State::Handshake, Event::StartTls)
     }
 
-    /// Refuses a line that the grammar never sees.
+    /// Refuses a line that the grammar never sees: 500 when it is too long (RFC 5321 §4.5.3.1.9), 501
+    /// for characters that no command may have (RFC 5321 §4.1.2).
     fn refuse_line(&mut self, state: State, error: LineError) -> Step {
         self.note = Some(Note::Line(error));
         match error {
             LineError::TooLong => self.refuse(state, "500 5.5.2 Line too long"),
-            LineError::BareCr => self.refuse(state, "500 5.5.2 CR without LF"),
-            LineError::Nul => self.refuse(state, "500 5.5.2 NUL in a command"),
-            LineError::BareLf => self.close("500 5.5.2 LF without CR, closing"),
+            LineError::BareCr => self.refuse(state, "501 5.5.2 CR without LF"),
+            LineError::Nul => self.refuse(state, "501 5.5.2 NUL in a command"),
+            LineError::BareLf => self.close("501 5.5.2 LF without CR, closing"),
         }
     }
 

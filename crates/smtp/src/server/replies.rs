@@ -34,7 +34,7 @@ impl ServerSession {
         let size = self.config.limits.message_octets_max;
         let mut text = format!(
             "250-{}\r\n250-PIPELINING\r\n250-SIZE {size}\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n\
-             250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n",
+             250-ENHANCEDSTATUSCODES\r\n250-DSN\r\n250-HELP\r\n",
             self.config.hostname
         );
         if self.transport == Transport::Clear && self.config.starttls == StartTls::Offered {

@@ -161,7 +161,7 @@ fn dialogues() {
 #[test]
 fn ehlo_lists_what_is_offered() {
     use smtp::server::Transport::{Clear, Tls};
-    let common = "PIPELINING SIZE 1000 8BITMIME SMTPUTF8 ENHANCEDSTATUSCODES DSN";
+    let common = "PIPELINING SIZE 1000 8BITMIME SMTPUTF8 ENHANCEDSTATUSCODES DSN HELP";
     for (kind, transport, more) in [
         (Relay, Clear, " STARTTLS CHUNKING"),
         (Relay, Tls, " CHUNKING"),
@@ -192,4 +192,31 @@ fn starttls_without_a_certificate() {
             C: STARTTLS
             S: 502 5.5.1",
     });
+}
+
+/// RFC 3848, RFC 6531 §4.3: what Received says of how mail came.
+#[test]
+fn protocols() {
+    use smtp::server::Transport::{Clear, Tls};
+    for (kind, transport, hello, mail, want) in [
+        (Relay, Clear, "HELO c.example", "MAIL FROM:<>", "SMTP"),
+        (Relay, Clear, "EHLO c.example", "MAIL FROM:<>", "ESMTP"),
+        (Relay, Tls, "EHLO c.example", "MAIL FROM:<>", "ESMTPS"),
+        (Relay, Clear, "EHLO c.example", "MAIL FROM:<> SMTPUTF8", "UTF8SMTP"),
+        (Relay, Tls, "EHLO c.example", "MAIL FROM:<> SMTPUTF8", "UTF8SMTPS"),
+        (Submission, Tls, "EHLO c.example", "MAIL FROM:<>", "ESMTPSA"),
+        (Submission, Tls, "EHLO c.example", "MAIL FROM:<> SMTPUTF8", "UTF8SMTPSA"),
+    ] {
+        let config = std::sync::Arc::new(config(kind));
+        let mut session = smtp::ServerSession::new(config, transport);
+        session.next(b"");
+        session.next(format!("{hello}\r\n").as_bytes());
+        if kind == Submission {
+            session.next(b"AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n");
+            session.answer(smtp::Answer::Accept);
+        }
+        let (_, event) = session.next(format!("{mail}\r\n").as_bytes());
+        let smtp::Event::Mail(mail) = event else { panic!("{event:?}") };
+        assert_eq!(session.protocol(&mail).to_string(), want);
+    }
 }

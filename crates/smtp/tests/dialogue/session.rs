@@ -174,7 +174,7 @@ const CASES: &[Case] = &[
         script: "
             S: 220
             C: NOOP\\rMAIL FROM:<a@example.com>
-            S: 500 5.5.2
+            S: 501 5.5.2
             - Line(BareCr)
             C: NOOP
             S: 250 2.0.0",
@@ -185,7 +185,7 @@ const CASES: &[Case] = &[
         script: "
             S: 220
             C: NOOP\\nMAIL FROM:<a@example.com>
-            S: 500 5.5.2
+            S: 501 5.5.2
             - Line(BareLf)
             - close",
     },
@@ -197,7 +197,7 @@ const CASES: &[Case] = &[
             C: EHLO client.example
             S: 250 CHUNKING
             C: MAIL FROM:<a\\0@example.com>
-            S: 500 5.5.2
+            S: 501 5.5.2
             - Line(Nul)",
     },
     Case {
@@ -208,7 +208,7 @@ const CASES: &[Case] = &[
             C: EHLO client.example
             S: 250 CHUNKING
             C: MAIL FROM:<\\xff@example.com> SMTPUTF8
-            S: 500 5.5.2",
+            S: 501 5.5.2",
     },
     Case {
         name: "errors-limit",
