@@ -15,9 +15,11 @@
 //! Failure behaviour: each error of [`contract`] says what was kept and whether the caller may go
 //! on. Nothing that was committed is forgotten by an error, a crash or a full store.
 
+pub mod conformance;
 pub mod contract;
 mod filter;
 pub mod model;
+mod random;
 pub mod schedule;
 pub mod simulated;
 pub mod stored;

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::contract::Cause;
+use crate::random::Random;
 
 /// A step that may fail.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -45,14 +46,14 @@ pub(super) fn cause() -> Cause {
 }
 
 pub(super) struct Faults {
-    random: u64,
+    random: Random,
     rates: Rates,
     ordered: HashMap<Step, VecDeque<Fault>>,
 }
 
 impl Faults {
     pub(super) fn new(seed: u64) -> Self {
-        Self { random: seed, rates: Rates::default(), ordered: HashMap::new() }
+        Self { random: Random::new(seed), rates: Rates::default(), ordered: HashMap::new() }
     }
 
     pub(super) fn fail_next(&mut self, step: Step, fault: Fault) {
@@ -63,12 +64,8 @@ impl Faults {
         self.rates = rates;
     }
 
-    /// SplitMix64 (Steele, Lea, Flood 2014).
     pub(super) fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.random.next()
     }
 
     /// How this step is to fail, if it is.
@@ -81,7 +78,7 @@ impl Faults {
         if self.rates == Rates::default() {
             return None;
         }
-        let mut drawn = self.random() % 1000;
+        let mut drawn = self.random.below(1000);
         for (permille, fault) in [
             (unavailable_permille, Fault::Unavailable),
             (unknown_kept_permille, Fault::UnknownKept),
