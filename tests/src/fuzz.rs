@@ -6,9 +6,11 @@
 mod session;
 
 use mail_types::{Domain, ForwardPath, Mailbox, ReversePath};
-use smtp::framing::{ChunkChecker, ContentFault, DataDecoder, DataStep, Line, LineError, LineReader};
-use smtp::reply::{ReplyError, ReplyLimits, ReplyParser};
 use smtp::Command;
+use smtp::framing::{
+    ChunkChecker, ContentFault, DataDecoder, DataStep, Line, LineError, LineReader,
+};
+use smtp::reply::{ReplyError, ReplyLimits, ReplyParser};
 
 pub use self::session::check_server_session;
 

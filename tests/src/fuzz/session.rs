@@ -109,10 +109,9 @@ impl Client {
                 self.content.clear();
                 self.answer();
             }
-            Event::Authenticate(_)
-            | Event::Mail(_)
-            | Event::Recipient(_)
-            | Event::BeginContent => self.answer(),
+            Event::Authenticate(_) | Event::Mail(_) | Event::Recipient(_) | Event::BeginContent => {
+                self.answer()
+            }
         }
         false
     }
