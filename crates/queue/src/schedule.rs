@@ -418,6 +418,33 @@ impl<T: Clone> Schedule<T> {
         self.slot(id).map(|slot| self.view(slot))
     }
 
+    /// What the backend keeps of a job: [`Self::get`] without its copies.
+    pub fn payload(&self, id: JobId) -> Option<&T> {
+        self.slot(id).map(|slot| &self.jobs[slot].payload)
+    }
+
+    /// Where a job would be inserted again: a leased one where it goes when its lease lapses.
+    /// `None` when there is no such job, or it ends with its lease.
+    pub fn placement(&self, id: JobId) -> Option<Placement> {
+        let entry = &self.jobs[self.slot(id)?];
+        let wake_by = Timestamp::from_unix_ms(entry.wake_by_ms);
+        let until = Timestamp::from_unix_ms(entry.next_attempt_ms);
+        match entry.state {
+            State::Waiting => Some(Placement::Deferred { until, wake_by, wait: entry.wait }),
+            State::Due | State::Express(Why::Deadline) => Some(Placement::Ready { wake_by }),
+            State::Express(Why::RetryNow) => Some(Placement::Urgent { wake_by }),
+            State::Express(Why::Cancelled) => Some(Placement::Cancelled),
+            State::Held => Some(Placement::Held),
+            State::Quarantined => Some(Placement::Quarantined),
+            State::Active(active) => match active.back {
+                Back::Due => Some(Placement::Ready { wake_by }),
+                Back::Held => Some(Placement::Held),
+                Back::Cancelled => Some(Placement::Cancelled),
+                Back::Gone => None,
+            },
+        }
+    }
+
     pub fn has_message(&self, message: QueueId) -> bool {
         self.slots_of(message).next().is_some()
     }
@@ -514,10 +541,13 @@ impl<T: Clone> Schedule<T> {
             (entry.tenant, entry.arrival_ms(), entry.next_attempt_ms);
         match entry.state {
             State::Waiting => {
-                if entry.wait == Wait::Hop {
-                    self.hops[hop].waiting.insert((next_attempt, slot));
-                }
+                let waits_for_hop = entry.wait == Wait::Hop;
                 self.set_timer(slot, next_attempt.min(wake_by));
+                if waits_for_hop {
+                    self.hops[hop].waiting.insert((next_attempt, slot));
+                    // It may be the one to probe with.
+                    self.wake(hop);
+                }
             }
             State::Due => {
                 self.hops[hop].due.insert(tenant, arrival, slot);

@@ -11,9 +11,9 @@ pub async fn a_down_hop_holds_back_its_jobs_only<H: Harness>() {
     trial.queue().hop_down(&hop("down.example"), trial.now() + HOUR);
     let later = trial.send(&Mail::to("down.example")).await;
     let up = trial.send(&Mail::to("up.example")).await;
-    let leased: Vec<_> =
-        trial.lease_all(9).await.iter().map(|lease| lease.job().id.message).collect();
-    assert_eq!(leased, [up]);
+    let leased = trial.lease_all(9).await;
+    assert_eq!(leased.len(), 1, "jobs of other next hops");
+    assert_eq!(leased[0].job().id.message, up);
     assert!(trial.queue().lease_more(&hop("down.example")).await.unwrap().is_none());
     for id in [down, later] {
         assert_eq!(trial.job(id).await.phase, Phase::Deferred);
@@ -37,11 +37,11 @@ pub async fn a_down_hop_is_probed_by_one_job<H: Harness>() {
     drop(probe);
     let mut probe = trial.lease().await;
     assert_eq!(probe.reason(), LeaseReason::Probe, "another, when the first found out nothing");
-    trial.queue().hop_down(&down, trial.now() + HOUR);
-    probe.settle(&defer(trial.now() + HOUR, Wait::Hop)).await.unwrap();
+    trial.queue().hop_down(&down, trial.now() + 10 * MINUTE);
+    probe.settle(&defer(trial.now() + 10 * MINUTE, Wait::Hop)).await.unwrap();
     trial.advance(MINUTE);
     trial.nothing_due("it is down for longer").await;
-    trial.advance(HOUR);
+    trial.advance(10 * MINUTE);
     let probe = trial.lease().await;
     assert_eq!(probe.reason(), LeaseReason::Probe);
     trial.queue().hop_up(&down);

@@ -86,7 +86,13 @@ impl Ledger {
 
     fn enter(&mut self, message: QueueId, jobs: usize, presence: Presence) {
         for index in (0..).take(jobs) {
-            self.accounts.entry(JobId { message, index }).or_insert(Account::new(presence));
+            let new = || Account::new(presence);
+            let account = self.accounts.entry(JobId { message, index }).or_insert_with(new);
+            // A follow-up that was looked for and not found may be made by another settlement.
+            match (account.presence, presence) {
+                (Presence::Gone, _) | (Presence::May, Presence::Must) => *account = new(),
+                _ => {}
+            }
         }
     }
 
