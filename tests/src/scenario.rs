@@ -16,6 +16,11 @@ use crate::wait;
 
 /// Everything remote goes to `sink`; deferred mail is tried again after a second.
 pub fn config(sink: &Sink, data_dir: &Path) -> String {
+    config_for_port(sink.address().port(), data_dir)
+}
+
+/// The same with another next hop on loopback.
+pub fn config_for_port(port: u16, data_dir: &Path) -> String {
     format!(
         "hostname: mx.local.test\n\
          dataDir: {}\n\
@@ -23,10 +28,9 @@ pub fn config(sink: &Sink, data_dir: &Path) -> String {
          - {{kind: submission, addresses: [\"127.0.0.1:0\"]}}\n\
          delivery:\n  allowPrivateAddresses: true\n  \
          retry: {{intervalsSeconds: [1], repeatSeconds: 1}}\n  \
-         routes:\n  - {{domain: \"*\", host: \"127.0.0.1\", port: {}}}\n\
+         routes:\n  - {{domain: \"*\", host: \"127.0.0.1\", port: {port}}}\n\
          http:\n  address: \"127.0.0.1:0\"\n",
         data_dir.display(),
-        sink.address().port()
     )
 }
 

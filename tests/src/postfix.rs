@@ -1,0 +1,130 @@
+//! A real Postfix from Debian's packages, in a mount namespace of its own. Needs root.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+
+use crate::{tools, wait};
+
+/// A running Postfix; dropped, it and all its daemons end.
+pub struct Postfix {
+    address: SocketAddr,
+    state: PathBuf,
+    _master: Child,
+}
+
+/// Lays the packages over `/usr` and `/etc`, puts the state in the place of `/var`, and becomes
+/// Postfix. Nothing outside of `$STATE` is written.
+const SCRIPT: &str = r#"
+set -eu
+mount --make-rprivate /
+mount -t overlay overlay -o "lowerdir=$PACKAGES/usr:/usr" /usr
+mount -t overlay overlay -o "lowerdir=$STATE/etc:$PACKAGES/etc:/etc" /etc
+mount --bind "$STATE/var" /var
+chown postfix /var/lib/postfix
+exec /usr/sbin/postfix -c /var/lib/postfix-conf start-fg
+"#;
+
+impl Postfix {
+    /// Starts it on a free port; it relays all it takes to `next_hop`. `settings` are lines of
+    /// `main.cf`.
+    pub async fn start(dir: &Path, next_hop: SocketAddr, settings: &str) -> Result<Self> {
+        let packages = tools::path("postfix")?;
+        let port = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
+        let state = dir.join("postfix");
+        for sub in
+            ["etc", "var/spool/postfix", "var/lib/postfix", "var/lib/postfix-conf", "var/log"]
+        {
+            fs::create_dir_all(state.join(sub))?;
+        }
+        for (file, lines) in [
+            ("passwd", "postfix:x:700:700::/nonexistent:/usr/sbin/nologin\n"),
+            ("group", "postfix:x:700:\npostdrop:x:701:\n"),
+        ] {
+            let own = fs::read_to_string(Path::new("/etc").join(file))?;
+            fs::write(state.join("etc").join(file), own + lines)?;
+        }
+        let conf = state.join("var/lib/postfix-conf");
+        fs::write(conf.join("main.cf"), main_cf(next_hop, settings))?;
+        let master = fs::read_to_string(packages.join("usr/share/postfix/master.cf.dist"))?;
+        fs::write(conf.join("master.cf"), master_cf(&master, port))?;
+        let master = Command::new("unshare")
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+            .args(["sh", "-c", SCRIPT])
+            .env("PACKAGES", packages)
+            .env("STATE", &state)
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("Postfix needs root and namespaces; without them: --without interop")?;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let postfix = Self { address, state, _master: master };
+        wait::until("Postfix to listen", Duration::from_secs(30), async || {
+            TcpStream::connect(address).await.ok()
+        })
+        .await
+        .with_context(|| postfix.log())?;
+        Ok(postfix)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.state.join("var/log/postfix.log")).unwrap_or_default()
+    }
+}
+
+fn main_cf(next_hop: SocketAddr, settings: &str) -> String {
+    format!(
+        "compatibility_level = 3.6\n\
+         queue_directory = /var/spool/postfix\n\
+         command_directory = /usr/sbin\n\
+         daemon_directory = /usr/lib/postfix/sbin\n\
+         data_directory = /var/lib/postfix\n\
+         meta_directory = /etc/postfix\n\
+         shlib_directory = /usr/lib/postfix\n\
+         mail_owner = postfix\n\
+         setgid_group = postdrop\n\
+         myhostname = postfix.test\n\
+         inet_interfaces = 127.0.0.1\n\
+         inet_protocols = ipv4\n\
+         mydestination =\n\
+         local_recipient_maps =\n\
+         alias_maps =\n\
+         alias_database =\n\
+         mynetworks = 127.0.0.0/8\n\
+         relayhost = [127.0.0.1]:{}\n\
+         maillog_file = /var/log/postfix.log\n\
+         smtpd_recipient_restrictions = permit_mynetworks, reject\n\
+         {settings}\n",
+        next_hop.port()
+    )
+}
+
+/// No daemon in a chroot, and the SMTP server on our port.
+fn master_cf(shipped: &str, port: u16) -> String {
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            ["smtp", "inet", private, unprivileged, _, ref rest @ ..] => {
+                format!("127.0.0.1:{port} inet {private} {unprivileged} n {}\n", rest.join(" "))
+            }
+            [name, kind, private, unprivileged, _, ref rest @ ..]
+                if rest.len() >= 3 && !line.starts_with([' ', '#']) =>
+            {
+                format!("{name} {kind} {private} {unprivileged} n {}\n", rest.join(" "))
+            }
+            _ => format!("{line}\n"),
+        }
+    };
+    shipped.lines().map(line).collect()
+}
