@@ -172,9 +172,10 @@ fn by_token<'a>(
 /// Queue ids that the log calls double bounces.
 fn double_bounces(log: &[serde_json::Value]) -> HashMap<String, Vec<Arrival<'static>>> {
     let mut found: HashMap<String, Vec<Arrival<'static>>> = HashMap::new();
-    for line in log.iter().filter(|line| line.to_string().contains("double_bounce")) {
-        let id = line.pointer("/fields/queue_id").or_else(|| line.get("queue_id"));
-        if let Some(id) = id.and_then(serde_json::Value::as_str) {
+    for line in log.iter().filter(|line| line["event"] == "double_bounce") {
+        // The id of the job: the queue id, a full stop and a number.
+        let id = line["id"].as_str().and_then(|id| id.split('.').next());
+        if let Some(id) = id {
             found.entry(id.to_owned()).or_default().push(Arrival { content: b"", at: None });
         }
     }
