@@ -104,13 +104,12 @@ impl Stream {
     pub(crate) fn tls(&self) -> Option<String> {
         let Self::Tls(tls) = self else { return None };
         let (_, connection) = tls.get_ref();
-        let version = match connection.protocol_version()? {
-            rustls::ProtocolVersion::TLSv1_3 => "TLSv1.3",
-            rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2",
-            _ => "TLS",
+        let suite = connection.negotiated_cipher_suite()?;
+        let version = match suite {
+            rustls::SupportedCipherSuite::Tls12(_) => "TLSv1.2",
+            rustls::SupportedCipherSuite::Tls13(_) => "TLSv1.3",
         };
-        let suite = connection.negotiated_cipher_suite()?.suite();
-        Some(format!("{version} {}", suite.as_str().unwrap_or("unknown")))
+        Some(format!("{version} {}", suite.suite().as_str().unwrap_or("unknown")))
     }
 }
 
