@@ -1,0 +1,66 @@
+//! What an operator sets.
+
+use std::io;
+use std::path::PathBuf;
+
+use retry::{Policy, PolicyError};
+use serde::{Deserialize, Serialize};
+
+/// The configuration of the MDA.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the Maildirs are; relative to the data directory.
+    pub directory: PathBuf,
+    /// Messages written at the same time. They share the disk's syncs, so more than one saves time.
+    pub deliveries_max: usize,
+    /// When to try again what could not be stored.
+    pub retry: Policy,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { directory: "mail".into(), deliveries_max: 16, retry: Policy::default() }
+    }
+}
+
+/// Why the role cannot start with its configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("deliveriesMax is not from 1 to 256")]
+    DeliveriesMax,
+    #[error("retry: {0}")]
+    Retry(PolicyError),
+    #[error("directory: mail cannot be written to {directory}")]
+    Directory { directory: PathBuf, source: io::Error },
+}
+
+impl Config {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        // Each takes a thread of the runtime's blocking pool, which has 512.
+        if !(1..=256).contains(&self.deliveries_max) {
+            return Err(ConfigError::DeliveriesMax);
+        }
+        self.retry.validate().map_err(ConfigError::Retry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_counts_and_nothing_else() {
+        let config: Config = serde_json::from_str(r#"{"directory": "/srv/mail"}"#).unwrap();
+        assert_eq!(config, Config { directory: "/srv/mail".into(), ..Config::default() });
+        assert!(config.check().is_ok());
+        assert!(serde_json::from_str::<Config>(r#"{"root": "/srv/mail"}"#).is_err());
+        for deliveries_max in [0, 257] {
+            let config = Config { deliveries_max, ..Config::default() };
+            assert!(matches!(config.check(), Err(ConfigError::DeliveriesMax)));
+        }
+        let retry = Policy { repeat_seconds: 0, ..Policy::default() };
+        let config = Config { retry, ..Config::default() };
+        assert!(matches!(config.check(), Err(ConfigError::Retry(_))));
+    }
+}

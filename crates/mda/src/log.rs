@@ -1,0 +1,96 @@
+//! The log lines of the role: one for each recipient stored, one for each group of others with the
+//! same fate and reply.
+
+use outcome::{Fate, News, Plan};
+use queue::Job;
+use tracing::{info, warn};
+
+use crate::metrics::{Metrics, Result};
+
+/// Recipients that a line names; of more, it gives the number.
+const NAMED_MAX: usize = 20;
+
+/// A copy in its mailbox.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Stored {
+    pub(crate) recipient: u32,
+    pub(crate) mailbox: String,
+    pub(crate) file: String,
+    pub(crate) size: u64,
+    /// A repeated job found it there.
+    pub(crate) is_repeat: bool,
+}
+
+/// Logs a copy as soon as it is durable: what comes after may fail, and happens again.
+pub(crate) fn stored(job: &Job, stored: &Stored, took_ms: u64) {
+    let delay = runtime::clock::now().since(job.envelope.arrival);
+    info!(
+        event = "stored",
+        id = %job.id,
+        sender = %job.envelope.reverse_path,
+        recipient = %job.recipients[stored.recipient as usize].recipient.address,
+        tenant = %job.envelope.tenant,
+        mailbox = stored.mailbox,
+        file = stored.file,
+        size = stored.size,
+        repeat = stored.is_repeat,
+        attempt = job.attempts + 1,
+        delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+        took_ms,
+    );
+}
+
+/// Logs and counts what is new about a job.
+pub(crate) fn news(job: &Job, plan: &Plan, metrics: &Metrics) {
+    let mut news = plan.news();
+    while let Some((first, _)) = news.split_first() {
+        let same = |other: &News| other.fate == first.fate && other.report == first.report;
+        let end = news.iter().position(|other| !same(other)).unwrap_or(news.len());
+        let (group, rest) = news.split_at(end);
+        let result = Result { result: event_name(first.fate) };
+        metrics.recipients.get_or_create(&result).inc_by(group.len() as u64);
+        if first.fate != Fate::Delivered {
+            line(job, group, first);
+        }
+        news = rest;
+    }
+    if !plan.double_bounces().is_empty() {
+        metrics.double_bounces.inc_by(plan.double_bounces().len() as u64);
+        let recipients = addresses(job, plan.double_bounces().iter().copied());
+        let sender = &job.envelope.reverse_path;
+        warn!(event = "double_bounce", id = %job.id, %sender, recipients, "nobody to tell");
+    }
+}
+
+fn line(job: &Job, group: &[News], first: &News) {
+    info!(
+        event = event_name(first.fate),
+        id = %job.id,
+        sender = %job.envelope.reverse_path,
+        recipients = addresses(job, group.iter().map(|news| news.recipient)),
+        count = group.len(),
+        tenant = %job.envelope.tenant,
+        next_hop = job.next_hop.key(),
+        relay = "maildir",
+        size = job.size,
+        code = first.report.reply.code.value(),
+        status = %first.report.reply.status_or_general(),
+        reply = %first.report.reply,
+    );
+}
+
+fn event_name(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Delivered => "stored",
+        Fate::Deferred => "deferred",
+        Fate::Bounced => "bounced",
+        Fate::Expired => "expired",
+    }
+}
+
+/// Addresses hold no controls: the type refuses them.
+fn addresses(job: &Job, recipients: impl Iterator<Item = u32>) -> String {
+    let named = recipients.take(NAMED_MAX);
+    let named = named.map(|n| job.recipients[n as usize].recipient.address.to_string());
+    named.collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,282 @@
+//! Maildirs on a disk: the steps that make a message durable, and what their failures mean.
+//!
+//! Everything here blocks; the worker calls it on threads that may.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mail_types::{Domain, Mailbox, Timestamp};
+
+use crate::path;
+
+/// A file in `tmp` that is older was left by a crash (Maildir specification).
+const LEFTOVER_AGE: Duration = Duration::from_secs(36 * 3600);
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} in {}", .place.display())]
+pub(crate) struct DiskError {
+    step: &'static str,
+    place: PathBuf,
+    source: io::Error,
+}
+
+impl DiskError {
+    fn at(step: &'static str, place: &Path) -> impl FnOnce(io::Error) -> Self {
+        let place = place.to_owned();
+        move |source| Self { step, place, source }
+    }
+
+    /// A thread that did not come to its end.
+    pub(crate) fn unfinished(root: &Path, error: tokio::task::JoinError) -> Self {
+        Self::at("finish", root)(io::Error::other(error))
+    }
+
+    /// Whether room is all that lacks.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self.source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+    }
+
+    fn is_absence(&self) -> bool {
+        self.source.kind() == ErrorKind::NotFound
+    }
+}
+
+/// All Maildirs.
+#[derive(Debug)]
+pub(crate) struct Store {
+    root: PathBuf,
+    /// Those known to exist and to survive a power cut.
+    prepared: Mutex<HashSet<PathBuf>>,
+    /// Tells this process apart from those before it: in a container all have the same id.
+    incarnation: u64,
+    /// Tells apart the attempts of this process.
+    writes: AtomicU64,
+}
+
+/// Where a recipient's copy goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Target {
+    maildir: PathBuf,
+    /// From [`path::unique_name`].
+    unique: String,
+    /// Octets of the file.
+    size: u64,
+}
+
+/// Where a recipient's copy may be already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Search {
+    /// Nobody can have seen it yet: a look at its place in `new` is enough.
+    New,
+    /// It may have been read: all names in `cur` are compared.
+    Everywhere,
+}
+
+/// What [`Store::begin`] found.
+pub(crate) enum Begun {
+    Stored,
+    Writing(Draft),
+}
+
+/// A file in `tmp`. Dropped before [`Draft::publish`], it is removed.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    file: File,
+    path: PathBuf,
+    target: Target,
+    written: u64,
+    is_published: bool,
+}
+
+impl Target {
+    /// `size` is that of the whole file.
+    pub(crate) fn new(
+        store: &Store,
+        domain: &Domain,
+        mailbox: &Mailbox,
+        unique: String,
+        size: u64,
+    ) -> Self {
+        Self { maildir: path::of_mailbox(&store.root, domain, mailbox), unique, size }
+    }
+
+    /// `,S=` tells readers the size without a look at the file.
+    pub(crate) fn file_name(&self) -> String {
+        format!("{},S={}", self.unique, self.size)
+    }
+
+    fn is_in_new(&self) -> Result<bool, DiskError> {
+        let new = self.maildir.join("new");
+        let found = new.join(self.file_name()).try_exists();
+        found.map_err(DiskError::at("look", &new))
+    }
+
+    /// A reader moves a file to `cur` and adds flags to its name.
+    fn is_in_cur(&self) -> Result<bool, DiskError> {
+        let cur = self.maildir.join("cur");
+        for entry in fs::read_dir(&cur).map_err(DiskError::at("look", &cur))? {
+            let name = entry.map_err(DiskError::at("look", &cur))?.file_name();
+            let rest = name.to_str().and_then(|name| name.strip_prefix(&self.unique));
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([',', ':'])) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Store {
+    /// Makes the root if there is none.
+    pub(crate) fn open(root: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(root)?;
+        let probe = root.join(".writable");
+        File::create(&probe)?;
+        fs::remove_file(&probe)?;
+        let (prepared, writes) = (Mutex::default(), AtomicU64::new(0));
+        Ok(Self { root: root.to_owned(), prepared, incarnation: rand::random(), writes })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Opens a file for a copy and writes its beginning, unless the copy is stored already.
+    pub(crate) fn begin(
+        &self,
+        target: Target,
+        search: Search,
+        beginning: &[Bytes],
+        now: Timestamp,
+    ) -> Result<Begun, DiskError> {
+        self.prepare(&target.maildir, now)?;
+        let begun = self.begin_prepared(&target, search, beginning);
+        if !matches!(&begun, Err(error) if error.is_absence()) {
+            return begun;
+        }
+        // Somebody removed the Maildir meanwhile.
+        self.prepared().remove(&target.maildir);
+        self.prepare(&target.maildir, now)?;
+        self.begin_prepared(&target, search, beginning)
+    }
+
+    fn begin_prepared(
+        &self,
+        target: &Target,
+        search: Search,
+        beginning: &[Bytes],
+    ) -> Result<Begun, DiskError> {
+        // What another process renamed and did not sync would be lost with the power.
+        if target.is_in_new()? {
+            sync_dir(&target.maildir.join("new"))?;
+            return Ok(Begun::Stored);
+        }
+        if search == Search::Everywhere && target.is_in_cur()? {
+            sync_dir(&target.maildir.join("cur"))?;
+            return Ok(Begun::Stored);
+        }
+        let mut draft = self.create(target)?;
+        for bytes in beginning {
+            draft.write(bytes)?;
+        }
+        Ok(Begun::Writing(draft))
+    }
+
+    fn create(&self, target: &Target) -> Result<Draft, DiskError> {
+        let tmp = target.maildir.join("tmp");
+        let number = self.writes.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}.{:016x}.{number}", target.unique, self.incarnation);
+        let path = tmp.join(name);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(DiskError::at("create a file", &tmp))?;
+        Ok(Draft { file, path, target: target.clone(), written: 0, is_published: false })
+    }
+
+    /// Makes a Maildir that survives a power cut; once in a process, for one that was killed may
+    /// have made it without.
+    fn prepare(&self, maildir: &Path, now: Timestamp) -> Result<(), DiskError> {
+        if self.prepared().contains(maildir) {
+            return Ok(());
+        }
+        for dir in ["tmp", "new", "cur"].map(|name| maildir.join(name)) {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            made.map_err(DiskError::at("make a Maildir", maildir))?;
+        }
+        for dir in maildir.ancestors() {
+            sync_dir(dir)?;
+            if dir == self.root {
+                break;
+            }
+        }
+        remove_leftovers(&maildir.join("tmp"), now);
+        self.prepared().insert(maildir.to_owned());
+        Ok(())
+    }
+
+    fn prepared(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Draft {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        self.file.write_all(bytes).map_err(DiskError::at("write", &self.path))?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Whether as much was written as the target says.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.written == self.target.size
+    }
+
+    /// Makes the copy durable and visible, in this order. A failed sync is not tried again on the
+    /// same file: the kernel may have dropped the pages.
+    pub(crate) fn publish(mut self) -> Result<(), DiskError> {
+        self.file.sync_data().map_err(DiskError::at("sync", &self.path))?;
+        let new = self.target.maildir.join("new");
+        fs::rename(&self.path, new.join(self.target.file_name()))
+            .map_err(DiskError::at("rename", &new))?;
+        self.is_published = true;
+        sync_dir(&new)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.is_published {
+            // What remains is removed as a leftover.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), DiskError> {
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(DiskError::at("sync", dir))
+}
+
+/// Frees what crashes left in `tmp`. That it fails is no reason not to deliver.
+fn remove_leftovers(tmp: &Path, now: Timestamp) {
+    let age = |modified: std::time::SystemTime| {
+        let since_epoch = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let ms = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
+        now.since(Timestamp::from_unix_ms(ms))
+    };
+    for entry in fs::read_dir(tmp).into_iter().flatten().flatten() {
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        if modified.is_ok_and(|modified| age(modified) > LEFTOVER_AGE) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

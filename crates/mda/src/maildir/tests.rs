@@ -1,0 +1,181 @@
+use super::*;
+
+const CONTENT: &[u8] = b"Subject: x\r\n\r\nbody\r\n";
+
+fn now() -> Timestamp {
+    runtime::clock::now()
+}
+
+struct Fixture {
+    _dir: tempfile::TempDir,
+    store: Store,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("mail")).unwrap();
+        Self { _dir: dir, store }
+    }
+
+    /// The same disk after the process was killed.
+    fn restart(&mut self) {
+        self.store = Store::open(&self.store.root.clone()).unwrap();
+    }
+
+    fn target(&self) -> Target {
+        let mailbox = Mailbox::parse("alice@example.org").unwrap();
+        let domain = mailbox.domain().unwrap().clone();
+        Target::new(&self.store, &domain, &mailbox, "1.X_0_0.p".into(), CONTENT.len() as u64)
+    }
+
+    fn begin(&self, search: Search) -> Result<Begun, DiskError> {
+        self.store.begin(self.target(), search, &[Bytes::from_static(CONTENT)], now())
+    }
+
+    fn draft(&self) -> Draft {
+        match self.begin(Search::Everywhere).unwrap() {
+            Begun::Writing(draft) => draft,
+            Begun::Stored => panic!("stored already"),
+        }
+    }
+
+    fn is_stored(&self, search: Search) -> bool {
+        matches!(self.begin(search).unwrap(), Begun::Stored)
+    }
+
+    fn names(&self, dir: &str) -> Vec<String> {
+        let dir = self.target().maildir.join(dir);
+        let entries = fs::read_dir(dir).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+#[test]
+fn written_in_tmp_and_moved_to_new() {
+    let fixture = Fixture::new();
+    let draft = fixture.draft();
+    assert!(draft.is_whole());
+    assert_eq!(fixture.names("tmp").len(), 1);
+    assert!(fixture.names("new").is_empty());
+    draft.publish().unwrap();
+    assert!(fixture.names("tmp").is_empty());
+    assert_eq!(fixture.names("new"), ["1.X_0_0.p,S=20"]);
+    let stored = fs::read(fixture.target().maildir.join("new/1.X_0_0.p,S=20")).unwrap();
+    assert_eq!(stored, CONTENT);
+}
+
+#[test]
+fn nobody_else_may_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let fixture = Fixture::new();
+    fixture.draft().publish().unwrap();
+    let maildir = fixture.target().maildir;
+    for (path, mode) in [("", 0o700), ("new", 0o700), ("cur", 0o700), ("new/1.X_0_0.p,S=20", 0o600)]
+    {
+        let found = fs::metadata(maildir.join(path)).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, mode, "{path}");
+    }
+}
+
+/// A kill after each step, then the same job again: the message is there once.
+#[test]
+fn killed_between_any_two_steps() {
+    type Step = fn(&Fixture);
+    let steps: [(&str, Step); 4] = [
+        ("made the directories", |f| f.store.prepare(&f.target().maildir, now()).unwrap()),
+        ("wrote a part", |f| {
+            let mut draft = f.store.create(&f.target()).unwrap();
+            draft.write(b"Sub").unwrap();
+            draft.is_published = true; // a killed process removes nothing
+        }),
+        ("wrote all", |f| f.draft().is_published = true),
+        ("renamed", |f| f.draft().publish().unwrap()),
+    ];
+    for (done, step) in steps {
+        let mut fixture = Fixture::new();
+        fixture.store.prepare(&fixture.target().maildir, now()).unwrap();
+        step(&fixture);
+        fixture.restart();
+        if let Begun::Writing(draft) = fixture.begin(Search::Everywhere).unwrap() {
+            draft.publish().unwrap();
+        }
+        assert_eq!(fixture.names("new"), ["1.X_0_0.p,S=20"], "{done}");
+        assert!(fixture.is_stored(Search::New), "{done}");
+    }
+}
+
+#[test]
+fn found_again_when_it_was_read() {
+    let fixture = Fixture::new();
+    fixture.draft().publish().unwrap();
+    let maildir = fixture.target().maildir;
+    for name in ["1.X_0_0.p,S=20:2,S", "1.X_0_0.p,S=20:2,", "1.X_0_0.p,S=20,W=20:2,RS", "1.X_0_0.p"]
+    {
+        let from = maildir.join("new/1.X_0_0.p,S=20");
+        fs::rename(&from, maildir.join("cur").join(name)).unwrap();
+        assert!(fixture.is_stored(Search::Everywhere), "{name}");
+        assert!(!fixture.is_stored(Search::New), "{name}");
+        fs::rename(maildir.join("cur").join(name), &from).unwrap();
+    }
+    fs::rename(maildir.join("new/1.X_0_0.p,S=20"), maildir.join("cur/1.X_0_0.px,S=20")).unwrap();
+    assert!(!fixture.is_stored(Search::Everywhere), "another message");
+}
+
+#[test]
+fn a_draft_that_is_dropped_leaves_nothing() {
+    let fixture = Fixture::new();
+    drop(fixture.draft());
+    assert!(fixture.names("tmp").is_empty());
+    assert!(fixture.names("new").is_empty());
+}
+
+#[test]
+fn two_attempts_at_once_store_one() {
+    let fixture = Fixture::new();
+    let (first, second) = (fixture.draft(), fixture.draft());
+    first.publish().unwrap();
+    second.publish().unwrap();
+    assert_eq!(fixture.names("new"), ["1.X_0_0.p,S=20"]);
+    assert!(fixture.names("tmp").is_empty());
+}
+
+#[test]
+fn a_maildir_that_was_removed_is_made_again() {
+    let fixture = Fixture::new();
+    fixture.draft().publish().unwrap();
+    fs::remove_dir_all(fixture.target().maildir).unwrap();
+    fixture.draft().publish().unwrap();
+    assert_eq!(fixture.names("new").len(), 1);
+}
+
+#[test]
+fn leftovers_go_after_their_time() {
+    let mut fixture = Fixture::new();
+    let maildir = fixture.target().maildir;
+    fixture.store.prepare(&maildir, now()).unwrap();
+    for (name, hours) in [("old", 37), ("fresh", 35)] {
+        let file = File::create(maildir.join("tmp").join(name)).unwrap();
+        let age = Duration::from_secs(hours * 3600);
+        let ms = u64::try_from(now().unix_ms()).unwrap();
+        let then = std::time::UNIX_EPOCH + Duration::from_millis(ms) - age;
+        file.set_modified(then).unwrap();
+    }
+    fixture.restart();
+    fixture.store.prepare(&maildir, now()).unwrap();
+    assert_eq!(fixture.names("tmp"), ["fresh"]);
+}
+
+#[test]
+fn failures_tell_whether_room_is_lacking() {
+    for (code, is_full) in [(28, true), (122, true), (5, false), (30, false), (13, false)] {
+        let error = DiskError::at("write", Path::new("/m"))(io::Error::from_raw_os_error(code));
+        assert_eq!(error.is_full(), is_full, "{error}");
+    }
+    let fixture = Fixture::new();
+    fs::create_dir_all(fixture.store.root.join("example.org")).unwrap();
+    fs::write(fixture.target().maildir, "a file in its place").unwrap();
+    let Err(error) = fixture.begin(Search::New) else { panic!("no error") };
+    assert!(!error.is_full());
+    assert!(error.to_string().starts_with("cannot make a Maildir in /"), "{error}");
+}

@@ -1,0 +1,89 @@
+//! Which mailboxes a recipient stands for now, and what is said of the others.
+
+use domains::{Destination, Resolution, Table};
+use mail_types::{EnhancedStatus, ForwardPath, Mailbox, Reply, ReplyCode, Timestamp};
+use outcome::{Delivery, Outcome};
+use queue::{Report, Wait};
+
+use crate::maildir::DiskError;
+
+/// Why a recipient's mail is in no mailbox.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Undelivered {
+    /// The table has the domain, and not the recipient.
+    #[error("no such user here")]
+    Absent,
+    #[error("the domain table is not loaded")]
+    NoTable,
+    #[error("the domain is not received here at the moment")]
+    NotHosted,
+    #[error("the address was made an alias that leads elsewhere")]
+    LeadsElsewhere,
+    #[error("the mailbox store has no room")]
+    NoRoom(#[source] DiskError),
+    #[error("the mailbox store does not work at the moment")]
+    Disk(#[source] DiskError),
+    #[error("the message cannot be read at the moment")]
+    Content,
+}
+
+/// The mailboxes for a recipient, by their own addresses; at least one.
+pub(crate) fn mailboxes(
+    table: Option<&Table>,
+    address: &Mailbox,
+) -> Result<Vec<Mailbox>, Undelivered> {
+    let table = table.ok_or(Undelivered::NoTable)?;
+    if !address.domain().is_some_and(|domain| table.is_hosted(domain)) {
+        return Err(Undelivered::NotHosted);
+    }
+    if let Some(own) = table.mailbox(address) {
+        return Ok(vec![own.clone()]);
+    }
+    // It was a mailbox when the mail was accepted.
+    match table.resolve(&ForwardPath::Mailbox(address.clone())) {
+        Resolution::UnknownRecipient => Err(Undelivered::Absent),
+        Resolution::Remote(_) => Err(Undelivered::NotHosted),
+        Resolution::Local(destinations) => {
+            let mailbox = |destination| match destination {
+                Destination::Mailbox { address } => table.mailbox(&address).cloned(),
+                Destination::Remote { .. } => None,
+            };
+            let found: Option<Vec<Mailbox>> = destinations.into_iter().map(mailbox).collect();
+            found.ok_or(Undelivered::LeadsElsewhere)
+        }
+    }
+}
+
+impl Undelivered {
+    pub(crate) fn from_disk(error: DiskError) -> Self {
+        if error.is_full() { Self::NoRoom(error) } else { Self::Disk(error) }
+    }
+
+    /// What it means for the recipient. Only a proven absence bounces.
+    pub(crate) fn outcome(&self, at: Timestamp) -> Outcome {
+        let status = |class, subject, detail| EnhancedStatus::new(class, subject, detail);
+        let (code, status) = match self {
+            Self::Absent => (550, status(5, 1, 1)),
+            Self::NoRoom(_) => (452, status(4, 3, 1)),
+            Self::NotHosted | Self::LeadsElsewhere => (451, status(4, 3, 5)),
+            Self::NoTable | Self::Disk(_) | Self::Content => (451, status(4, 3, 0)),
+        };
+        let reply = Reply::new(ReplyCode::new(code), status, self.to_string());
+        let report = Report { at, remote: None, reply };
+        match self {
+            Self::Absent => Outcome::Bounced { report },
+            Self::NoRoom(_) => Outcome::Deferred { report, waiting_for: Wait::Hop },
+            Self::NoTable
+            | Self::NotHosted
+            | Self::LeadsElsewhere
+            | Self::Disk(_)
+            | Self::Content => Outcome::Deferred { report, waiting_for: Wait::Time },
+        }
+    }
+}
+
+/// What is said of a recipient whose copy is durable.
+pub(crate) fn delivered(at: Timestamp) -> Outcome {
+    let reply = Reply::new(ReplyCode::new(250), EnhancedStatus::new(2, 0, 0), "stored");
+    Outcome::Delivered { report: Report { at, remote: None, reply }, delivery: Delivery::Final }
+}

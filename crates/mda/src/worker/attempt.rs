@@ -1,0 +1,218 @@
+//! One attempt: a copy of the message for each recipient that is due.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use mail_types::{Mailbox, Timestamp};
+use message::trace;
+use outcome::{Outcome, Verdict, due_recipients};
+use queue::{Content, ContentError, Job, Lease};
+use tracing::warn;
+
+use super::{Worker, locked};
+use crate::log::{self, Stored};
+use crate::maildir::{Begun, DiskError, Draft, Search, Target};
+use crate::metrics::Cause;
+use crate::path;
+use crate::recipient::{self, Undelivered};
+
+/// Recipients seen to between two settlements.
+const RECIPIENTS_MAX: usize = 100;
+
+/// What an attempt came to.
+pub(super) enum Attempted {
+    Done {
+        verdicts: Vec<Verdict>,
+        lacks_room: bool,
+    },
+    /// The content is damaged for good.
+    Damaged(Box<str>),
+    /// Nothing may be recorded.
+    LeaseLost,
+}
+
+/// Why there is no copy.
+enum Failure {
+    Undelivered(Undelivered),
+    Damaged(Box<str>),
+    LeaseLost,
+}
+
+impl From<DiskError> for Failure {
+    fn from(error: DiskError) -> Self {
+        Self::Undelivered(Undelivered::from_disk(error))
+    }
+}
+
+impl From<ContentError> for Failure {
+    fn from(error: ContentError) -> Self {
+        match error {
+            ContentError::Damaged(what) => Self::Damaged(what),
+            ContentError::Unavailable(_) => Self::Undelivered(Undelivered::Content),
+        }
+    }
+}
+
+impl Worker {
+    /// Whether a copy of a job may lie in a mailbox already, and have been read there.
+    pub(super) fn search(&self, job: &Job) -> Search {
+        let is_first = locked(&self.unsettled).insert(job.id);
+        let is_ours = job.envelope.arrival >= self.started;
+        if is_first && is_ours && job.attempts == 0 { Search::New } else { Search::Everywhere }
+    }
+
+    /// Sees to the recipients that are due, one after the other.
+    pub(super) async fn store_copies(
+        &self,
+        lease: &mut dyn Lease,
+        job: &Job,
+        search: Search,
+        at: Timestamp,
+    ) -> Attempted {
+        let (mut verdicts, mut lacks_room) = (Vec::new(), false);
+        for index in due_recipients(job, &self.config.retry, at, RECIPIENTS_MAX) {
+            let outcome = match self.deliver(lease, job, index, search).await {
+                Ok(()) => recipient::delivered(runtime::clock::now()),
+                Err(Failure::Undelivered(undelivered)) => {
+                    lacks_room |= matches!(undelivered, Undelivered::NoRoom(_));
+                    self.undelivered(job, &undelivered)
+                }
+                Err(Failure::Damaged(what)) => return Attempted::Damaged(what),
+                Err(Failure::LeaseLost) => return Attempted::LeaseLost,
+            };
+            verdicts.push(Verdict { recipient: index, outcome });
+        }
+        Attempted::Done { verdicts, lacks_room }
+    }
+
+    /// Counts and logs our own failures; what the sender is told does not name our files.
+    fn undelivered(&self, job: &Job, undelivered: &Undelivered) -> Outcome {
+        let cause = match undelivered {
+            Undelivered::NoRoom(error) => Some(("full", Some(error))),
+            Undelivered::Disk(error) => Some(("broken", Some(error))),
+            Undelivered::Content => Some(("content", None)),
+            Undelivered::Absent
+            | Undelivered::NoTable
+            | Undelivered::NotHosted
+            | Undelivered::LeadsElsewhere => None,
+        };
+        if let Some((cause, error)) = cause {
+            self.metrics.disk_failures.get_or_create(&Cause { cause }).inc();
+            let reason = error.and_then(std::error::Error::source);
+            warn!(
+                id = %job.id,
+                step = error.map(tracing::field::display),
+                reason = reason.map(tracing::field::display),
+                "{undelivered}"
+            );
+        }
+        undelivered.outcome(runtime::clock::now())
+    }
+
+    /// Stores a copy in each mailbox that a recipient stands for.
+    async fn deliver(
+        &self,
+        lease: &mut dyn Lease,
+        job: &Job,
+        index: u32,
+        search: Search,
+    ) -> Result<(), Failure> {
+        let address = &job.recipients[index as usize].recipient.address;
+        let table = self.domains.load_full();
+        let mailboxes = recipient::mailboxes(table.as_deref(), address);
+        for mailbox in mailboxes.map_err(Failure::Undelivered)? {
+            let started = Instant::now();
+            let stored = self.store_copy(lease, job, index, &mailbox, search).await?;
+            let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            log::stored(job, &stored, took_ms);
+        }
+        Ok(())
+    }
+
+    async fn store_copy(
+        &self,
+        lease: &mut dyn Lease,
+        job: &Job,
+        index: u32,
+        mailbox: &Mailbox,
+        search: Search,
+    ) -> Result<Stored, Failure> {
+        // A mailbox of the table is in a domain.
+        let domain = mailbox.domain().ok_or(Failure::Undelivered(Undelivered::Absent))?;
+        let prefix = prefix(job, index);
+        let mut content = lease.content().await?;
+        let size = prefix.len() as u64 + content.size;
+        let unique = path::unique_name(job, index);
+        let target = Target::new(&self.store, domain, mailbox, unique, size);
+        let stored = |is_repeat| Stored {
+            recipient: index,
+            mailbox: mailbox.to_string(),
+            file: target.file_name(),
+            size,
+            is_repeat,
+        };
+        let first = content.chunks.next().await.transpose()?.unwrap_or_default();
+        match self.begin(target.clone(), search, vec![prefix, first]).await? {
+            Begun::Stored => {
+                self.metrics.already_stored.inc();
+                Ok(stored(true))
+            }
+            Begun::Writing(draft) => {
+                self.finish(lease, draft, content).await?;
+                self.metrics.stored_bytes.inc_by(size);
+                Ok(stored(false))
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        target: Target,
+        search: Search,
+        beginning: Vec<Bytes>,
+    ) -> Result<Begun, DiskError> {
+        let store = Arc::clone(&self.store);
+        let now = runtime::clock::now();
+        self.blocking(move || store.begin(target, search, &beginning, now)).await
+    }
+
+    /// Writes the rest; publishes it if the job is still ours.
+    async fn finish(
+        &self,
+        lease: &mut dyn Lease,
+        mut draft: Draft,
+        mut content: Content,
+    ) -> Result<(), Failure> {
+        while let Some(chunk) = content.chunks.next().await {
+            let chunk = chunk?;
+            let write = move || {
+                draft.write(&chunk)?;
+                Ok(draft)
+            };
+            draft = self.blocking(write).await?;
+        }
+        if !draft.is_whole() {
+            return Err(Failure::Damaged("the content does not have the size it had".into()));
+        }
+        lease.extend().await.map_err(|_| Failure::LeaseLost)?;
+        Ok(self.blocking(move || draft.publish()).await?)
+    }
+
+    /// Does what blocks on a thread that may. The permit of the job bounds how many there are.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
+    ) -> Result<T, DiskError> {
+        let done = tokio::task::spawn_blocking(work).await;
+        done.unwrap_or_else(|error| Err(DiskError::unfinished(self.store.root(), error)))
+    }
+}
+
+/// What stands in front of the content in a mailbox (RFC 5321 §4.4).
+fn prefix(job: &Job, index: u32) -> Bytes {
+    let address = &job.recipients[index as usize].recipient.address;
+    let return_path = trace::return_path(&job.envelope.reverse_path);
+    (return_path + &trace::delivered_to(address)).into()
+}

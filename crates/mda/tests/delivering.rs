@@ -1,0 +1,409 @@
+//! The role on a simulated queue and a real directory.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use domains::Table;
+use mail_types::{
+    BodyType, Domain, Envelope, Host, Mailbox, Notify, Origin, QueueId, Recipient, ReversePath,
+    TenantId,
+};
+use mda::{Config, Mda, Metrics, Setup};
+use outcome::Route;
+use prometheus_client::registry::Registry;
+use queue::simulated::{Fault, Settings, SimulatedQueue, Step};
+use queue::{Action, Admission, Filter, Head, Job, NewJob, NextHop, Phase, Queue};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const DOMAIN: &str = "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
+    metadata: {name: d}\nspec:\n  domain: example.org\n  inbound:\n    aliases:\n    \
+    - {match: postmaster, to: [alice@example.org]}\n    - {match: gone, to: [x@example.net]}\n    \
+    - {match: moved, to: [bob@example.org]}\n";
+const BODY: &str = "body\r\n";
+const HEADER: &str = "Subject: hello\r\n\r\n";
+
+fn table(mailboxes: &[&str]) -> Arc<Table> {
+    let mut text = DOMAIN.to_owned();
+    for (n, address) in mailboxes.iter().enumerate() {
+        text += &format!(
+            "---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\nmetadata: {{name: m{n}}}\n\
+             spec:\n  address: '{address}'\n"
+        );
+    }
+    Arc::new(Table::from_yaml([("t.yaml", text.as_str())], &Default::default()).unwrap())
+}
+
+fn mailbox(text: &str) -> Mailbox {
+    Mailbox::parse(text).unwrap()
+}
+
+/// A disk, a queue and a table, which outlive the processes that use them.
+struct World {
+    dir: tempfile::TempDir,
+    queue: SimulatedQueue,
+    domains: Arc<ArcSwapOption<Table>>,
+}
+
+/// A running MDA.
+struct Process {
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl World {
+    fn new() -> Self {
+        let queue = SimulatedQueue::new(7, Settings::default(), runtime::clock::now);
+        let table = table(&["alice@example.org", "bob@example.org", "dot@example.org"]);
+        let domains = Arc::new(ArcSwapOption::from(Some(table)));
+        Self { dir: tempfile::tempdir().unwrap(), queue, domains }
+    }
+
+    fn start(&self) -> Process {
+        let retry = retry::Policy { intervals_seconds: vec![1; 20], ..Default::default() };
+        self.start_with(Config { retry, ..Config::default() })
+    }
+
+    fn start_with(&self, config: Config) -> Process {
+        let route = |sender: &Mailbox| {
+            let recipients = vec![Recipient::new(sender.clone())];
+            vec![NewJob { next_hop: NextHop::smtp(sender.host()), recipients }]
+        };
+        let setup = Setup {
+            queue: Arc::new(self.queue.clone()),
+            domains: self.domains.clone(),
+            name: Host::parse("mx.example.org").unwrap(),
+            route: Route::new(route),
+            lease: Settings::default().lease_time,
+            data_dir: self.dir.path().to_owned(),
+            metrics: Metrics::register(&mut Registry::default()),
+        };
+        let mda = Mda::new(config, setup).unwrap();
+        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(mda.run(shutdown.clone(), Duration::from_secs(5)));
+        tasks.close();
+        Process { shutdown, tasks }
+    }
+
+    async fn accept(&self, recipients: Vec<Recipient>) -> QueueId {
+        self.accept_with(recipients, BODY.into()).await
+    }
+
+    async fn accept_with(&self, recipients: Vec<Recipient>, body: Bytes) -> QueueId {
+        let now = runtime::clock::now();
+        let envelope = Envelope {
+            reverse_path: ReversePath::parse("sender@example.net").unwrap(),
+            envid: None,
+            ret: None,
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            arrival: now,
+            expires: now + Duration::from_secs(3600),
+            tenant: TenantId::new("default"),
+            identity: None,
+            origin: Origin::Internal,
+            trace_parent: None,
+        };
+        let mut draft = self.queue.begin(envelope, Admission::Outside).await.unwrap();
+        draft.write(body).await.unwrap();
+        let head = Head { prefix: Bytes::new(), header: HEADER.into() };
+        let domain = Domain::parse("example.org").unwrap();
+        let job = NewJob { next_hop: NextHop::mailbox(&domain), recipients };
+        draft.commit(head, vec![job]).await.unwrap();
+        draft.id()
+    }
+
+    /// Waits until the job is gone, or what it has become satisfies `is_so`.
+    async fn until(&self, id: QueueId, is_so: impl Fn(&Job) -> bool) -> Option<Job> {
+        let wait = async {
+            loop {
+                match self.queue.show(id).await.unwrap().pop() {
+                    None => return None,
+                    Some(job) if is_so(&job) => return Some(job),
+                    Some(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("within 20 s")
+    }
+
+    async fn until_done(&self, id: QueueId) {
+        assert!(self.until(id, |_| false).await.is_none());
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("mail")
+    }
+
+    fn maildir(&self, name: &str) -> PathBuf {
+        self.root().join("example.org").join(name)
+    }
+
+    /// Every file below the root but for `tmp`, by its path, with what is in it.
+    fn files(&self) -> BTreeMap<String, String> {
+        let (mut found, mut todo) = (BTreeMap::new(), vec![self.root()]);
+        while let Some(dir) = todo.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    todo.push(path);
+                } else {
+                    let name = path.strip_prefix(self.root()).unwrap().to_str().unwrap();
+                    found.insert(name.to_owned(), fs::read_to_string(&path).unwrap());
+                }
+            }
+        }
+        found
+    }
+}
+
+impl Process {
+    async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(Duration::from_secs(10), self.tasks.wait()).await.unwrap();
+    }
+}
+
+fn to(address: &str) -> Recipient {
+    Recipient::new(mailbox(address))
+}
+
+fn notify(address: &str, notify: Notify) -> Recipient {
+    Recipient { notify: Some(notify), ..to(address) }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn stores_a_copy_for_each_recipient() {
+    let world = World::new();
+    let process = world.start();
+    let recipients = vec![to("alice+list@example.org"), to("bob@example.org")];
+    let id = world.accept(recipients).await;
+    world.until_done(id).await;
+    let seconds = id.arrival().unix_ms() / 1000;
+    let want = |recipient: &str| {
+        format!("Return-Path: <sender@example.net>\r\nDelivered-To: {recipient}\r\n{HEADER}{BODY}")
+    };
+    let (alice, bob) = (want("alice+list@example.org"), want("bob@example.org"));
+    let (alice_size, bob_size) = (alice.len(), bob.len());
+    let files = BTreeMap::from([
+        (format!("example.org/alice/new/{seconds}.{id}_0_0.postrider,S={alice_size}"), alice),
+        (format!("example.org/bob/new/{seconds}.{id}_0_1.postrider,S={bob_size}"), bob),
+    ]);
+    assert_eq!(world.files(), files);
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn streams_what_is_large() {
+    let world = World::new();
+    let process = world.start();
+    let line = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde\r\n";
+    let id = world.accept_with(vec![to("alice@example.org")], line.repeat(80_000).into()).await;
+    world.until_done(id).await;
+    let files = world.files();
+    let (_, content) = files.first_key_value().unwrap();
+    assert!(content.ends_with(&line.repeat(80_000)) && content.starts_with("Return-Path: <s"));
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn hostile_local_parts_stay_below_the_root() {
+    let world = World::new();
+    let hostile = [
+        "\"../../../../evil\"@example.org",
+        "\".\"@example.org",
+        "\"..\"@example.org",
+        "\"a/b\"@example.org",
+        "/etc@example.org",
+        "\"new\"@example.org",
+        "\u{444}\u{444}@example.org",
+        "-rf@example.org",
+        "%2e%2e@example.org",
+    ];
+    let mut mailboxes = hostile.to_vec();
+    mailboxes.extend(["alice@example.org", "bob@example.org"]);
+    world.domains.store(Some(table(&mailboxes)));
+    let process = world.start();
+    let id = world.accept(hostile.iter().map(|address| to(address)).collect()).await;
+    world.until_done(id).await;
+    process.stop().await;
+    assert_eq!(names(world.dir.path()), ["mail"]);
+    assert_eq!(names(&world.root()), ["example.org"]);
+    assert_eq!(names(&world.root().join("example.org")).len(), hostile.len());
+    assert_eq!(world.files().len(), hostile.len());
+}
+
+#[tokio::test]
+async fn a_repeated_job_stores_once() {
+    let world = World::new();
+    let process = world.start();
+    // The outcome is lost, and with the crash the lease and the process.
+    for _ in 0..4 {
+        world.queue.fail_next(Step::Settle, Fault::Unavailable);
+    }
+    let id = world.accept(vec![to("alice@example.org")]).await;
+    world.until(id, |_| !world.files().is_empty()).await.unwrap();
+    process.shutdown.cancel();
+    world.queue.crash();
+    // Alice has read it meanwhile.
+    let alice = world.maildir("alice");
+    let stored = names(&alice.join("new")).pop().unwrap();
+    fs::rename(alice.join("new").join(&stored), alice.join("cur").join(stored + ":2,S")).unwrap();
+    let process = world.start();
+    world.until_done(id).await;
+    assert_eq!(world.files().len(), 1, "{:?}", world.files().keys());
+    assert!(names(&alice.join("new")).is_empty());
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_broken_disk_defers_and_mends() {
+    let world = World::new();
+    fs::create_dir_all(world.root().join("example.org")).unwrap();
+    fs::write(world.maildir("alice"), "not a directory").unwrap();
+    let process = world.start();
+    let id = world.accept(vec![to("alice@example.org"), to("bob@example.org")]).await;
+    let job = world.until(id, |job| job.phase == Phase::Deferred).await.unwrap();
+    let reply = job.recipients[0].last.as_ref().unwrap().reply.to_string();
+    assert_eq!(reply, "451 4.3.0 the mailbox store does not work at the moment");
+    assert_eq!(job.pending().count(), 1, "bob has his");
+    fs::remove_file(world.maildir("alice")).unwrap();
+    world.until_done(id).await;
+    assert_eq!(world.files().len(), 2);
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn only_a_proven_absence_bounces() {
+    let world = World::new();
+    let process = world.start();
+    let id = world.accept(vec![to("carol@example.org")]).await;
+    world.until_done(id).await;
+    let dsn = dsn_to_sender(&world).await;
+    assert!(dsn.contains("5.1.1") && dsn.contains("carol@example.org"), "{dsn}");
+    // Leads elsewhere; an alias of a mailbox; no such domain; no table.
+    let id = world.accept(vec![to("gone@example.org"), to("moved@example.org")]).await;
+    let job = world.until(id, |job| job.phase == Phase::Deferred).await.unwrap();
+    assert_eq!(job.pending().map(|(index, _)| index).collect::<Vec<_>>(), [0]);
+    assert_eq!(names(&world.maildir("bob").join("new")).len(), 1);
+    world.domains.store(None);
+    let id = world.accept(vec![to("carol@example.org")]).await;
+    let job = world.until(id, |job| job.phase == Phase::Deferred).await.unwrap();
+    let reply = job.recipients[0].last.as_ref().unwrap().reply.to_string();
+    assert_eq!(reply, "451 4.3.0 the domain table is not loaded");
+    process.stop().await;
+}
+
+/// The content of the one message that waits for the sender.
+async fn dsn_to_sender(world: &World) -> String {
+    use futures::StreamExt;
+    let leases = world.queue.lease(queue::HopKind::Smtp, 9, 9);
+    let leases = tokio::time::timeout(Duration::from_secs(10), leases).await.unwrap().unwrap();
+    let [mut lease] = <[_; 1]>::try_from(leases).map_err(|leases| leases.len()).unwrap();
+    let mut content = lease.content().await.unwrap();
+    let mut text = Vec::new();
+    while let Some(chunk) = content.chunks.next().await {
+        text.extend_from_slice(&chunk.unwrap());
+    }
+    let settlement = outcome::Settler::quarantine(lease.job(), "read");
+    lease.settle(&settlement).await.unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+#[tokio::test]
+async fn success_is_reported_when_asked_for() {
+    let world = World::new();
+    let process = world.start();
+    let success = Notify::On { success: true, failure: true, delay: false };
+    let recipients = vec![notify("alice@example.org", success), to("bob@example.org")];
+    let id = world.accept(recipients).await;
+    world.until_done(id).await;
+    let dsn = dsn_to_sender(&world).await;
+    assert!(dsn.contains("Action: delivered"), "{dsn}");
+    assert!(dsn.contains("alice@example.org") && !dsn.contains("bob@example.org"), "{dsn}");
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn damaged_content_is_kept_for_an_operator() {
+    let world = World::new();
+    let id = world.accept(vec![to("alice@example.org")]).await;
+    assert!(world.queue.damage(id));
+    let process = world.start();
+    let job = world.until(id, |job| job.phase == Phase::Quarantined).await.unwrap();
+    assert!(job.quarantine_reason.is_some());
+    assert!(world.files().is_empty());
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_lapsed_lease_publishes_nothing() {
+    let world = World::new();
+    world.queue.fail_next(Step::Extend, Fault::Unavailable);
+    let process = world.start();
+    let id = world.accept(vec![to("alice@example.org")]).await;
+    world.until_done(id).await;
+    assert_eq!(world.files().len(), 1);
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_job_bounces() {
+    use futures::StreamExt;
+    let world = World::new();
+    let id = world.accept(vec![to("alice@example.org")]).await;
+    let filter = Filter { message: Some(id), ..Filter::default() };
+    let acted: Vec<_> = world.queue.act(filter, Action::CancelWithDsn).collect().await;
+    assert_eq!(acted.len(), 1);
+    let process = world.start();
+    world.until_done(id).await;
+    assert!(dsn_to_sender(&world).await.contains("Action: failed"));
+    assert!(world.files().is_empty());
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn many_at_once() {
+    let world = World::new();
+    let process = world.start();
+    let mut ids = Vec::new();
+    for _ in 0..200 {
+        ids.push(world.accept(vec![to("alice@example.org"), to("bob@example.org")]).await);
+    }
+    for id in ids {
+        world.until_done(id).await;
+    }
+    assert_eq!(world.files().len(), 400);
+    assert!(names(&world.maildir("alice").join("tmp")).is_empty());
+    process.stop().await;
+}
+
+#[test]
+fn an_unusable_directory_is_named() {
+    let world = World::new();
+    fs::write(world.root(), "a file").unwrap();
+    let config = Config::default();
+    let setup = Setup {
+        queue: Arc::new(world.queue.clone()),
+        domains: world.domains.clone(),
+        name: Host::parse("mx.example.org").unwrap(),
+        route: Route::new(|_| Vec::new()),
+        lease: Duration::from_secs(900),
+        data_dir: world.dir.path().to_owned(),
+        metrics: Metrics::register(&mut Registry::default()),
+    };
+    let Err(error) = Mda::new(config, setup) else { panic!("no error") };
+    assert!(error.to_string().starts_with("directory: mail cannot be written to /"), "{error}");
+}
