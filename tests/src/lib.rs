@@ -5,6 +5,7 @@
 //! a condition and fails with what it waited for.
 
 pub mod client;
+pub mod dns;
 pub mod fuzz;
 pub mod ledger;
 pub mod load;

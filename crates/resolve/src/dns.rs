@@ -1,5 +1,8 @@
 //! The resolver that asks DNS, over hickory-resolver.
 
+// Of DNS's many record types and errors we name those that mail acts on; all others are alike to us.
+#![allow(clippy::wildcard_enum_match_arm)]
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -63,7 +66,8 @@ impl Dns {
         };
         let options = builder.options_mut();
         options.timeout = Duration::from_secs(config.timeout_seconds.max(1));
-        options.attempts = config.attempts.max(1);
+        // Theirs are the tries after the first.
+        options.attempts = config.attempts.saturating_sub(1);
         options.cache_size = config.cache_entries;
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.use_hosts_file = ResolveHosts::Never;
@@ -131,10 +135,8 @@ impl Resolver for Dns {
 
     async fn addresses(&self, host: &HostName) -> Result<Vec<IpAddr>, LookupError> {
         let name = absolute(host.as_str())?;
-        let (v4, v6) = (
-            self.records(name.clone(), RecordType::A).await,
-            self.records(name, RecordType::AAAA).await,
-        );
+        let v4 = self.records(name.clone(), RecordType::A);
+        let (v4, v6) = futures::join!(v4, self.records(name, RecordType::AAAA));
         let address = |data: &RData| match data {
             RData::A(a) => Some(IpAddr::V4(a.0)),
             RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
