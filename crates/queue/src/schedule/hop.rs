@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::lanes::Lanes;
 use super::slab::Slab;
-use crate::model::NextHop;
+use crate::model::{HopKind, NextHop};
 
 pub(super) struct Hop {
     pub(super) name: Arc<NextHop>,
@@ -139,6 +139,25 @@ impl std::ops::IndexMut<u32> for Hops {
     }
 }
 
+/// A rotation for each kind of next hop.
+pub(super) struct Rotations {
+    smtp: Rotation,
+    mailbox: Rotation,
+}
+
+impl Rotations {
+    pub(super) fn new() -> Self {
+        Self { smtp: Rotation::new(), mailbox: Rotation::new() }
+    }
+
+    pub(super) fn of(&mut self, kind: HopKind) -> &mut Rotation {
+        match kind {
+            HopKind::Smtp => &mut self.smtp,
+            HopKind::Mailbox => &mut self.mailbox,
+        }
+    }
+}
+
 /// The order in which the next hops of one kind have their turns.
 pub(super) struct Rotation {
     turns: VecDeque<u32>,
@@ -148,7 +167,7 @@ pub(super) struct Rotation {
 }
 
 impl Rotation {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self { turns: VecDeque::new(), parked: Vec::new(), parked_at: usize::MAX }
     }
 

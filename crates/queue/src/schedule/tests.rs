@@ -4,10 +4,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use mail_types::Host;
+use mail_types::{Host, QueueId};
 use proptest::prelude::*;
 
+use super::leasing::RUN;
 use super::*;
+use crate::model::HopKind;
 
 const LEASE: Duration = Duration::from_secs(100);
 
@@ -184,8 +186,8 @@ struct Known {
 #[derive(Default)]
 struct Model {
     jobs: BTreeMap<u32, Known>,
-    /// Until when a hop is down, and the lease of its probe.
-    down: BTreeMap<u8, (Timestamp, Option<LeaseToken>)>,
+    /// Until when a hop is down.
+    down: BTreeMap<u8, Timestamp>,
     probes: HashSet<(u8, LeaseToken)>,
 }
 
@@ -211,7 +213,7 @@ impl Model {
             }
         }
         let used = |hop: &u8, jobs: &BTreeMap<u32, Known>| jobs.values().any(|job| job.hop == *hop);
-        self.down.retain(|hop, (until, _)| *until > now || used(hop, &self.jobs));
+        self.down.retain(|hop, until| *until > now || used(hop, &self.jobs));
     }
 
     fn give_back(&mut self, n: u32) {
@@ -254,7 +256,7 @@ impl Model {
             Placement::Deferred { until, .. } => until <= now,
         };
         let woken = job.wake_by <= now;
-        let Some((until, _)) = self.down.get(&job.hop) else {
+        let Some(until) = self.down.get(&job.hop) else {
             return (due || woken).then_some(LeaseReason::Due);
         };
         if woken {
@@ -440,7 +442,7 @@ impl Pair {
             Op::Down { hop: n, for_seconds } => {
                 let until = at(from_now(for_seconds));
                 self.schedule.hop_down(&hop(n), until, now);
-                self.model.down.insert(n, (until, None));
+                self.model.down.insert(n, until);
             }
             Op::Up { hop: n } => {
                 self.schedule.hop_up(&hop(n), now);
