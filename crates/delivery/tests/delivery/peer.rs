@@ -5,46 +5,50 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 /// What the peer does when it is its turn.
 #[derive(Clone, Debug)]
-pub enum Act {
+pub(crate) enum Act {
     /// Exactly these octets.
     Say(Vec<u8>),
     SayAndClose(Vec<u8>),
     Close,
     /// Never anything again; the connection stays open.
     Silent,
+    /// These octets, when told to.
+    SayWhen(Arc<Notify>, Vec<u8>),
 }
 
-pub fn say(text: &str) -> Act {
+pub(crate) fn say(text: &str) -> Act {
     Act::Say(text.replace('\n', "\r\n").into_bytes())
 }
 
-pub fn say_and_close(text: &str) -> Act {
+pub(crate) fn say_and_close(text: &str) -> Act {
     Act::SayAndClose(text.replace('\n', "\r\n").into_bytes())
 }
 
 /// One answer for each kind of turn; the defaults accept everything.
 #[derive(Clone, Debug)]
-pub struct Script {
-    pub greeting: Act,
-    pub ehlo: Act,
+pub(crate) struct Script {
+    pub(crate) greeting: Act,
+    pub(crate) ehlo: Act,
     /// After the handshake.
-    pub ehlo_tls: Act,
-    pub start_tls: Act,
-    pub mail: Act,
-    pub rcpt: Act,
+    pub(crate) ehlo_tls: Act,
+    pub(crate) start_tls: Act,
+    pub(crate) mail: Act,
+    pub(crate) rcpt: Act,
     /// Used for recipients whose local part is `bad`.
-    pub rcpt_bad: Act,
-    pub data: Act,
+    pub(crate) rcpt_bad: Act,
+    pub(crate) auth: Act,
+    pub(crate) data: Act,
     /// When content begins, before it is read.
-    pub early: Option<Act>,
-    pub dot: Act,
+    pub(crate) early: Option<Act>,
+    pub(crate) dot: Act,
     /// How many messages a connection serves before the peer closes it without a word.
-    pub messages_max: usize,
+    pub(crate) messages_max: usize,
 }
 
 impl Default for Script {
@@ -57,6 +61,7 @@ impl Default for Script {
             mail: say("250 2.1.0 ok\n"),
             rcpt: say("250 2.1.5 ok\n"),
             rcpt_bad: say("550 5.1.1 no such user\n"),
+            auth: say("235 2.7.0 ok\n"),
             data: say("354 go\n"),
             early: None,
             dot: say("250 2.0.0 queued as X\n"),
@@ -67,38 +72,38 @@ impl Default for Script {
 
 /// A message as it came over the wire, dots still stuffed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Message {
-    pub mail: String,
-    pub rcpts: Vec<String>,
-    pub content: Vec<u8>,
-    pub tls: bool,
+pub(crate) struct Message {
+    pub(crate) mail: String,
+    pub(crate) rcpts: Vec<String>,
+    pub(crate) content: Vec<u8>,
+    pub(crate) tls: bool,
 }
 
 #[derive(Debug, Default)]
-pub struct Seen {
-    pub connections: usize,
+pub(crate) struct Seen {
+    pub(crate) connections: usize,
     /// With a reply to the final dot that was sent, whatever it said.
-    pub messages: Vec<Message>,
-    pub commands: Vec<String>,
+    pub(crate) messages: Vec<Message>,
+    pub(crate) commands: Vec<String>,
 }
 
-pub struct Peer {
-    pub address: SocketAddr,
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
     script: Arc<Mutex<Script>>,
     tasks: TaskTracker,
 }
 
 impl Peer {
-    pub async fn start(script: Script) -> Self {
+    pub(crate) async fn start(script: Script) -> Self {
         Self::start_at("127.0.0.1:0", script, None).await
     }
 
-    pub async fn start_tls(script: Script, acceptor: TlsAcceptor) -> Self {
+    pub(crate) async fn start_tls(script: Script, acceptor: TlsAcceptor) -> Self {
         Self::start_at("127.0.0.1:0", script, Some(acceptor)).await
     }
 
-    pub async fn start_at(at: &str, script: Script, acceptor: Option<TlsAcceptor>) -> Self {
+    pub(crate) async fn start_at(at: &str, script: Script, acceptor: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(at).await.unwrap();
         let peer = Self {
             address: listener.local_addr().unwrap(),
@@ -119,19 +124,35 @@ impl Peer {
     }
 
     /// For connections from now on.
-    pub fn set_script(&self, script: Script) {
+    pub(crate) fn set_script(&self, script: Script) {
         *self.script.lock().unwrap() = script;
     }
 
-    pub fn messages(&self) -> Vec<Message> {
+    pub(crate) fn messages(&self) -> Vec<Message> {
         self.seen.lock().unwrap().messages.clone()
     }
 
-    pub fn connections(&self) -> usize {
+    pub(crate) fn messages_count(&self) -> usize {
+        self.seen.lock().unwrap().messages.len()
+    }
+
+    /// Waits until a command was received.
+    pub(crate) async fn saw(&self, command: &str) {
+        let waiting = async {
+            let mut looks = tokio::time::interval(std::time::Duration::from_millis(2));
+            while !self.commands().iter().any(|line| line == command) {
+                looks.tick().await;
+            }
+        };
+        let limit = std::time::Duration::from_secs(20);
+        tokio::time::timeout(limit, waiting).await.expect("the command does not come");
+    }
+
+    pub(crate) fn connections(&self) -> usize {
         self.seen.lock().unwrap().connections
     }
 
-    pub fn commands(&self) -> Vec<String> {
+    pub(crate) fn commands(&self) -> Vec<String> {
         self.seen.lock().unwrap().commands.clone()
     }
 }
@@ -166,6 +187,10 @@ impl Talk {
                 let _ = stream.shutdown().await;
                 Err(Over)
             }
+            Act::SayWhen(told, octets) => {
+                told.notified().await;
+                stream.write_all(octets).await.map_err(|_| Over)
+            }
             Act::Close => Err(Over),
             Act::Silent => {
                 std::future::pending::<()>().await;
@@ -193,7 +218,10 @@ impl Talk {
                 "EHLO" | "HELO" => &script.ehlo,
                 "STARTTLS" => {
                     self.act(stream, &script.start_tls).await?;
-                    return Ok(());
+                    if matches!(&script.start_tls, Act::Say(octets) if octets.starts_with(b"220")) {
+                        return Ok(());
+                    }
+                    continue;
                 }
                 "MAIL" => {
                     message = Message { mail: line, tls, ..Message::default() };
@@ -221,7 +249,7 @@ impl Talk {
                     }
                     continue;
                 }
-                "AUTH" => &Act::Say(b"235 2.7.0 ok\r\n".to_vec()),
+                "AUTH" => &script.auth,
                 "QUIT" => {
                     let _ = stream.write_all(b"221 bye\r\n").await;
                     return Err(Over);

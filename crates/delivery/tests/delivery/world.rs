@@ -27,10 +27,10 @@ use crate::peer::Peer;
 
 /// Longer than anything a test waits for.
 const DEADLINE: Duration = Duration::from_secs(20);
-pub const LEASE: Duration = Duration::from_secs(900);
+pub(crate) const LEASE: Duration = Duration::from_secs(900);
 
 #[derive(Default)]
-pub struct State {
+pub(crate) struct State {
     waiting: VecDeque<Leased>,
     settled: Vec<(Job, Settlement)>,
     released: usize,
@@ -38,6 +38,9 @@ pub struct State {
     /// Lease checks that still succeed; `None`: all.
     extensions_left: Option<usize>,
     settle_failures: usize,
+    observer: Option<Box<dyn Fn() -> usize + Send>>,
+    /// What the observer saw at each settlement.
+    observed: Vec<usize>,
 }
 
 #[derive(Clone)]
@@ -49,7 +52,7 @@ struct Leased {
 
 /// What tests see of the queue.
 #[derive(Clone, Default)]
-pub struct RecordingQueue {
+pub(crate) struct RecordingQueue {
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
 }
@@ -62,7 +65,11 @@ impl RecordingQueue {
     }
 
     /// Waits until `ready` gives something.
-    pub async fn wait_for<T>(&self, what: &str, mut ready: impl FnMut(&State) -> Option<T>) -> T {
+    pub(crate) async fn wait_for<T>(
+        &self,
+        what: &str,
+        mut ready: impl FnMut(&State) -> Option<T>,
+    ) -> T {
         let waiting = async {
             loop {
                 let changed = self.changed.notified();
@@ -122,6 +129,8 @@ impl Lease for TestLease {
     async fn settle(&mut self, settlement: &Settlement) -> Result<(), SettleError> {
         let job = self.leased.job.clone();
         self.queue.with(|state| {
+            let seen = state.observer.as_ref().map(|observer| observer());
+            state.observed.extend(seen);
             if state.settle_failures > 0 {
                 state.settle_failures -= 1;
                 return Err(SettleError::Unknown("test".into()));
@@ -208,30 +217,30 @@ impl Queue for RecordingQueue {
 
 /// What became of a job, in short.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// For each recipient in order: `delivered`, `pending` or `bounced`, code, status.
-    pub recipients: Vec<String>,
-    pub disposition: &'static str,
-    pub dsns: usize,
-    pub reply: String,
+    pub(crate) recipients: Vec<String>,
+    pub(crate) disposition: &'static str,
+    pub(crate) dsns: usize,
+    pub(crate) reply: String,
 }
 
-pub struct World {
-    pub queue: RecordingQueue,
-    pub config: Config,
-    pub resolver: Arc<dyn resolve::Resolver>,
+pub(crate) struct World {
+    pub(crate) queue: RecordingQueue,
+    pub(crate) config: Config,
+    pub(crate) dns: Arc<resolve::Fake>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
-    pub registry: Arc<Mutex<Registry>>,
+    pub(crate) registry: Arc<Mutex<Registry>>,
 }
 
 impl World {
     /// Everything goes to `peer`.
-    pub fn to(peer: &Peer) -> Self {
+    pub(crate) fn to(peer: &Peer) -> Self {
         Self::with_routes(vec![route_to(peer)])
     }
 
-    pub fn with_routes(routes: Vec<RouteConfig>) -> Self {
+    pub(crate) fn with_routes(routes: Vec<RouteConfig>) -> Self {
         let timeouts = TimeoutConfig {
             greeting_seconds: 1,
             command_seconds: 1,
@@ -244,19 +253,19 @@ impl World {
         Self {
             queue: RecordingQueue::default(),
             config: Config { routes, timeouts, ..Config::default() },
-            resolver: Arc::new(resolve::Fake::default()),
+            dns: Arc::default(),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             registry: Arc::default(),
         }
     }
 
-    pub fn start(&self) {
+    pub(crate) fn start(&self) {
         let metrics = Metrics::register(&mut self.registry.lock().unwrap());
         let name = Host::parse("us.example").unwrap();
         let setup = Setup {
             queue: Arc::new(self.queue.clone()),
-            resolver: self.resolver.clone(),
+            resolver: self.dns.clone(),
             name,
             route: Route::new(|sender: &Mailbox| {
                 vec![NewJob {
@@ -271,16 +280,16 @@ impl World {
         self.tasks.spawn(delivery.run(self.shutdown.clone(), Duration::from_secs(1)));
     }
 
-    pub fn add(&self, job: Job, content: &[u8]) {
+    pub(crate) fn add(&self, job: Job, content: &[u8]) {
         let content = Ok(Bytes::copy_from_slice(content));
         self.add_leased(job, LeaseReason::Due, content);
     }
 
-    pub fn add_for(&self, job: Job, reason: LeaseReason) {
+    pub(crate) fn add_for(&self, job: Job, reason: LeaseReason) {
         self.add_leased(job, reason, Ok(Bytes::from_static(CONTENT)));
     }
 
-    pub fn add_damaged(&self, job: Job) {
+    pub(crate) fn add_damaged(&self, job: Job) {
         self.add_leased(job, LeaseReason::Due, Err("checksum".into()));
     }
 
@@ -289,29 +298,46 @@ impl World {
         self.queue.with(|state| state.waiting.push_back(Leased { job, reason, content }));
     }
 
-    pub fn let_lease_lapse_after(&self, extensions: usize) {
+    pub(crate) fn let_lease_lapse_after(&self, extensions: usize) {
         self.queue.with(|state| state.extensions_left = Some(extensions));
     }
 
-    pub fn let_settling_fail(&self, times: usize) {
+    pub(crate) fn let_settling_fail(&self, times: usize) {
         self.queue.with(|state| state.settle_failures = times);
     }
 
-    pub async fn settled(&self, count: usize) -> Vec<(Job, Settlement)> {
+    /// Has `observer` look at each settlement, before it is recorded.
+    pub(crate) fn observe_settlements(&self, observer: impl Fn() -> usize + Send + 'static) {
+        self.queue.with(|state| state.observer = Some(Box::new(observer)));
+    }
+
+    pub(crate) fn observed(&self) -> Vec<usize> {
+        self.queue.with(|state| state.observed.clone())
+    }
+
+    pub(crate) async fn settled(&self, count: usize) -> Vec<(Job, Settlement)> {
         let enough = |state: &State| (state.settled.len() >= count).then(|| state.settled.clone());
         self.queue.wait_for("settlement", enough).await
     }
 
-    pub async fn released(&self) {
+    pub(crate) async fn released(&self) {
         self.queue.wait_for("release", |state| (state.released > 0).then_some(())).await;
     }
 
-    pub fn hops(&self) -> Vec<String> {
+    pub(crate) fn released_count(&self) -> usize {
+        self.queue.with(|state| state.released)
+    }
+
+    pub(crate) fn begin_stop(&self) {
+        self.shutdown.cancel();
+    }
+
+    pub(crate) fn hops(&self) -> Vec<String> {
         self.queue.with(|state| state.hops.clone())
     }
 
     /// Starts the role, delivers one job, and says what became of it.
-    pub async fn deliver(&self, job: Job, content: &[u8]) -> (Summary, Settlement) {
+    pub(crate) async fn deliver(&self, job: Job, content: &[u8]) -> (Summary, Settlement) {
         self.add(job, content);
         self.start();
         let (job, settlement) = self.settled(1).await.remove(0);
@@ -319,7 +345,7 @@ impl World {
         (summary(&job, &settlement), settlement)
     }
 
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         self.shutdown.cancel();
         self.tasks.close();
         let stopped = tokio::time::timeout(DEADLINE, self.tasks.wait()).await;
@@ -327,7 +353,7 @@ impl World {
     }
 
     /// The value of a counter.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry.lock().unwrap())
             .unwrap();
@@ -337,9 +363,9 @@ impl World {
     }
 }
 
-pub const CONTENT: &[u8] = b"From: <s@here.example>\r\nSubject: x\r\n\r\nbody\r\n";
+pub(crate) const CONTENT: &[u8] = b"From: <s@here.example>\r\nSubject: x\r\n\r\nbody\r\n";
 
-pub fn route_to(peer: &Peer) -> RouteConfig {
+pub(crate) fn route_to(peer: &Peer) -> RouteConfig {
     RouteConfig {
         domain: "*".into(),
         host: Some(peer.address.ip().to_string()),
@@ -350,7 +376,7 @@ pub fn route_to(peer: &Peer) -> RouteConfig {
     }
 }
 
-pub fn job(recipients: &[&str]) -> Job {
+pub(crate) fn job(recipients: &[&str]) -> Job {
     let arrival = runtime::clock::now();
     let recipient = |address: &&str| RecipientState {
         recipient: Recipient::new(Mailbox::parse(address).unwrap()),
@@ -386,11 +412,11 @@ pub fn job(recipients: &[&str]) -> Job {
     }
 }
 
-pub fn change(job: &mut Job, change: impl FnOnce(&mut Envelope)) {
+pub(crate) fn change(job: &mut Job, change: impl FnOnce(&mut Envelope)) {
     change(Arc::make_mut(&mut job.envelope));
 }
 
-fn summary(job: &Job, settlement: &Settlement) -> Summary {
+pub(crate) fn summary(job: &Job, settlement: &Settlement) -> Summary {
     use queue::{Disposition, Wait};
     let mut recipients = vec!["untried".to_owned(); job.recipients.len()];
     for progress in &settlement.progress {
