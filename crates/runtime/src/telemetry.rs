@@ -1,4 +1,9 @@
 //! Log lines to stderr.
+//!
+//! A line is in the kernel's hands before the call that logs it returns, in one write: `kill -9`
+//! loses none, and what stops reading our lines stops our work, it does not make them vanish.
+
+mod clean;
 
 use std::io::{self, IsTerminal};
 
@@ -7,6 +12,8 @@ use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use self::clean::Clean;
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -56,10 +63,8 @@ pub fn start(config: &Config) -> Result<(), TelemetryError> {
     let format = config.format.unwrap_or(if human { Format::Human } else { Format::Json });
     let registry = tracing_subscriber::registry().with(filter);
     let started = match format {
-        Format::Json => registry.with(json(io::stderr)).try_init(),
-        Format::Human => registry
-            .with(fmt::layer().with_writer(io::stderr).with_ansi(human).with_target(false))
-            .try_init(),
+        Format::Json => registry.with(json(|| Clean(io::stderr()))).try_init(),
+        Format::Human => registry.with(for_people(|| Clean(io::stderr()))).try_init(),
     };
     started.map_err(|_| TelemetryError::Twice)
 }
@@ -75,6 +80,15 @@ where
         .with_current_span(false)
         .with_span_list(false)
         .with_writer(writer)
+}
+
+/// Without colours: they are control characters, and none of those is let through.
+fn for_people<S, W>(writer: W) -> impl tracing_subscriber::Layer<S>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
+{
+    fmt::layer().with_ansi(false).with_target(false).with_writer(writer)
 }
 
 #[cfg(test)]
@@ -97,19 +111,32 @@ mod tests {
         }
     }
 
+    fn logged<L>(layer: impl FnOnce(Written) -> L) -> String
+    where
+        L: tracing_subscriber::Layer<tracing_subscriber::Registry> + Send + Sync,
+    {
+        let written = Written::default();
+        let registry = tracing_subscriber::registry().with(layer(written.clone()));
+        tracing::subscriber::with_default(registry, || {
+            let helo = "x\"\r\n{\"event\":\"forged\"}\u{1b}[31m\u{9b}1m\u{202e}";
+            tracing::info!(event = "accepted", helo, sender = %helo, "{helo}");
+        });
+        String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
+    }
+
     #[test]
     fn what_a_client_says_stays_in_its_field() {
-        let written = Written::default();
-        let writer = written.clone();
-        let registry = tracing_subscriber::registry().with(json(move || writer.clone()));
-        tracing::subscriber::with_default(registry, || {
-            let helo = "x\"\r\n{\"event\":\"forged\"}\u{1b}[31m";
-            tracing::info!(event = "accepted", helo, sender = %helo);
-        });
-        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(text.matches('\n').count(), 1, "{text}");
+        let people = logged(|written| for_people(move || Clean(written.clone())));
+        let text = logged(|written| json(move || Clean(written.clone())));
+        for line in [&people, &text] {
+            assert_eq!(line.matches('\n').count(), 1, "{line}");
+            let dangerous = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+            assert!(!line.contains(dangerous), "{line:?}");
+        }
         assert!(text.contains("\"event\":\"accepted\""), "{text}");
-        assert!(!text.contains('\u{1b}') && !text.contains("{\"event\":\"forged"), "{text}");
+        assert!(!text.contains("{\"event\":\"forged"), "{text}");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(value["sender"].as_str().unwrap().ends_with("\u{9b}1m\u{202e}"), "{text}");
     }
 
     #[test]
