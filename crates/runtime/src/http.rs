@@ -1,5 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics`.
 
+mod connections;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,13 +61,13 @@ impl Http {
     }
 
     /// Serves until `stop`.
-    pub async fn serve(self, stop: CancellationToken) -> io::Result<()> {
+    pub async fn serve(self, stop: CancellationToken) {
         let router = Router::new()
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .with_state(self.state);
-        axum::serve(self.listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+        connections::serve(self.listener, router, stop).await;
     }
 }
 
@@ -124,6 +126,23 @@ mod tests {
         assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         assert!(fetch(address, "/metrics").await.contains("\nmails_total 1\n"));
         stop.cancel();
-        tasks.join_next().await.unwrap().unwrap().unwrap();
+        tasks.join_next().await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn silent_clients_hold_nothing_up() {
+        let config = Config { address: "127.0.0.1:0".parse().unwrap() };
+        let http = Http::bind(config, Readiness::default(), Registry::default()).await.unwrap();
+        let address = http.address().unwrap();
+        let stop = CancellationToken::new();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(http.serve(stop.clone()));
+        let _silent = TcpStream::connect(address).await.unwrap();
+        let mut half = TcpStream::connect(address).await.unwrap();
+        half.write_all(b"GET /metrics HTTP/1.1\r\nHo").await.unwrap();
+        assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        stop.cancel();
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(20), tasks.join_next());
+        assert!(ended.await.is_ok());
     }
 }
