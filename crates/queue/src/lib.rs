@@ -11,6 +11,8 @@
 //!
 //! The crate knows neither SMTP nor a disk. *Storing* is a backend's; *deciding when* is the
 //! worker's (crate `retry`); *who is next* among what is due is [`schedule`], which backends share.
+//! So is [`stored`], the form of what they write, and [`conformance`], the suite that each must pass.
+//! [`simulated`] is a backend in memory for the tests of those who use a queue.
 //!
 //! Failure behaviour: each error of [`contract`] says what was kept and whether the caller may go
 //! on. Nothing that was committed is forgotten by an error, a crash or a full store.
