@@ -65,9 +65,11 @@ impl Authenticator {
         if self.failures.is_blocked(client) {
             return Verdict::Blocked;
         }
-        let Ok(_waiting) = self.waiting.try_acquire() else {
+        let Ok(waiting) = self.waiting.try_acquire() else {
             return Verdict::Busy;
         };
+        // Who is suspended has none either.
+        let hashes = hashes.filter(|hashes| !hashes.is_empty());
         let known = hashes.is_some();
         let hashes = hashes.unwrap_or_else(|| NOBODY.clone());
         let Some(matches) = self.verify(credentials.password().to_owned(), hashes).await else {
@@ -77,6 +79,7 @@ impl Authenticator {
             return Verdict::Accepted;
         }
         self.failures.count(client);
+        drop(waiting);
         tokio::time::sleep(self.failure_delay).await;
         Verdict::Rejected
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::MESSAGE_MEMORY_BYTES;
@@ -17,6 +18,8 @@ const STEP_BYTES: usize = 64 * 1024;
 pub(crate) struct Budget {
     permits: Arc<Semaphore>,
     wait: Duration,
+    /// Octets held by all shares.
+    held: Gauge,
 }
 
 /// What a message holds of the budget; given back when dropped.
@@ -33,8 +36,8 @@ pub(crate) struct Share {
 pub(crate) struct Exhausted;
 
 impl Budget {
-    pub(crate) fn new(bytes: usize, wait: Duration) -> Self {
-        Self { permits: Arc::new(Semaphore::new(bytes / PERMIT_BYTES)), wait }
+    pub(crate) fn new(bytes: usize, wait: Duration, held: Gauge) -> Self {
+        Self { permits: Arc::new(Semaphore::new(bytes / PERMIT_BYTES)), wait, held }
     }
 
     /// A share for a message that says to have `size` octets.
@@ -42,6 +45,7 @@ impl Budget {
         let size = size.map_or(STEP_BYTES, |size| usize::try_from(size).unwrap_or(usize::MAX));
         let bytes = size.clamp(PERMIT_BYTES, MESSAGE_MEMORY_BYTES);
         let permit = self.take(bytes).await?;
+        self.held.inc_by(bytes as i64);
         Ok(Share { budget: self.clone(), permit, bytes })
     }
 
@@ -67,8 +71,15 @@ impl Share {
             let step = STEP_BYTES.min(MESSAGE_MEMORY_BYTES - self.bytes);
             self.permit.merge(self.budget.take(step).await?);
             self.bytes += step;
+            self.budget.held.inc_by(step as i64);
         }
         Ok(())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.held.dec_by(self.bytes as i64);
     }
 }
 
@@ -78,7 +89,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_held_is_bounded_and_comes_back() {
-        let budget = Budget::new(2 * MESSAGE_MEMORY_BYTES, Duration::from_millis(1));
+        let budget =
+            Budget::new(2 * MESSAGE_MEMORY_BYTES, Duration::from_millis(1), Gauge::default());
         let mut first = budget.enter(None).await.unwrap();
         first.grow(u64::MAX).await.unwrap();
         let second = budget.enter(Some(u64::MAX)).await.unwrap();
@@ -86,7 +98,12 @@ mod tests {
         drop(second);
         let mut third = budget.enter(Some(1)).await.unwrap();
         third.grow(100_000).await.unwrap();
+        assert_eq!(
+            budget.held.get(),
+            (MESSAGE_MEMORY_BYTES + 2 * STEP_BYTES + PERMIT_BYTES) as i64
+        );
         drop((first, third));
+        assert_eq!(budget.held.get(), 0);
         assert_eq!(budget.permits.available_permits(), 2 * MESSAGE_MEMORY_BYTES / PERMIT_BYTES);
     }
 }

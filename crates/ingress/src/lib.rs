@@ -45,6 +45,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 pub use self::config::{CertificateFiles, Config, ConfigError, Kind, Listener};
 pub use self::metrics::Metrics;
@@ -74,7 +75,7 @@ pub enum StartError {
     Config(#[from] ConfigError),
     #[error("{0}")]
     Tls(#[from] TlsError),
-    #[error("a listener of kind submissions needs a certificate; set tls.certificates")]
+    #[error("a listener for submission needs a certificate; set tls.certificates")]
     NoCertificate,
     #[error("cannot listen on {address}; is it in use, or does the port need a privilege?")]
     Listen {
@@ -114,7 +115,7 @@ impl Ingress {
     pub fn bind(config: &Config, services: Services) -> Result<Self, StartError> {
         let host = config.validate()?;
         let certificates = load_certificates(config)?;
-        if certificates.is_none() && config.listeners.iter().any(|l| l.kind == Kind::Submissions) {
+        if certificates.is_none() && config.listeners.iter().any(|l| l.kind != Kind::Relay) {
             return Err(StartError::NoCertificate);
         }
         let acceptor = certificates.as_ref().map(Certificates::acceptor);
@@ -232,7 +233,14 @@ impl Door {
         };
         let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
         let abort = self.abort.clone();
-        self.tracker.spawn(async move {
+        let span = tracing::debug_span!(
+            "smtp.session",
+            network.protocol.name = "smtp",
+            smtp.listener = metrics::listener(kind),
+            client.address = %peer.ip(),
+            client.port = peer.port(),
+        );
+        let session = async move {
             shared.metrics.connections_open.inc();
             // Not cancel-safe, and need not be: a draft that was not committed is discarded.
             let end = tokio::select! {
@@ -242,7 +250,8 @@ impl Door {
             shared.metrics.connections_open.dec();
             shared.metrics.ended(end);
             drop((slot, permit));
-        });
+        };
+        self.tracker.spawn(session.instrument(span));
     }
 
     /// Says that there is no room, without letting the client hold us up.

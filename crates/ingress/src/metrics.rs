@@ -1,4 +1,4 @@
-//! What the role counts. Names begin with the registry's prefix.
+//! What the role counts, by names that begin with `postrider_ingress_`.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -14,6 +14,7 @@ pub struct Metrics {
     connections: Family<ListenerLabel, Counter>,
     connections_refused: Family<ReasonLabel, Counter>,
     pub(crate) connections_open: Gauge,
+    pub(crate) content_memory_bytes: Gauge,
     pub(crate) messages_accepted: Counter,
     pub(crate) octets_accepted: Counter,
     pub(crate) recipients_accepted: Counter,
@@ -70,7 +71,7 @@ impl Metrics {
     /// Metrics that `registry` shows.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let registry = registry.sub_registry_with_prefix("ingress");
+        let registry = registry.sub_registry_with_prefix("postrider_ingress");
         registry.register("connections", "Connections accepted", metrics.connections.clone());
         registry.register(
             "connections_refused",
@@ -81,6 +82,11 @@ impl Metrics {
             "connections_open",
             "Sessions open now",
             metrics.connections_open.clone(),
+        );
+        registry.register(
+            "content_memory_bytes",
+            "Share of the memory budget that content being received holds",
+            metrics.content_memory_bytes.clone(),
         );
         registry.register("messages", "Messages accepted", metrics.messages_accepted.clone());
         registry.register("octets", "Octets of messages accepted", metrics.octets_accepted.clone());
@@ -160,7 +166,7 @@ pub(crate) fn listener(kind: ListenerKind) -> &'static str {
     }
 }
 
-fn fault(note: Note) -> &'static str {
+pub(crate) fn fault(note: Note) -> &'static str {
     match note {
         Note::UnauthorizedPipelining => "unauthorized_pipelining",
         Note::Line(LineError::TooLong) => "command_line_too_long",

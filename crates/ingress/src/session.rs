@@ -24,7 +24,7 @@ use self::transaction::Transaction;
 use crate::auth::Verdict;
 use crate::clients::ClientKey;
 use crate::deadline::Deadline;
-use crate::metrics::{End, listener};
+use crate::metrics::{End, fault, listener};
 use crate::policy;
 use crate::replies::{self, Canned};
 use crate::shared::Shared;
@@ -114,6 +114,7 @@ impl Session {
             Event::Close => return Err(self.close().await),
             Event::Noted(note) => {
                 self.shared.metrics.noted(note);
+                tracing::info!(event = "client_fault", client = %self.peer, fault = fault(note));
                 return Ok(());
             }
             Event::Reset | Event::Content(_) => {
@@ -312,6 +313,9 @@ impl Session {
 
     async fn take_content(&mut self, octets: Bytes) -> Result<(), End> {
         if let Err(refusal) = self.store_content(octets).await {
+            if let Some(id) = self.transaction.as_ref().and_then(|open| open.id()) {
+                self.log_refusal("content", &id, refusal);
+            }
             self.drop_content(refusal.reply());
         }
         Ok(())

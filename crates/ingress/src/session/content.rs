@@ -6,6 +6,7 @@ use queue::{AcceptError, Admission, Head, NewJob};
 use smtp::Answer;
 use smtp::framing::LastLine;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::Session;
 use super::header::HeaderBlock;
@@ -95,7 +96,10 @@ impl Session {
         };
         let id = content.id();
         let committed = match self.examine(&transaction, &content) {
-            Ok(head) => self.commit(content, head, transaction.jobs()).await,
+            Ok(head) => {
+                let span = tracing::debug_span!("smtp.commit", messaging.message.id = %id);
+                self.commit(content, head, transaction.jobs()).instrument(span).await
+            }
             Err(refusal) => Err(refusal),
         };
         match committed {

@@ -111,6 +111,10 @@ impl Transaction {
         &self.jobs
     }
 
+    pub(super) fn id(&self) -> Option<QueueId> {
+        self.content.as_ref().map(Content::id)
+    }
+
     pub(super) fn octets(&self) -> u64 {
         self.content.as_ref().map_or(0, |content| content.octets)
     }
@@ -133,7 +137,7 @@ impl Transaction {
             tenant: theirs.cloned().unwrap_or_else(|| TenantId::new("default")),
             identity: source.identity.map(|identity| identity.login().to_owned()),
             origin: Origin::Smtp(source.origin),
-            trace_parent: None,
+            trace_parent: Some(trace_parent()),
         }
     }
 }
@@ -153,6 +157,13 @@ impl Content {
     pub(super) fn id(&self) -> QueueId {
         self.draft.id()
     }
+}
+
+/// A new trace, as W3C Trace Context §3.2 writes it: who samples decides later.
+fn trace_parent() -> String {
+    let (trace, span): (u128, u64) = rand::random();
+    // An id of zero is invalid.
+    format!("00-{:032x}-{:016x}-00", trace.max(1), span.max(1))
 }
 
 /// Why content is not taken.

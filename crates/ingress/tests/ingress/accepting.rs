@@ -34,6 +34,7 @@ async fn envelope_and_content_arrive_whole() {
     assert_eq!(envelope.body, BodyType::EightBitMime);
     assert_eq!(envelope.tenant.as_str(), "tenant-a");
     assert_eq!(envelope.identity, None);
+    assert_eq!(envelope.trace_parent.as_ref().map(String::len), Some(55));
     assert_eq!(envelope.expires.since(envelope.arrival).as_secs(), 5 * 24 * 3600);
     let Origin::Smtp(origin) = &envelope.origin else { panic!("{:?}", envelope.origin) };
     assert_eq!((&*origin.helo, &*origin.protocol), ("client.example", "ESMTP"));
@@ -53,7 +54,7 @@ async fn envelope_and_content_arrive_whole() {
         assert!(received.contains(part), "{part} in {received}");
     }
     assert!(!text.contains("Return-Path"));
-    assert_eq!(server.metric("ingress_messages_total"), 1.0);
+    assert_eq!(server.metric("postrider_ingress_messages_total"), 1.0);
 }
 
 #[tokio::test]
@@ -163,7 +164,9 @@ async fn a_disconnect_before_the_dot_leaves_nothing() {
     client.begin("a@example.com", "bob@example.org").await;
     client.send(b"Subject: x\r\n\r\nhalf").await;
     drop(client);
-    server.until_metric("ingress_sessions_ended_total{reason=\"disconnected\"}", 1.0).await;
+    server
+        .until_metric("postrider_ingress_sessions_ended_total{reason=\"disconnected\"}", 1.0)
+        .await;
     assert_eq!(*server.queue.discarded.lock().unwrap(), 1);
     assert!(server.queue.messages().is_empty());
 }
