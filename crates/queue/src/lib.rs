@@ -1,4 +1,4 @@
-//! The durable queue: what every backend promises, the model it stores, and the suite that proves it.
+//! The durable queue: what backends promise, the model they store, and the suite that proves it.
 //!
 //! ```text
 //!            Envelope                       NewJob: message x next hop
@@ -11,7 +11,7 @@
 //!
 //! The crate knows neither SMTP nor a disk. *Storing* is a backend's; *deciding when* is the
 //! worker's (crate `retry`); *who is next* among what is due is [`schedule`], which backends share.
-//! So is [`stored`], the form of what they write, and [`conformance`], the suite that each must pass.
+//! So is [`stored`], the form of what they write, and [`conformance`], the suite they must pass.
 //! [`simulated`] is a backend in memory for the tests of those who use a queue.
 //!
 //! Failure behaviour: each error of [`contract`] says what was kept and whether the caller may go

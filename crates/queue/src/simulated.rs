@@ -233,9 +233,11 @@ impl Queue for SimulatedQueue {
 }
 
 /// Pages one after the other, until one fails or is the last.
-fn pages<T: Send + 'static>(
-    mut page: impl FnMut(Option<JobId>) -> Result<(Vec<T>, Option<JobId>), QueueError> + Send + 'static,
-) -> BoxStream<'static, Result<T, QueueError>> {
+fn pages<T, P>(mut page: P) -> BoxStream<'static, Result<T, QueueError>>
+where
+    T: Send + 'static,
+    P: FnMut(Option<JobId>) -> Result<(Vec<T>, Option<JobId>), QueueError> + Send + 'static,
+{
     let mut from = Some(None);
     let pages = stream::iter(std::iter::from_fn(move || {
         let items = match page(from.take()?) {

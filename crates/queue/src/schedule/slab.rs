@@ -1,4 +1,4 @@
-//! Numbered places that are used again, in blocks: growth copies nothing and wastes at most a block.
+//! Numbered places that are used again, in blocks: growth copies nothing, wastes at most a block.
 
 use std::ops::{Index, IndexMut};
 
