@@ -132,7 +132,6 @@ impl Compiler {
             inbound: spec.inbound.enabled,
             tenant: tenant(metadata),
             max_message_size_bytes: spec.inbound.max_message_size_bytes,
-            outbound: spec.outbound.clone(),
             entries: HashMap::new(),
             catch_all: None,
         };
@@ -149,10 +148,6 @@ impl Compiler {
             self.wrong(at, field, format!("{size} is out of range"), remedy);
         }
         self.check_count(at, "spec.inbound.aliases", spec.inbound.aliases.len(), 0..=ALIASES_MAX);
-        if let Some(Err(error)) = spec.outbound.retry.as_ref().map(retry::Policy::validate) {
-            let remedy = "leave fields out to keep their defaults";
-            self.wrong(at, "spec.outbound.retry", error.to_string(), remedy);
-        }
     }
 
     fn check_count(

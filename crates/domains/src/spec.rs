@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use retry::Policy;
 use serde::{Deserialize, Serialize};
 
 /// The only version there is.
@@ -27,8 +26,6 @@ pub struct MailDomainSpec {
     pub domain: String,
     #[serde(default)]
     pub inbound: Inbound,
-    #[serde(default)]
-    pub outbound: Outbound,
 }
 
 /// How mail for the domain is taken.
@@ -65,27 +62,6 @@ pub struct Alias {
     pub local_part: String,
     /// Addresses, 1 to 64.
     pub to: Vec<String>,
-}
-
-/// How mail that the domain's users send leaves.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Outbound {
-    pub tls: OutboundTls,
-    /// In place of the delivery role's schedule, in seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry: Option<Policy>,
-}
-
-/// Whether mail may leave in clear.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum OutboundTls {
-    /// TLS where it is offered.
-    #[default]
-    Opportunistic,
-    /// Mail waits, and at last bounces, where it is not.
-    Required,
 }
 
 /// A mailbox: somebody who receives, and may log in to send.

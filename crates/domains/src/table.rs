@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use mail_types::{Domain, Mailbox, TenantId};
 
 use crate::identity::{Identity, key};
-use crate::spec::Outbound;
 
 /// What the process says about all domains.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -30,7 +29,6 @@ pub(crate) struct Declaration {
     pub(crate) inbound: bool,
     pub(crate) tenant: TenantId,
     pub(crate) max_message_size_bytes: Option<u64>,
-    pub(crate) outbound: Outbound,
     /// By local part in lower case.
     pub(crate) entries: HashMap<String, Entry>,
     pub(crate) catch_all: Option<Entry>,
@@ -70,11 +68,6 @@ impl Table {
     /// The largest message that a domain takes, in octets.
     pub fn max_message_size_bytes(&self, domain: &Domain) -> Option<u64> {
         self.domains.get(domain)?.max_message_size_bytes
-    }
-
-    /// How mail that a domain's users send leaves; `None` when it is no domain of ours.
-    pub fn outbound(&self, domain: &Domain) -> Option<&Outbound> {
-        self.domains.get(domain).map(|declaration| &declaration.outbound)
     }
 
     /// Who logs in by this name: the address of a mailbox that has a password and is not

@@ -222,7 +222,6 @@ mod tests {
                 with("  inbound:\n    aliases: x\n"),
                 "f:7: spec.inbound.aliases: expected sequence start",
             ),
-            (with("  outbound: {tls: none}"), "f:6: spec.outbound.tls: unknown variant `none`"),
             (with("  domain: twice.example"), "f:6: duplicate mapping key: domain"),
             (with("\tx: y"), "f:5: while scanning a plain scalar, found a tab"),
             ("a: [\n".to_owned(), "f:1: unclosed bracket"),
