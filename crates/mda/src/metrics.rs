@@ -34,7 +34,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes them known under `postrider_mda_…`.
+    /// Makes them known under `mda_…`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             recipients: Family::default(),
@@ -49,7 +49,7 @@ impl Metrics {
             settlements_repeated: Counter::default(),
             quarantined: Counter::default(),
         };
-        metrics.register_in(registry.sub_registry_with_prefix("postrider_mda"));
+        metrics.register_in(registry.sub_registry_with_prefix("mda"));
         metrics
     }
 
