@@ -1,0 +1,143 @@
+//! What the parts of an open queue have in common.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mail_types::Timestamp;
+use queue::contract::Cause;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+
+use crate::config::Config;
+use crate::disk::Disk;
+use crate::index::{Effect, Index, Places};
+use crate::metrics::Metrics;
+use crate::record::Record;
+use queue::JobId;
+
+pub(crate) type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
+
+pub(crate) struct Shared {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    pub(crate) requests: mpsc::Sender<Message>,
+    /// Something may be leased that could not be before.
+    pub(crate) changed: Notify,
+    /// One operator's action at a time.
+    pub(crate) acting: Semaphore,
+    /// Octets in files of content.
+    pub(crate) file_bytes: AtomicU64,
+    /// The file system has less room than outside mail needs.
+    pub(crate) is_short: AtomicBool,
+    /// The log cannot be written: outcomes could not be recorded, so nothing is leased.
+    pub(crate) is_broken: AtomicBool,
+    pub(crate) is_closed: AtomicBool,
+    /// The segment that is appended to; all before it are read only.
+    pub(crate) current: AtomicU32,
+    index: Mutex<Index>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        config: Config,
+        clock: Clock,
+        metrics: Metrics,
+        requests: mpsc::Sender<Message>,
+        index: Index,
+    ) -> Self {
+        Self {
+            disk,
+            config,
+            clock,
+            metrics,
+            requests,
+            changed: Notify::new(),
+            acting: Semaphore::new(1),
+            file_bytes: AtomicU64::new(0),
+            is_short: AtomicBool::new(false),
+            is_broken: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
+            current: AtomicU32::new(0),
+            index: Mutex::new(index),
+        }
+    }
+
+    /// Never held over I/O.
+    pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Octets that the store occupies.
+    pub(crate) fn used_bytes(&self, index: &Index) -> u64 {
+        index.log_bytes() + self.file_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Octets at which mail from outside is refused.
+    pub(crate) fn limit_bytes(&self, index: &Index) -> u64 {
+        self.config.max_bytes.unwrap_or_else(|| {
+            let free = self.disk.free_bytes().unwrap_or(0);
+            self.used_bytes(index) + free.saturating_sub(self.config.min_free_bytes)
+        })
+    }
+
+    /// Whether mail of `size` octets from outside has to wait until mail has drained.
+    pub(crate) fn is_full(&self, index: &Index, size: u64) -> bool {
+        let max = self.config.max_bytes.unwrap_or(u64::MAX);
+        let wanted = self.used_bytes(index).saturating_add(index.arriving_bytes() + size);
+        self.is_short.load(Ordering::Relaxed) || wanted > max
+    }
+}
+
+/// What the writer is told.
+pub(crate) enum Message {
+    Append(Box<Request>),
+    /// Look whether there is room again.
+    Tick,
+    Stop,
+}
+
+/// A record to be made durable.
+pub(crate) struct Request {
+    pub(crate) record: Record,
+    /// The jobs whose records it was made from: appended only if they are still the latest.
+    pub(crate) expects: Vec<(JobId, Places)>,
+    pub(crate) effect: Effect,
+    pub(crate) reply: oneshot::Sender<Outcome>,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// On the disk, and in the index.
+    Durable,
+    /// Nothing was written: a job has other records by now.
+    Changed,
+    /// Nothing is kept: there is no room.
+    Full(Arc<io::Error>),
+    /// Nothing is kept.
+    Refused(Arc<io::Error>),
+    /// It may turn up after a crash, or not.
+    Unknown(Arc<io::Error>),
+}
+
+pub(crate) fn closed() -> Cause {
+    "the queue is closed".into()
+}
+
+impl Outcome {
+    /// What a waiter gets: the writer is gone when it does not say, and nobody knows why.
+    pub(crate) fn received(result: Result<Self, oneshot::error::RecvError>) -> Self {
+        result.unwrap_or_else(|_| Self::Unknown(Arc::new(io::Error::other("the writer ended"))))
+    }
+}
