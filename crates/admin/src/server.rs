@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,19 +30,37 @@ pub struct Server {
     path: PathBuf,
 }
 
+/// Why the socket cannot be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error("another process serves it; stop that one first")]
+    InUse,
+    #[error("a file that is not a socket is in its place; move it away")]
+    NotSocket,
+    #[error("the path of a socket has at most 100 octets; choose a shorter dataDir")]
+    LongPath,
+    #[error(transparent)]
+    Io(io::Error),
+}
+
 impl Server {
     /// Binds the socket for its owner only. One that a killed process left is replaced; one on
-    /// which somebody answers is not.
-    pub async fn bind(path: &Path) -> io::Result<Self> {
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves it"));
-        }
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    /// which somebody listens is not, nor is any other file.
+    pub async fn bind(path: &Path) -> Result<Self, BindError> {
+        check_free(path).await?;
+        // Made under another name until its mode is right: nobody may connect in between.
+        let fresh = path.with_extension("new");
+        let bind = || {
+            remove_if_there(&fresh)?;
+            let listener = UnixListener::bind(&fresh)?;
+            fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
+            fs::rename(&fresh, path)?;
+            Ok(listener)
+        };
+        let listener = bind().map_err(|error: io::Error| {
+            let too_long = error.kind() == io::ErrorKind::InvalidInput;
+            if too_long { BindError::LongPath } else { BindError::Io(error) }
+        })?;
         Ok(Self { listener, path: path.to_owned() })
     }
 
@@ -55,6 +73,27 @@ impl Server {
         };
         let _ = fs::remove_file(&self.path);
         served
+    }
+}
+
+async fn check_free(path: &Path) -> Result<(), BindError> {
+    match fs::symlink_metadata(path) {
+        Ok(file) if !file.file_type().is_socket() => return Err(BindError::NotSocket),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(BindError::Io(error)),
+    }
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        // Whatever else it is, somebody may be listening.
+        Ok(_) | Err(_) => Err(BindError::InUse),
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -93,7 +132,7 @@ async fn stats(State(queue): Shared) -> Response {
 fn answer(result: Result<impl Serialize, QueueError>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, with_causes(&error)).into_response(),
     }
 }
 
@@ -101,7 +140,7 @@ fn lines<T: Serialize + 'static>(items: BoxStream<'static, Result<T, QueueError>
     let line = |item: Result<T, QueueError>| {
         let value = match item {
             Ok(item) => serde_json::to_string(&item),
-            Err(error) => serde_json::to_string(&Failure { error: error.to_string() }),
+            Err(error) => serde_json::to_string(&Failure { error: with_causes(&error) }),
         };
         value.map(|line| Bytes::from(line + "\n"))
     };
@@ -113,4 +152,16 @@ fn lines<T: Serialize + 'static>(items: BoxStream<'static, Result<T, QueueError>
 #[derive(Serialize)]
 struct Failure {
     error: String,
+}
+
+/// An error and what caused it, in one line for the operator.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -5,13 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use admin::client::{Client, ClientError};
-use admin::server::Server;
+use admin::server::{BindError, Server};
 use admin::{ActRequest, Query};
 use bytes::Bytes;
 use mail_types::{
     BodyType, Domain, Envelope, Host, Mailbox, Origin, Recipient, ReversePath, TenantId, Timestamp,
 };
-use queue::simulated::{Settings, SimulatedQueue, VirtualClock};
+use queue::simulated::{Fault, Settings, SimulatedQueue, Step, VirtualClock};
 use queue::{Action, Admission, Head, NewJob, NextHop, Phase, Queue};
 use tokio_util::sync::CancellationToken;
 
@@ -83,4 +83,52 @@ async fn list_show_act_and_refuse() {
     stop.cancel();
     tasks.join_next().await.unwrap().unwrap().unwrap();
     assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn only_a_socket_that_nobody_serves_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.sock");
+    std::fs::write(&path, "precious").unwrap();
+    assert!(matches!(Server::bind(&path).await, Err(BindError::NotSocket)));
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    std::fs::remove_file(&path).unwrap();
+
+    let first = Server::bind(&path).await.unwrap();
+    assert!(matches!(Server::bind(&path).await, Err(BindError::InUse)));
+    // As a killed process leaves it.
+    drop(first);
+    assert!(path.exists());
+    Server::bind(&path).await.unwrap();
+
+    let long = dir.path().join("x".repeat(120));
+    assert!(matches!(Server::bind(&long).await, Err(BindError::LongPath)));
+}
+
+#[tokio::test]
+async fn a_queue_that_fails_says_so_in_the_last_line() {
+    let clock = VirtualClock::new(NOW);
+    let queue = SimulatedQueue::new(1, Settings::default(), clock.reader());
+    commit(&queue, "a@example.org", "x@example.net").await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.sock");
+    let server = Server::bind(&path).await.unwrap();
+    let stop = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(server.serve(Arc::new(queue.clone()), stop.clone()));
+    let client = Client::new(&path);
+    let says_why = |error: &ClientError| matches!(error, ClientError::Refused(why) if why.starts_with("the queue does not answer: "));
+    queue.fail_next(Step::Ask, Fault::Unavailable);
+    let listed = client.list(&Query::default(), |_| ()).await;
+    assert!(listed.as_ref().is_err_and(says_why), "{listed:?}");
+    queue.fail_next(Step::Ask, Fault::Unavailable);
+    let stats = client.stats().await;
+    assert!(stats.as_ref().is_err_and(says_why), "{stats:?}");
+    assert_eq!(client.stats().await.unwrap().messages, 1);
+    let unknown = mail_types::QueueId::new(NOW, 7);
+    assert_eq!(client.show(unknown).await.unwrap(), []);
+    stop.cancel();
+    tasks.join_next().await.unwrap().unwrap().unwrap();
+    assert!(!path.exists());
+    assert!(matches!(client.stats().await, Err(ClientError::NotRunning { .. })));
 }
