@@ -1,6 +1,6 @@
 //! The resolver that asks DNS, over hickory-resolver.
 
-// Of DNS's many record types and errors we name those that mail acts on; all others are alike to us.
+// Of DNS's many record types and errors we name those that mail acts on; all others are alike.
 #![allow(clippy::wildcard_enum_match_arm)]
 
 use std::net::{IpAddr, SocketAddr};

@@ -12,7 +12,10 @@ pub enum ConfigError {
     #[error("{}: cannot be read: {reason}; name the directory that holds it", path.display())]
     Read { path: PathBuf, reason: io::Error },
     /// The reason names the field.
-    #[error("{}:{line}:{column}: {reason}; docs/configuration.md lists every field", path.display())]
+    #[error(
+        "{}:{line}:{column}: {reason}; docs/configuration.md lists every field",
+        path.display()
+    )]
     Field { path: PathBuf, line: u64, column: u64, reason: String },
 }
 

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 /// Writes each line with its control characters escaped, whoever formatted them.
 ///
 /// Fields are escaped by their formatters already; but one that a crate logs by its `Display`, or
-/// that holds a character which only some terminals obey, is not. The escape is that of JSON, so that
-/// a JSON line stays one.
+/// that holds a character which only some terminals obey, is not. The escape is that of JSON, so
+/// that a JSON line stays one.
 #[derive(Debug)]
 pub(super) struct Clean<W>(pub(super) W);
 
