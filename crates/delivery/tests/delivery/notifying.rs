@@ -70,7 +70,8 @@ async fn ret_and_size_decide_what_is_returned() {
 
 #[tokio::test]
 async fn nobody_is_told_who_is_not_to_be() {
-    let silent: [(&str, fn(&mut Job)); 3] = [
+    type Case = (&'static str, fn(&mut Job));
+    let silent: [Case; 3] = [
         ("null sender", |job| change(job, |e| e.reverse_path = ReversePath::Null)),
         ("never", |job| job.recipients[0].recipient.notify = Some(Notify::Never)),
         ("success only", |job| job.recipients[0].recipient.notify = notify(true, false, false)),

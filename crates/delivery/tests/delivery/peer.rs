@@ -114,6 +114,7 @@ impl Peer {
         let (seen, script, tasks) = (peer.seen.clone(), peer.script.clone(), peer.tasks.clone());
         peer.tasks.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap();
                 seen.lock().unwrap().connections += 1;
                 let script = script.lock().unwrap().clone();
                 let talk = Talk { script, seen: seen.clone(), acceptor: acceptor.clone() };
