@@ -54,7 +54,7 @@ fn settings(setup: &Setup) -> String {
          dataDir: {}\n\
          ingress:\n  \
            listeners:\n  \
-           - {{kind: relay, address: \"127.0.0.1:{SMTP_PORT}\"}}\n\
+           - {{kind: relay, addresses: [\"127.0.0.1:{SMTP_PORT}\"]}}\n\
          delivery:\n  \
            allowPrivateAddresses: true\n  \
            routes:\n  \
