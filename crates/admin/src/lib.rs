@@ -7,8 +7,8 @@
 //! GET  /v1/stats                    Stats
 //! ```
 //!
-//! Long answers are streams of lines, so that a queue of a million is neither collected nor awaited.
-//! A failure in the middle of one is a last line `{"error": …}`. It knows no backend.
+//! Long answers are streams of lines, so that a queue of a million is neither collected nor waited
+//! for. A failure in the middle of one is a last line `{"error": …}`. It knows no backend.
 
 pub mod client;
 mod query;

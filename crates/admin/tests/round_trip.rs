@@ -117,7 +117,9 @@ async fn a_queue_that_fails_says_so_in_the_last_line() {
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(server.serve(Arc::new(queue.clone()), stop.clone()));
     let client = Client::new(&path);
-    let says_why = |error: &ClientError| matches!(error, ClientError::Refused(why) if why.starts_with("the queue does not answer: "));
+    let start = "the queue does not answer: ";
+    let says_why =
+        |error: &ClientError| matches!(error, ClientError::Refused(why) if why.starts_with(start));
     queue.fail_next(Step::Ask, Fault::Unavailable);
     let listed = client.list(&Query::default(), |_| ()).await;
     assert!(listed.as_ref().is_err_and(says_why), "{listed:?}");
