@@ -86,8 +86,8 @@ pub(crate) fn read(file: &str, text: &str) -> (Vec<Declared>, Vec<Problem>) {
 
 /// The documents that hold more than comments, with their first line.
 ///
-/// YAML lets nothing but a marker begin a line with `---` (YAML 1.2 §9.1.2), so each document can be
-/// read alone, and a mistake in one does not hide those in others.
+/// YAML lets nothing but a marker begin a line with `---` (YAML 1.2 §9.1.2), so each document can
+/// be read alone, and a mistake in one does not hide those in others.
 fn documents(text: &str) -> Vec<(u64, &str)> {
     let (mut found, mut start, mut first_line, mut at) = (Vec::new(), 0, 1, 0);
     for (line, number) in text.split_inclusive('\n').zip(1u64..) {

@@ -246,7 +246,10 @@ proptest! {
 
     /// No text makes the reader or the rules panic, and each refusal names its file.
     #[test]
-    fn any_text_is_read_or_refused(cut in 0usize..900, junk in "[-:{}\\[\\]#&*!|>'\"%@, \\n\\ta-c]{0,12}") {
+    fn any_text_is_read_or_refused(
+        cut in 0usize..900,
+        junk in "[-:{}\\[\\]#&*!|>'\"%@, \\n\\ta-c]{0,12}",
+    ) {
         let cut = cut.min(QUICKSTART.len());
         if QUICKSTART.is_char_boundary(cut) {
             let text = format!("{}{junk}{}", &QUICKSTART[..cut], &QUICKSTART[cut..]);

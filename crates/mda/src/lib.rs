@@ -6,8 +6,8 @@
 //!                                           /cur/…   the reader's
 //! ```
 //!
-//! **Queues.** Jobs of kind [`queue::HopKind::Mailbox`] are leased from the queue, as many as may be
-//! written at once. Each is settled in one step when all its recipients have been seen to.
+//! **Queues.** Jobs of kind [`queue::HopKind::Mailbox`] are leased, as many as may be written
+//! at once. Each is settled in one step when all its recipients have been seen to.
 //!
 //! **Strategies.** A file's name is derived from job and recipient, so that a job repeated after a
 //! crash finds what it stored before, read or unread, and stores it once. A file system without

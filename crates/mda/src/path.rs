@@ -14,8 +14,8 @@ pub(crate) fn of_mailbox(root: &Path, domain: &Domain, mailbox: &Mailbox) -> Pat
 
 /// A local part as the name of a directory: one for one, in `[a-z0-9._+=-]` with all else as `%XX`.
 ///
-/// ASCII letters are written in lower case, for hosted local parts are compared so. A local part has
-/// at most 64 octets (RFC 5321 §4.5.3.1.1), hence the name at most 192.
+/// ASCII letters are written in lower case, for hosted local parts are compared so. A local part
+/// has at most 64 octets (RFC 5321 §4.5.3.1.1), hence the name at most 192.
 fn escaped(local_part: &str) -> String {
     if local_part.is_empty() {
         return "%".to_owned();
