@@ -1,4 +1,4 @@
-//! What the role counts, by names that begin with `postrider_ingress_`.
+//! What the role counts, by names that begin with `ingress_` under the registry's own prefix.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -71,7 +71,7 @@ impl Metrics {
     /// Metrics that `registry` shows.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        let registry = registry.sub_registry_with_prefix("postrider_ingress");
+        let registry = registry.sub_registry_with_prefix("ingress");
         registry.register("connections", "Connections accepted", metrics.connections.clone());
         registry.register(
             "connections_refused",

@@ -21,7 +21,7 @@ use crate::config::CertificateFiles;
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("{}: cannot be read as PEM; check that the file exists and is readable", path.display())]
+    #[error("{}: is not readable as PEM; check that it is there and may be read", path.display())]
     Pem {
         path: PathBuf,
         #[source]

@@ -428,8 +428,8 @@ impl ServerSession {
         Step::Tell(State::Handshake, Event::StartTls)
     }
 
-    /// Refuses a line that the grammar never sees: 500 when it is too long (RFC 5321 §4.5.3.1.9), 501
-    /// for characters that no command may have (RFC 5321 §4.1.2).
+    /// Refuses a line that the grammar never sees: 500 when it is too long
+    /// (RFC 5321 §4.5.3.1.9), 501 for characters that no command may have (RFC 5321 §4.1.2).
     fn refuse_line(&mut self, state: State, error: LineError) -> Step {
         self.note = Some(Note::Line(error));
         match error {

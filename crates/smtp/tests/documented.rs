@@ -31,8 +31,7 @@ fn cases(page: &str) -> BTreeSet<&str> {
 
 /// A test function, a row of the dialogue table, or a counter by its name in the source.
 fn exists(case: &str, sources: &str) -> bool {
-    let counter =
-        case.strip_prefix("postrider_ingress_").and_then(|name| name.strip_suffix("_total"));
+    let counter = case.strip_prefix("ingress_").and_then(|name| name.strip_suffix("_total"));
     let forms = [
         format!("] fn {case}("),
         format!("] async fn {case}("),

@@ -54,7 +54,7 @@ async fn envelope_and_content_arrive_whole() {
         assert!(received.contains(part), "{part} in {received}");
     }
     assert!(!text.contains("Return-Path"));
-    assert_eq!(server.metric("postrider_ingress_messages_total"), 1.0);
+    assert_eq!(server.metric("ingress_messages_total"), 1.0);
 }
 
 #[tokio::test]
@@ -164,9 +164,7 @@ async fn a_disconnect_before_the_dot_leaves_nothing() {
     client.begin("a@example.com", "bob@example.org").await;
     client.send(b"Subject: x\r\n\r\nhalf").await;
     drop(client);
-    server
-        .until_metric("postrider_ingress_sessions_ended_total{reason=\"disconnected\"}", 1.0)
-        .await;
+    server.until_metric("ingress_sessions_ended_total{reason=\"disconnected\"}", 1.0).await;
     assert_eq!(*server.queue.discarded.lock().unwrap(), 1);
     assert!(server.queue.messages().is_empty());
 }

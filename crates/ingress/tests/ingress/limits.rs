@@ -14,9 +14,9 @@ async fn connections_in_total() {
     let mut third = Client::connect(server.address(Kind::Relay)).await;
     third.expect("421 4.7.0").await;
     third.expect_end().await;
-    assert_eq!(server.metric("postrider_ingress_connections_refused_total{reason=\"total\"}"), 1.0);
+    assert_eq!(server.metric("ingress_connections_refused_total{reason=\"total\"}"), 1.0);
     drop(first);
-    server.until_metric("postrider_ingress_connections_open", 1.0).await;
+    server.until_metric("ingress_connections_open", 1.0).await;
     server.connect().await;
 }
 
@@ -27,10 +27,7 @@ async fn connections_of_a_client() {
     let mut second = Client::connect(server.address(Kind::Relay)).await;
     second.expect("421 4.7.0").await;
     second.expect_end().await;
-    assert_eq!(
-        server.metric("postrider_ingress_connections_refused_total{reason=\"client\"}"),
-        1.0
-    );
+    assert_eq!(server.metric("ingress_connections_refused_total{reason=\"client\"}"), 1.0);
     // Another address is another client.
     Client::connect(server.ipv6_address()).await.expect("220").await;
 }
@@ -43,10 +40,7 @@ async fn errors() {
     client.says("FROB", "500").await;
     client.says("FROB", "421 4.7.0").await;
     client.expect_end().await;
-    assert_eq!(
-        server.metric("postrider_ingress_client_faults_total{fault=\"too_many_errors\"}"),
-        1.0
-    );
+    assert_eq!(server.metric("ingress_client_faults_total{fault=\"too_many_errors\"}"), 1.0);
 }
 
 #[tokio::test]
@@ -57,10 +51,7 @@ async fn commands() {
         client.says("NOOP", "250").await;
     }
     client.says("NOOP", "421 4.7.0").await;
-    assert_eq!(
-        server.metric("postrider_ingress_client_faults_total{fault=\"too_many_commands\"}"),
-        1.0
-    );
+    assert_eq!(server.metric("ingress_client_faults_total{fault=\"too_many_commands\"}"), 1.0);
 }
 
 #[tokio::test]
@@ -72,10 +63,7 @@ async fn recipients() {
         client.says(&format!("RCPT TO:<bob+{i}@example.org>"), "250").await;
     }
     client.says("RCPT TO:<bob@example.org>", "452 4.5.3").await;
-    assert_eq!(
-        server.metric("postrider_ingress_client_faults_total{fault=\"too_many_recipients\"}"),
-        1.0
-    );
+    assert_eq!(server.metric("ingress_client_faults_total{fault=\"too_many_recipients\"}"), 1.0);
 }
 
 #[tokio::test]

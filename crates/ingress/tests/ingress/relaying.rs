@@ -53,7 +53,7 @@ async fn recipients_are_known_at_rcpt() {
     client.says("RCPT TO:<nobody@example.org>", "550 5.1.1").await;
     client.says("RCPT TO:<a@elsewhere.example>", "550 5.7.1").await;
     client.says("RCPT TO:<Bob@example.org>", "250 2.1.5").await;
-    let refused = "postrider_ingress_refusals_total{at=\"rcpt\",code=\"550\",status=\"5.1.1\"}";
+    let refused = "ingress_refusals_total{at=\"rcpt\",code=\"550\",status=\"5.1.1\"}";
     assert_eq!(server.metric(refused), 1.0);
 }
 

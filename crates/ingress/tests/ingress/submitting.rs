@@ -78,7 +78,7 @@ async fn wrong_passwords_and_unknown_users_sound_alike() {
         client.says("MAIL FROM:<alice@example.org>", "530 5.7.0").await;
     }
     assert_eq!(replies[0], replies[1]);
-    assert_eq!(server.metric("postrider_ingress_authentications_total{result=\"rejected\"}"), 2.0);
+    assert_eq!(server.metric("ingress_authentications_total{result=\"rejected\"}"), 2.0);
 }
 
 #[tokio::test]
@@ -91,7 +91,7 @@ async fn guessing_is_stopped_for_the_address() {
         client.says("EHLO client.example", "250").await;
         client.says(&login("alice@example.org", "guess"), want).await;
     }
-    assert_eq!(server.metric("postrider_ingress_authentications_total{result=\"blocked\"}"), 1.0);
+    assert_eq!(server.metric("ingress_authentications_total{result=\"blocked\"}"), 1.0);
 }
 
 #[tokio::test]

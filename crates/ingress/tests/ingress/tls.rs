@@ -79,5 +79,5 @@ async fn a_handshake_that_stalls_ends() {
     let mut client = Client::connect(server.address(Kind::Submissions)).await;
     client.send(b"\x16\x03\x01").await;
     client.expect_end().await;
-    assert_eq!(server.metric("postrider_ingress_tls_handshakes_total{result=\"timeout\"}"), 1.0);
+    assert_eq!(server.metric("ingress_tls_handshakes_total{result=\"timeout\"}"), 1.0);
 }

@@ -76,8 +76,8 @@ impl DataDecoder {
         }
     }
 
-    /// The end of the run that begins at `start`: at a dot that begins a line, before a CR that ends
-    /// the input, or at the end of the input.
+    /// The end of the run that begins at `start`: at a dot that begins a line, before a CR that
+    /// ends the input, or at the end of the input.
     fn scan(&mut self, input: &[u8], start: usize) -> Result<usize, (usize, ContentFault)> {
         let mut line = start;
         let mut at = start;

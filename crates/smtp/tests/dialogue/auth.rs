@@ -1,4 +1,5 @@
-//! AUTH. `AGFsaWNlAHNlY3JldA==` is PLAIN of alice with the right password, `...d3Jvbmc=` a wrong one.
+//! AUTH. `AGFsaWNlAHNlY3JldA==` is PLAIN of alice with the right password, `AGFsaWNlAHdyb25n`
+//! with a wrong one.
 
 use smtp::ListenerKind::{Relay, Submission, Submissions};
 
