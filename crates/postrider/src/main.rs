@@ -1,1 +1,60 @@
-fn main() {}
+//! The one binary of the data plane: every role, and the command line for operators.
+//!
+//! It names the concrete backends (the embedded log, DNS) and nothing else: what the roles do is in
+//! their crates.
+
+mod cli;
+mod config;
+mod domain_command;
+mod dsn_route;
+mod output;
+mod password;
+mod queue_command;
+mod queue_metrics;
+mod resources;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, MailboxCommand};
+
+/// Fewer page faults and steadier memory than the system's with many small sessions.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// `EX_CONFIG` is 78, but 64 is what supervisors of this family take for "do not restart".
+const EXIT_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error(&error);
+            if error.is::<config::Refused>() {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Mailbox(MailboxCommand::HashPassword) => return password::hash_from_stdin(),
+        Command::Check { directory } => return serve::check(&directory.path),
+        Command::Domain(command) => return domain_command::run(command),
+        Command::Serve { .. } | Command::Queue(_) => {}
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Serve { directory, log } => serve::serve(&directory.path, log).await,
+            Command::Queue(command) => queue_command::run(command).await,
+            Command::Check { .. } | Command::Domain(_) | Command::Mailbox(_) => Ok(()),
+        }
+    })
+}

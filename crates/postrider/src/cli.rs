@@ -1,0 +1,225 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mail_types::{Domain, QueueId, TenantId};
+use queue::{Filter, Phase};
+
+/// A mail transfer cluster: receives, queues durably, delivers, retries and bounces mail.
+#[derive(Debug, Parser)]
+#[command(name = "postrider", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run every role in one process, on a queue in a local directory.
+    ///
+    /// Stops on SIGTERM or SIGINT: finishes what is in flight, keeps the rest for the next start.
+    Serve {
+        #[command(flatten)]
+        directory: Directory,
+        /// How log lines are written to stderr; the default is for people on a terminal, else JSON.
+        #[arg(long, value_enum)]
+        log: Option<LogFormat>,
+    },
+    /// Check the configuration and all resources; change nothing.
+    Check {
+        #[command(flatten)]
+        directory: Directory,
+    },
+    /// Look into the queue of a running process, and act on it.
+    #[command(subcommand)]
+    Queue(QueueCommand),
+    /// The hosted domains, as the files declare them.
+    #[command(subcommand)]
+    Domain(DomainCommand),
+    /// Helpers for Mailbox resources.
+    #[command(subcommand)]
+    Mailbox(MailboxCommand),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+pub(crate) struct Directory {
+    /// The directory that holds `postrider.yaml`.
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub(crate) path: PathBuf,
+}
+
+/// Where the running process is, and how to answer.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// The directory that the process serves.
+    #[arg(long, value_name = "DIR", default_value = ".", env = "POSTRIDER_CONFIG", global = true)]
+    pub(crate) config: PathBuf,
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Json,
+    Human,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Columns, for people.
+    Table,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum QueueCommand {
+    /// List jobs: one line for each message and next hop.
+    List {
+        #[command(flatten)]
+        filter: FilterArgs,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Show a message: its envelope, recipients and attempts.
+    Show {
+        id: QueueId,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Count messages by phase.
+    Stats {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Stop trying the matching jobs until released.
+    Hold(ActArgs),
+    /// End a hold or a quarantine; due at once.
+    Release(ActArgs),
+    /// Try the matching jobs now.
+    Retry(ActArgs),
+    /// Give the matching jobs up; their senders get a DSN.
+    Cancel {
+        #[command(flatten)]
+        act: ActArgs,
+        /// Drop them without telling the senders.
+        #[arg(long)]
+        silently: bool,
+    },
+}
+
+/// Which jobs are acted on.
+#[derive(Debug, Args)]
+pub(crate) struct ActArgs {
+    #[command(flatten)]
+    pub(crate) filter: FilterArgs,
+    /// Act on the whole queue; needed when no filter is given.
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
+/// Narrows a list or an action.
+#[derive(Debug, Args)]
+pub(crate) struct FilterArgs {
+    /// Only this message.
+    #[arg(long, value_name = "QUEUE-ID")]
+    id: Option<QueueId>,
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Only this reverse-path; `@domain` for a whole domain, an empty text for the null sender.
+    #[arg(long, value_name = "ADDRESS")]
+    sender: Option<String>,
+    #[arg(long, value_name = "DOMAIN")]
+    recipient_domain: Option<Domain>,
+    #[arg(long, value_enum)]
+    phase: Option<PhaseArg>,
+    /// Only what arrived longer ago than this, such as `90s`, `15m`, `4h` or `2d`.
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    older_than: Option<std::time::Duration>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PhaseArg {
+    Ready,
+    Active,
+    Deferred,
+    Held,
+    Quarantined,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DomainCommand {
+    /// List the hosted domains.
+    List {
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MailboxCommand {
+    /// Read a password from standard input and print its hash for `spec.passwords`.
+    HashPassword,
+}
+
+impl From<FilterArgs> for Filter {
+    fn from(args: FilterArgs) -> Self {
+        Self {
+            message: args.id,
+            tenant: args.tenant.map(TenantId::new),
+            sender: args.sender,
+            recipient_domain: args.recipient_domain,
+            phase: args.phase.map(|phase| match phase {
+                PhaseArg::Ready => Phase::Ready,
+                PhaseArg::Active => Phase::Active,
+                PhaseArg::Deferred => Phase::Deferred,
+                PhaseArg::Held => Phase::Held,
+                PhaseArg::Quarantined => Phase::Quarantined,
+            }),
+            older_than: args.older_than,
+        }
+    }
+}
+
+/// Reads a number with a unit: `s`, `m`, `h` or `d`.
+fn parse_age(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || format!("{text:?} is not an age such as 90s, 15m, 4h or 2d");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number = text[..text.len() - 1].parse::<u64>().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(seconds).ok_or_else(wrong)?;
+    Ok(std::time::Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn ages() {
+        assert_eq!(parse_age("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_age("2d"), Ok(Duration::from_secs(172_800)));
+        for wrong in ["", "90", "h", "-1h", "4 h", "1w", "99999999999999999999d", "4ä"] {
+            assert!(parse_age(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! `postrider.yaml`: the sections of the roles, and what they share.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mail_types::{Host, Mailbox};
+use serde::{Deserialize, Serialize};
+
+/// The file in a configuration directory.
+const FILE: &str = "postrider.yaml";
+
+/// What `postrider serve` reads. Paths are relative to the file's directory.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Our name: in the greeting, in EHLO, in trace fields and DSNs.
+    pub(crate) hostname: String,
+    /// Where queue, mailboxes and generated certificates are kept.
+    #[serde(default = "data_dir")]
+    pub(crate) data_dir: PathBuf,
+    /// Where MailDomain and Mailbox resources are.
+    #[serde(default = "domains_dir")]
+    pub(crate) domains_dir: PathBuf,
+    /// Where mail for `<postmaster>` without a domain goes.
+    #[serde(default)]
+    pub(crate) postmaster: Option<Mailbox>,
+    #[serde(default)]
+    pub(crate) ingress: ingress::Config,
+    #[serde(default)]
+    pub(crate) queue: queue_log::Config,
+    #[serde(default)]
+    pub(crate) delivery: delivery::Config,
+    #[serde(default)]
+    pub(crate) mda: mda::Config,
+    #[serde(default)]
+    pub(crate) resolver: resolve::Config,
+    #[serde(default)]
+    pub(crate) http: runtime::http::Config,
+    #[serde(default)]
+    pub(crate) log: runtime::telemetry::Config,
+}
+
+fn data_dir() -> PathBuf {
+    "data".into()
+}
+
+fn domains_dir() -> PathBuf {
+    "domains".into()
+}
+
+/// The configuration is wrong: restarting does not help.
+#[derive(Debug)]
+pub(crate) struct Refused(String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl Refused {
+    pub(crate) fn of_lines(lines: &[String]) -> Self {
+        Self(lines.join("\n"))
+    }
+}
+
+/// Makes an error of a section one that names the file and the section.
+pub(crate) fn refused(section: &'static str) -> impl Fn(&dyn fmt::Display) -> anyhow::Error {
+    move |problem| anyhow::Error::new(Refused(format!("{FILE}: {section}.{problem}")))
+}
+
+impl Config {
+    /// Reads the file in `directory`, and makes paths absolute.
+    pub(crate) fn load(directory: &Path) -> anyhow::Result<Self> {
+        let mut config: Self = runtime::config::load(&directory.join(FILE))
+            .map_err(|error| Refused(error.to_string()))?;
+        let base = std::path::absolute(directory)?;
+        config.data_dir = base.join(&config.data_dir);
+        config.domains_dir = base.join(&config.domains_dir);
+        let ingress = &mut config.ingress;
+        ingress.hostname.clone_from(&config.hostname);
+        if ingress.tls.self_signed_directory.is_none() {
+            ingress.tls.self_signed_directory = Some(config.data_dir.join("tls"));
+        }
+        for files in &mut ingress.tls.certificates {
+            files.certificate = base.join(&files.certificate);
+            files.key = base.join(&files.key);
+        }
+        for auth in config.delivery.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
+            auth.password_file = base.join(&auth.password_file);
+        }
+        Ok(config)
+    }
+
+    /// Our name, checked.
+    pub(crate) fn host(&self) -> anyhow::Result<Host> {
+        let host = Host::parse(&self.hostname);
+        host.map_err(|error| {
+            let problem = format!("{FILE}: hostname: {:?}: {error}", self.hostname);
+            anyhow::Error::new(Refused(problem))
+        })
+    }
+
+    /// How long the queue leases a job to a role.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_secs(self.queue.lease_secs)
+    }
+
+    /// Where the running process listens for operators.
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self.data_dir.join("admin.sock")
+    }
+}

@@ -1,0 +1,98 @@
+//! The directory of resources, and the table made of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use arc_swap::ArcSwapOption;
+use domains::{Problem, Settings, Table, yaml};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Refused};
+
+/// How often the directory is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Compiles every `*.yaml` of the directory, in order of their names.
+pub(crate) fn load(config: &Config) -> anyhow::Result<Table> {
+    let mut declared = Vec::new();
+    let mut problems: Vec<Problem> = Vec::new();
+    for path in files(&config.domains_dir)? {
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        match yaml::parse(&path.display().to_string(), &text) {
+            Ok(found) => declared.extend(found),
+            Err(found) => problems.extend(found),
+        }
+    }
+    let settings = Settings { postmaster: config.postmaster.clone() };
+    if problems.is_empty() {
+        match Table::compile(&declared, &settings) {
+            Ok(table) => return Ok(table),
+            Err(found) => problems = found,
+        }
+    }
+    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    Err(anyhow::Error::new(Refused::of_lines(&lines)))
+}
+
+fn files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let read = || -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect()
+    };
+    let mut files = read().map_err(|error| {
+        let path = directory.display();
+        Refused::of_lines(&[format!("{path}: {error}; put MailDomain and Mailbox files there")])
+    })?;
+    files.retain(|path| path.extension().is_some_and(|e| e == "yaml" || e == "yml"));
+    files.sort();
+    Ok(files)
+}
+
+/// What changes when a file does.
+type Fingerprint = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
+
+fn fingerprint(directory: &Path) -> Fingerprint {
+    let files = files(directory).unwrap_or_default().into_iter();
+    files
+        .filter_map(|path| {
+            let metadata = fs::metadata(&path).ok()?;
+            Some((path, (metadata.len(), metadata.modified().ok())))
+        })
+        .collect()
+}
+
+/// Puts a new table in place when the files have changed; one that is wrong changes nothing.
+pub(crate) async fn keep_fresh(
+    config: Config,
+    table: Arc<ArcSwapOption<Table>>,
+    stop: CancellationToken,
+) {
+    let mut seen = fingerprint(&config.domains_dir);
+    let mut ticks = tokio::time::interval(LOOK);
+    loop {
+        // Cancel-safe: a tick that is not taken comes again.
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let now = fingerprint(&config.domains_dir);
+        if now == seen {
+            continue;
+        }
+        seen = now;
+        match load(&config) {
+            Ok(new) => {
+                tracing::info!(event = "table_changed", domains = new.hosted_domains().len());
+                table.store(Some(Arc::new(new)));
+            }
+            Err(error) => {
+                tracing::error!(event = "table_refused", %error, "the table before stays in force");
+            }
+        }
+    }
+}
