@@ -23,14 +23,13 @@ pub(super) struct Part {
 }
 
 /// Cheap ones first.
-pub(super) const PARTS: [Part; 13] = [
+pub(super) const PARTS: [Part; 12] = [
     part("fmt", "every file is formatted", &[], fmt),
     part("tidy", "rules of the code that no other tool checks", &[], tidy),
     part("clippy", "no warning in any target", &[], clippy),
     part("deny", "licences, banned crates and sources of the dependencies", &[], deny),
     part("tests", "unit, property and conformance tests of every crate", &[], tests),
     part("fuzz", "the corpora of the fuzz targets, replayed", &[], fuzz),
-    part("sim", "roles in one process: hostile peers, slow clients, limits", &[], sim),
     part("interop", "Postfix, swaks and curl, both ways", INTEROP_NEEDS, interop),
     part("crash", "kill -9 under load loses nothing", &[], crash),
     part("fault", "full disks and failing syncs lose nothing", &[], fault),
@@ -61,7 +60,7 @@ const fn part(
 }
 
 /// The test files of the package `tests` belong to the part whose name they begin with.
-const BY_FILE: [&str; 6] = ["fuzz", "sim", "interop", "crash", "fault", "powercut"];
+const BY_FILE: [&str; 5] = ["fuzz", "interop", "crash", "fault", "powercut"];
 
 /// Fails when a test file belongs to no part: it would never run.
 pub(super) fn check_complete(metadata: &Metadata) -> Result<()> {
@@ -115,10 +114,6 @@ fn tests(_: &Context) -> Result<Counts> {
 
 fn fuzz(context: &Context) -> Result<Counts> {
     of_files(context, "fuzz", &[])
-}
-
-fn sim(context: &Context) -> Result<Counts> {
-    of_files(context, "sim", &[])
 }
 
 fn interop(context: &Context) -> Result<Counts> {

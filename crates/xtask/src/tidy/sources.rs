@@ -133,7 +133,8 @@ fn is_odd(reference: &str) -> bool {
     let spaced = after.strip_prefix(' ');
     let number = spaced.unwrap_or(after).trim_start_matches(['-', ' ']);
     let digits = number.bytes().take_while(u8::is_ascii_digit).count();
-    if digits < 3 {
+    let is_address_type = spaced.is_none() && number.starts_with("822");
+    if digits < 3 || is_address_type {
         return false;
     }
     if spaced.is_none_or(|spaced| spaced.len() != number.len()) {
@@ -157,7 +158,8 @@ mod tests {
 
     #[test]
     fn references_to_rfcs_have_one_form() {
-        let good = "RFC 5321 §4.5.2|RFC 3464 §2.3.1, RFC 3461|see RFC 5321.|RFC 6532 §A.1";
+        let good =
+            "RFC 5321 §4.5.2|RFC 3464 §2.3.1, RFC 3461|see RFC 5321.|RFC 6532 §A.1|RFC822;a@b";
         for line in good.split('|') {
             assert_eq!(odd_rfc(line), None, "{line}");
         }
