@@ -32,7 +32,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes them known under `postrider_delivery_…`.
+    /// Makes them known under `delivery_…`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             recipients: Family::default(),
@@ -50,7 +50,7 @@ impl Metrics {
             settlements_repeated: Counter::default(),
             quarantined: Counter::default(),
         };
-        metrics.register_in(registry.sub_registry_with_prefix("postrider_delivery"));
+        metrics.register_in(registry.sub_registry_with_prefix("delivery"));
         metrics
     }
 

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mail_types::Host;
-use outcome::{Effort, Original, Plan, Settler, Verdict};
-use queue::{ContentError, HopKind, Job, Lease, LeaseReason, NextHop, Queue, QueueError};
+use outcome::{Effort, Original, OriginalPart, Plan, Settler, Verdict};
+use queue::{HopKind, Job, Lease, LeaseReason, NextHop, Queue, QueueError};
 use queue::{SettleError, Settlement};
 use resolve::Resolver;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{Instrument, debug_span, error, info, warn};
 
 use crate::attempt::{Attempt, Attempted, HopState, host_of};
 use crate::config::{Route, Settings};
@@ -61,8 +61,10 @@ impl Worker {
     pub(crate) async fn run(self: Arc<Self>, grace: Duration) {
         let tasks = TaskTracker::new();
         let abort = CancellationToken::new();
-        tasks.spawn(self.clone().sweep_pool());
+        let sweeping = CancellationToken::new();
+        tasks.spawn(self.clone().sweep_pool(sweeping.clone()));
         self.clone().lease_jobs(&tasks, &abort).await;
+        sweeping.cancel();
         tasks.close();
         let deadline = Instant::now() + grace;
         // Both branches may be dropped: waiting has no effect of its own.
@@ -132,7 +134,13 @@ impl Worker {
         while let Some(lease) = next.take() {
             self.metrics.attempts_in_progress.inc();
             let in_hand = session.take().or_else(|| self.pool.take(&hop));
-            session = Box::pin(self.handle(lease, in_hand)).await;
+            let envelope = &lease.job().envelope;
+            let span = debug_span!(
+                "smtp.deliver",
+                messaging.message.id = %lease.job().id,
+                traceparent = envelope.trace_parent.as_deref(),
+            );
+            session = Box::pin(self.handle(lease, in_hand)).instrument(span).await;
             self.metrics.attempts_in_progress.dec();
             if session.is_some() && !self.stopping.is_cancelled() {
                 next = self.queue.lease_more(&hop).await.unwrap_or_default();
@@ -234,20 +242,22 @@ impl Worker {
         attempted: Option<log::Attempted<'_>>,
     ) -> Settled {
         let original = match plan.original_needed(job) {
-            None => Ok(Original::NONE),
-            Some(part) => Original::read(lease, part).await,
-        };
-        let original = match original {
-            Ok(original) => original,
-            Err(ContentError::Damaged(what)) => return self.quarantine(lease, job, &what).await,
-            Err(error @ ContentError::Unavailable(_)) => {
-                warn!(id = %job.id, %error, "outcome not recorded: its DSN cannot be made now");
-                return Settled::Lost;
-            }
+            None => Original::NONE,
+            Some(part) => self.original(lease, job, part).await,
         };
         log::news(job, &plan, attempted, &self.metrics);
         let settlement = plan.settlement(&self.settler, job, &original, &mut rand::rng());
         self.settle(lease, job, &settlement).await
+    }
+
+    /// What a DSN returns. When it cannot be read, the DSN goes without: an outcome that is not
+    /// recorded would be found out again, by delivering twice.
+    async fn original(&self, lease: &dyn Lease, job: &Job, part: OriginalPart) -> Original {
+        let read = Original::read(lease, part).await;
+        read.unwrap_or_else(|error| {
+            error!(id = %job.id, %error, "content cannot be read: its DSN goes without");
+            Original::NONE
+        })
     }
 
     async fn quarantine(&self, lease: &mut dyn Lease, job: &Job, what: &str) -> Settled {
@@ -296,12 +306,12 @@ impl Worker {
     }
 
     /// Closes connections that nobody needed again.
-    async fn sweep_pool(self: Arc<Self>) {
+    async fn sweep_pool(self: Arc<Self>, stopping: CancellationToken) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         loop {
             // Both branches may be dropped: a tick that was missed comes again.
             tokio::select! {
-                () = self.stopping.cancelled() => return,
+                () = stopping.cancelled() => return,
                 _ = ticks.tick() => {}
             }
             for session in self.pool.expired() {

@@ -11,8 +11,8 @@
 //! by DSN (RFC 3461). It knows neither SMTP nor mailboxes, nor where a DSN goes: that is [`Route`].
 //!
 //! Failure behaviour: what cannot be reported (null sender, a reverse-path that goes nowhere) is
-//! [`News::DoubleBounce`], for the log. Content that cannot be read is never a reason to drop mail:
-//! the job is quarantined, or the settlement waits.
+//! in [`Plan::double_bounces`], for the log. Content that cannot be read at an attempt is a reason
+//! to quarantine, never to drop; a DSN whose original cannot be read goes without it.
 
 mod due;
 mod original;

@@ -21,7 +21,7 @@ async fn nothing_is_smuggled_out() {
     );
     let mails = peer.commands().iter().filter(|line| line.starts_with("MAIL")).count();
     assert_eq!(mails, 1);
-    assert!(world.metric("postrider_delivery_line_breaks_mended_total") > 0.0);
+    assert!(world.metric("delivery_line_breaks_mended_total") > 0.0);
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn eight_bit_is_sent_as_it_is() {
     world.deliver(job, b"Subject: x\r\n\r\n\xc3\xa4\r\n").await;
     assert_eq!(peer.messages()[0].content, b"Subject: x\r\n\r\n\xc3\xa4\r\n");
     assert_eq!(peer.messages()[0].mail, "MAIL FROM:<s@here.example>");
-    assert!(world.metric("postrider_delivery_eight_bit_unannounced_total") > 0.0);
+    assert!(world.metric("delivery_eight_bit_unannounced_total") > 0.0);
 }
 
 #[tokio::test]

@@ -111,7 +111,7 @@ async fn a_lost_lease_stops_the_attempt() {
         world.stop().await;
         assert_eq!(mails(&peer) > 0, mail_seen, "{checks}");
         assert!(peer.messages().is_empty(), "{checks}: no final dot without a lease");
-        assert!(world.metric("postrider_delivery_leases_lost_total") > 0.0);
+        assert!(world.metric("delivery_leases_lost_total") > 0.0);
     }
 }
 
@@ -122,7 +122,7 @@ async fn an_outcome_is_recorded_again_until_the_queue_has_it() {
     world.let_settling_fail(3);
     let (summary, _) = world.deliver(job(&["a@there.example"]), CONTENT).await;
     assert_eq!((summary.disposition, peer.messages().len()), ("done", 1));
-    assert!(world.metric("postrider_delivery_settlements_repeated_total") > 2.0);
+    assert!(world.metric("delivery_settlements_repeated_total") > 2.0);
 }
 
 #[tokio::test]
@@ -135,6 +135,19 @@ async fn damaged_content_is_quarantined_and_not_half_delivered() {
     world.stop().await;
     assert_eq!(summary(&job, &settlement).disposition, "quarantine");
     assert!(peer.messages().is_empty());
+}
+
+/// The outcome is recorded all the same: not to know it would mean to find it out again.
+#[tokio::test]
+async fn a_dsn_goes_without_content_that_cannot_be_read() {
+    let peer = Peer::start(Script::default()).await;
+    let world = World::to(&peer);
+    world.add_damaged(job(&["bad@there.example"]));
+    world.start();
+    let (job, settlement) = world.settled(1).await.remove(0);
+    world.stop().await;
+    let summary = summary(&job, &settlement);
+    assert_eq!((summary.disposition, summary.dsns), ("done", 1));
 }
 
 #[tokio::test]

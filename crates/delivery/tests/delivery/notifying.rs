@@ -83,7 +83,7 @@ async fn nobody_is_told_who_is_not_to_be() {
         prepare(&mut job);
         let (summary, settlement) = world.deliver(job, CONTENT).await;
         assert_eq!((summary.disposition, settlement.follow_ups.len()), ("done", 0), "{name}");
-        let doubled = world.metric("postrider_delivery_double_bounces_total") > 0.0;
+        let doubled = world.metric("delivery_double_bounces_total") > 0.0;
         assert_eq!(doubled, name == "null sender");
     }
 }

@@ -100,7 +100,7 @@ async fn a_failed_handshake_goes_on_in_clear_when_opportunistic() {
     assert_eq!(summary.recipients, ["delivered 250 2.0.0"]);
     assert_eq!(peer.connections(), 2);
     assert!(!peer.messages()[0].tls);
-    let failed = "postrider_delivery_tls_handshakes_failed_total";
+    let failed = "delivery_tls_handshakes_failed_total";
     assert!((world.metric(failed) - 1.0).abs() < f64::EPSILON);
 
     let peer = Peer::start(offering()).await;
