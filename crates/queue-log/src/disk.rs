@@ -4,6 +4,8 @@
 //! relative to the directory of the store.
 
 mod os;
+#[cfg(test)]
+mod simulated;
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -11,6 +13,8 @@ use std::sync::Arc;
 use mail_types::Timestamp;
 
 pub(crate) use os::OsDisk;
+#[cfg(test)]
+pub(crate) use simulated::{Fault, Leaves, Operation, SimDisk, Syncs};
 
 pub(crate) const LOG: &str = "log";
 pub(crate) const CONTENT: &str = "content";

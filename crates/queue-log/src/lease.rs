@@ -100,7 +100,6 @@ async fn read_job(
 pub(crate) struct LogLease {
     held: Held,
     job: Job,
-    message: Arc<StoredMessage>,
     state: StoredState,
     places: Places,
     /// A settlement whose future was dropped.
@@ -112,7 +111,7 @@ impl LogLease {
     fn new(held: Held, read: ReadJob) -> Self {
         let ReadJob { message, state, places } = read;
         let job = state.job(&message, &held.view);
-        Self { held, job, message, state, places, pending: None, is_settled: false }
+        Self { held, job, state, places, pending: None, is_settled: false }
     }
 
     fn shared(&self) -> &Arc<Shared> {

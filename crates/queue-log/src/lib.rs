@@ -37,6 +37,8 @@ mod record;
 mod recovery;
 mod segment;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use config::Config;

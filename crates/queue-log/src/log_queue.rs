@@ -160,7 +160,8 @@ impl LogQueue {
 impl Threads {
     /// Stops both; gives the end of the log.
     fn join(self) -> Option<Position> {
-        drop(self.stop);
+        // Full, it is on its way already.
+        let _ = self.stop.try_send(());
         let janitor = self.janitor.join();
         let writer = self.writer.join();
         if janitor.is_err() || writer.is_err() {
@@ -170,13 +171,25 @@ impl Threads {
     }
 }
 
-impl Drop for LogQueue {
-    fn drop(&mut self) {
+impl LogQueue {
+    /// Ends the threads, as if the process had ended.
+    pub(crate) fn halt(&self) {
         self.shared.is_closed.store(true, Ordering::Release);
         self.shared.changed.notify_waiters();
         if let Some(threads) = self.take_threads() {
             threads.join();
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl Drop for LogQueue {
+    fn drop(&mut self) {
+        self.halt();
     }
 }
 

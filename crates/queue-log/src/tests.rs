@@ -1,0 +1,7 @@
+//! Tests of the queue as a whole.
+
+mod conformance;
+mod crash;
+mod damage;
+mod mail;
+mod space;
