@@ -5,7 +5,7 @@
 
 use mail_types::{Mailbox, MailboxError};
 
-use crate::header::fields;
+use crate::header::{Field, fields};
 
 /// Why the sender of a message cannot be told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +14,8 @@ pub enum FromError {
     Missing,
     #[error("the message has more than one From field")]
     Several,
+    #[error("the header block has a line that is no field, or a bare CR or LF")]
+    Block,
     #[error("the From field is not UTF-8")]
     Encoding,
     #[error("the From field is not a list of addresses (RFC 5322 §3.6.2)")]
@@ -23,15 +25,37 @@ pub enum FromError {
 }
 
 /// All mailboxes of the one From field; at least one.
+///
+/// `block` ends with its empty line, or with its last field.
 pub fn mailboxes(block: &[u8]) -> Result<Vec<Mailbox>, FromError> {
-    let mut from = fields(block).filter(|field| field.is("From"));
-    let field = from.next().ok_or(FromError::Missing)?;
-    if from.next().is_some() {
-        return Err(FromError::Several);
-    }
+    let field = only_from(block)?;
     let value = String::from_utf8(field.unfolded()).map_err(|_| FromError::Encoding)?;
     let tokens = tokens(&value).ok_or(FromError::Syntax)?;
     address_list(&tokens)
+}
+
+/// The From field, in a block where every reader finds the same fields: behind a line that ends
+/// the block for us, or at a line end that is none for us, another one could hide.
+fn only_from(block: &[u8]) -> Result<Field<'_>, FromError> {
+    let mut fields = fields(block);
+    let found: Vec<Field<'_>> = fields.by_ref().filter(|field| field.is("From")).collect();
+    let rest = fields.rest();
+    let read = &block[..block.len() - rest.len()];
+    let whole = rest.is_empty() || rest.starts_with(b"\r\n");
+    if !whole || has_bare_line_end(read) {
+        return Err(FromError::Block);
+    }
+    match found[..] {
+        [] => Err(FromError::Missing),
+        [field] => Ok(field),
+        _ => Err(FromError::Several),
+    }
+}
+
+/// Whether a CR or LF stands alone.
+fn has_bare_line_end(fields: &[u8]) -> bool {
+    let crlf = memchr::memmem::find_iter(fields, b"\r\n").count();
+    memchr::memchr2_iter(b'\r', b'\n', fields).count() != 2 * crlf
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -254,6 +278,22 @@ mod tests {
         assert_eq!(mailboxes(twice), Err(FromError::Several));
         assert_eq!(mailboxes(b"\r\n"), Err(FromError::Missing));
         assert_eq!(mailboxes(b"From: \xff@b.example\r\n\r\n"), Err(FromError::Encoding));
+    }
+
+    #[test]
+    fn another_from_cannot_hide() {
+        for hide in [
+            "no field\r\n",
+            "X\x0c: a form feed before the colon\r\n",
+            "Subject: x\nno field\r\n",
+            "Subject: x\n\r\n",
+            "Subject: x\r\r\n",
+            "Subject: x\rFrom: y@evil.example\r\n",
+            "\n",
+        ] {
+            let block = format!("From: a@b.example\r\n{hide}From: x@evil.example\r\n\r\n");
+            assert_eq!(mailboxes(block.as_bytes()), Err(FromError::Block), "{hide:?}");
+        }
     }
 
     proptest! {
