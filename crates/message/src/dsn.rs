@@ -2,6 +2,7 @@
 
 mod compose;
 mod parse;
+mod returned;
 mod text;
 
 use mail_types::{
@@ -72,6 +73,8 @@ pub struct Report<'a> {
 }
 
 /// How much of the message goes back (RFC 3461 §4.3).
+///
+/// Where it has lines beyond 998 octets, a bare CR or LF, or NUL, only sound header fields do.
 #[derive(Clone, Copy, Debug)]
 pub enum Returned<'a> {
     /// All of it, from its first octet.

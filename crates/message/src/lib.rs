@@ -1,4 +1,4 @@
-//! Message content as far as a transfer agent reads or writes it: header fields, trace fields, DSNs.
+//! Message content as far as a transfer agent reads or writes it: fields, trace fields, DSNs.
 //!
 //! Nothing here re-serialises a message: fields are slices of the block they stand in, and what we
 //! write stands in front. The crate knows neither SMTP nor the queue, and has no clock.

@@ -5,6 +5,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use mail_types::{
     BodyType, EnhancedStatus, EnvId, Host, Mailbox, OriginalRecipient, QueueId, Reply, ReplyCode,
     Timestamp,
@@ -85,12 +87,37 @@ fn a_delay_says_until_when() {
 
 #[test]
 fn other_scripts_are_written_in_seven_bits() {
-    let failed = recipient("jö@example.net", Action::Failed, "kein Empfänger\u{7}");
+    let mut failed = recipient("jö@example.net", Action::Failed, "kein Empfänger\u{7}");
+    failed.original = OriginalRecipient::new("utf-8", "jö+x@example.org").ok();
     let (composed, content) = compose(&[failed], Returned::Headers(b"\r\n"));
-    let text = String::from_utf8(content).unwrap();
+    let text = String::from_utf8(content.clone()).unwrap();
     assert!(text.is_ascii());
-    assert!(text.contains("Final-Recipient: utf-8; j\\x{F6}@example.net\r\n"), "{text}");
+    for line in [
+        "Original-Recipient: utf-8; j\\x{F6}\\x{2B}x@example.org\r\n",
+        "Final-Recipient: utf-8; j\\x{F6}@example.net\r\n",
+        "Diagnostic-Code: smtp; 550 5.1.1 kein Empf?nger?\r\n",
+        "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in\n{text}");
+    }
     assert_eq!(composed.body_type, BodyType::SevenBit);
+    let parsed = dsn::parse(&content).unwrap();
+    assert_eq!(parsed.recipients[0].final_recipient.as_deref(), Some("jö@example.net"));
+    let (_, encoded) = text.split_once("base64\r\n\r\n").unwrap();
+    let (encoded, _) = encoded.split_once("\r\n\r\n").unwrap();
+    let told = BASE64_STANDARD.decode(encoded.replace("\r\n", "")).unwrap();
+    let told = String::from_utf8(told).unwrap();
+    assert!(told.contains("    <jö@example.net>\r\n"), "{told}");
+    assert!(told.contains("said: 550 5.1.1 kein Empfänger?\r\n"), "{told}");
+}
+
+#[test]
+fn an_address_too_long_for_a_line_is_left_out() {
+    let mut failed = recipient("bob@example.net", Action::Failed, "no");
+    failed.original = OriginalRecipient::new("utf-8", "ö".repeat(200)).ok();
+    assert!(failed.original.is_some());
+    let (_, content) = compose(&[failed], Returned::Headers(b""));
+    assert!(!String::from_utf8(content).unwrap().contains("Original-Recipient"));
 }
 
 #[test]
@@ -132,14 +159,18 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Some were kept as mbox: the envelope line is not part of the message.
+fn without_mbox_line(file: &[u8]) -> &[u8] {
+    let line = file.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
+    if file.starts_with(b"From ") { &file[line..] } else { file }
+}
+
 #[test]
 fn bounces_of_many_systems_are_read() {
     let mut reports = 0;
     for path in files(&suite("bounces-flufl")) {
         let file = fs::read(&path).unwrap();
-        // Some were kept as mbox: the envelope line is not part of the message.
-        let mbox_line = file.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
-        let content = if file.starts_with(b"From ") { &file[mbox_line..] } else { &file[..] };
+        let content = without_mbox_line(&file);
         let parsed = dsn::parse(content);
         // Reports that somebody forwarded inside a message of his own are no reports to us.
         let report_type = header::fields(content).find(|field| field.is("Content-Type"));
@@ -157,6 +188,46 @@ fn bounces_of_many_systems_are_read() {
         }
     }
     assert!(reports >= 10, "only {reports} reports in the suite");
+}
+
+/// What `flufl.bounce` finds in the reports that Mailman's authors collected.
+const REPORTS: [(&str, &str, &str); 13] = [
+    ("dsn_01.txt", "failed", "userx@example.com"),
+    ("dsn_02.txt", "failed", "zzzzz@example.uk"),
+    // Not a word of RFC 3464, and left as it is.
+    ("dsn_03.txt", "failure", "userx@example.be"),
+    ("dsn_04.txt", "failed", "userx@example.ch"),
+    ("dsn_05.txt", "delayed", "userx@example.cz"),
+    ("dsn_06.txt", "delayed", "userx@example.com"),
+    ("dsn_07.txt", "delayed", "userx@example.nz"),
+    ("dsn_08.txt", "delayed", "userx@example.de"),
+    ("dsn_09.txt", "failed", "userx@example.com"),
+    ("dsn_10.txt", "failed", "anne.person@dom.ain"),
+    ("dsn_11.txt", "failed", "joem@example.com"),
+    ("dsn_12.txt", "failed", "userx@example.jp"),
+    ("dsn_14.txt", "failed", "userx@example.com.dk"),
+];
+
+#[test]
+fn reports_of_rfc_3464_name_their_recipients() {
+    let dir = suite("bounces-flufl");
+    for (name, action, address) in REPORTS {
+        let parsed = dsn::parse(without_mbox_line(&fs::read(dir.join(name)).unwrap()));
+        let recipients = parsed.map_or_else(Vec::new, |parsed| parsed.recipients);
+        assert!(!recipients.is_empty(), "{name} was not read");
+        // One of them names its only recipient eleven times.
+        for recipient in &recipients {
+            let read = recipient.original.as_ref().or(recipient.final_recipient.as_ref());
+            let read = (recipient.action.as_deref(), read.map(String::as_str));
+            assert_eq!(read, (Some(action), Some(address)), "{name}");
+        }
+    }
+    // A gateway wrapped these in multipart/mixed, or took them apart.
+    for number in [13, 15, 16, 17, 18] {
+        let name = format!("dsn_{number}.txt");
+        let file = fs::read(dir.join(&name)).unwrap();
+        assert_eq!(dsn::parse(without_mbox_line(&file)), None, "{name}");
+    }
 }
 
 #[test]
@@ -186,8 +257,11 @@ proptest! {
             .map(|(n, action)| recipient(&format!("r{n}@example.net"), ACTIONS[*action], &text))
             .collect();
         let (composed, content) = compose(&recipients, Returned::Full(&original));
-        let lines = String::from_utf8_lossy(&composed.header).replace("\r\n", "");
-        prop_assert!(!lines.contains(['\r', '\n']));
+        for line in content.split_inclusive(|b| *b == b'\n') {
+            let line = line.strip_suffix(b"\r\n").unwrap();
+            prop_assert!(line.len() <= 998 && !line.iter().any(|b| b"\r\n\0".contains(b)));
+        }
+        prop_assert_eq!(content.is_ascii(), composed.body_type == BodyType::SevenBit);
         let parsed = dsn::parse(&content).unwrap();
         prop_assert_eq!(parsed.recipients.len(), recipients.len());
         for (n, (read, written)) in parsed.recipients.iter().zip(&recipients).enumerate() {

@@ -2,10 +2,13 @@
 
 use std::fmt::Write;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use mail_types::{BodyType, QueueId};
 
-use super::text::{ascii, diagnostic, explanation, folded, subject, typed_address, utf8_xtext};
-use super::{Action, RecipientReport, Report, Returned};
+use super::returned::Part;
+use super::text::{ascii, explanation, folded, original_address, subject, typed_address};
+use super::{Action, RecipientReport, Report};
 
 /// A DSN as it is queued: strict CRLF, a header block with its empty line, and a body.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,52 +23,47 @@ pub struct Composed {
 
 /// Writes the DSN of a report.
 pub fn compose(report: &Report<'_>) -> Composed {
-    let (Returned::Full(returned) | Returned::Headers(returned)) = report.returned;
-    let boundary = boundary(report.random, returned);
+    let returned = Part::new(report.returned);
+    let boundary = boundary(report.random, &returned.content);
     let eight_bit = !returned.is_ascii();
-    let header = header(report, &boundary, eight_bit);
-    let mut body = String::new();
-    let _ = write!(
-        body,
+    let mut body = format!(
         "This is a report in MIME format (RFC 3464).\r\n\
-         \r\n--{boundary}\r\nContent-Description: Notification\r\n\
-         Content-Type: text/plain; charset=us-ascii\r\n\r\n{}\
+         \r\n--{boundary}\r\nContent-Description: Notification\r\n{}\
          \r\n--{boundary}\r\nContent-Description: Delivery report\r\n\
-         Content-Type: message/delivery-status\r\n\r\n{}",
-        explanation(report),
-        status_fields(report)
-    );
-    let (description, media_type) = match report.returned {
-        Returned::Full(content) => ("Undelivered message", media_type(content, "rfc822", "global")),
-        Returned::Headers(_) if eight_bit => ("Message headers", "message/global-headers"),
-        Returned::Headers(_) => ("Message headers", "text/rfc822-headers"),
-    };
-    let _ = write!(
-        body,
-        "\r\n--{boundary}\r\nContent-Description: {description}\r\nContent-Type: {media_type}\r\n"
+         Content-Type: message/delivery-status\r\n\r\n{}\
+         \r\n--{boundary}\r\nContent-Description: {}\r\nContent-Type: {}\r\n",
+        text_part(&explanation(report)),
+        status_fields(report),
+        returned.description,
+        returned.media_type,
     );
     if eight_bit {
         body.push_str("Content-Transfer-Encoding: 8bit\r\n");
     }
     body.push_str("\r\n");
-    let mut body = body.into_bytes();
-    body.extend_from_slice(returned);
-    body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+    let closing = format!("\r\n--{boundary}--\r\n");
     Composed {
-        header: header.into_bytes(),
-        body,
+        header: header(report, &boundary, eight_bit).into_bytes(),
+        body: [body.as_bytes(), &returned.content, closing.as_bytes()].concat(),
         body_type: if eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },
         smtputf8: !report.to.is_ascii(),
     }
 }
 
-/// `message/global` only where the header block itself is not ASCII (RFC 6533 §5).
-fn media_type(content: &[u8], ascii: &'static str, utf8: &'static str) -> &'static str {
-    let end = memchr::memmem::find(content, b"\r\n\r\n").unwrap_or(content.len());
-    match (content[..end].is_ascii(), ascii, utf8) {
-        (true, "rfc822", _) => "message/rfc822",
-        _ => "message/global",
+/// Fields and content of a text part, in seven bits so that any next hop takes it.
+fn text_part(text: &str) -> String {
+    if text.is_ascii() {
+        return format!("Content-Type: text/plain; charset=us-ascii\r\n\r\n{text}");
     }
+    let mut part = "Content-Type: text/plain; charset=utf-8\r\n\
+                    Content-Transfer-Encoding: base64\r\n\r\n"
+        .to_owned();
+    // 57 octets are 76 characters, the longest line of RFC 2045 §6.8.
+    for octets in text.as_bytes().chunks(57) {
+        part += &BASE64_STANDARD.encode(octets);
+        part += "\r\n";
+    }
+    part
 }
 
 fn header(report: &Report<'_>, boundary: &str, eight_bit: bool) -> String {
@@ -87,7 +85,7 @@ fn header(report: &Report<'_>, boundary: &str, eight_bit: bool) -> String {
     header
 }
 
-/// A boundary that occurs nowhere in the returned content.
+/// A boundary that occurs nowhere in the returned content; no line of our own begins with `--`.
 fn boundary(random: u128, returned: &[u8]) -> String {
     let mut number = random;
     loop {
@@ -118,13 +116,8 @@ fn status_fields(report: &Report<'_>) -> String {
 
 fn recipient_fields(fields: &mut String, recipient: &RecipientReport) {
     fields.push_str("\r\n");
-    if let Some(original) = &recipient.original {
-        // An original recipient is quoted as it was given, but never with raw 8-bit letters.
-        let address = match original.address().is_ascii() {
-            true => original.address().to_owned(),
-            false => utf8_xtext(original.address()),
-        };
-        let _ = write!(fields, "Original-Recipient: {}; {address}\r\n", original.addr_type());
+    if let Some(original) = recipient.original.as_ref().and_then(original_address) {
+        let _ = write!(fields, "Original-Recipient: {original}\r\n");
     }
     let _ = write!(
         fields,
@@ -141,11 +134,8 @@ fn recipient_fields(fields: &mut String, recipient: &RecipientReport) {
     if let Some(reply) = &recipient.reply {
         // A reply that no host gave is ours; it did not come by SMTP.
         let kind = if recipient.remote.is_some() { "smtp" } else { "X-Postrider" };
-        let _ = write!(
-            fields,
-            "Diagnostic-Code: {}\r\n",
-            folded(&format!("{kind}; {}", diagnostic(reply)))
-        );
+        let diagnostic = folded(&ascii(&format!("{kind}; {reply}")));
+        let _ = write!(fields, "Diagnostic-Code: {diagnostic}\r\n");
     }
     if let Some(at) = recipient.last_attempt {
         let _ = write!(fields, "Last-Attempt-Date: {}\r\n", at.to_rfc5322());

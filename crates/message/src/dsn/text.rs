@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use mail_types::{Mailbox, Reply};
+use mail_types::{Mailbox, OriginalRecipient};
 
 use super::{Action, RecipientReport, Report};
 
-/// Longest text of a peer that is quoted, in octets.
-const QUOTE_OCTETS_MAX: usize = 900;
+/// Longest text of others that is quoted, in characters: with a field name in front it fits a line.
+const QUOTE_MAX: usize = 900;
 
 /// The Subject, by the worst that happened.
 pub(super) fn subject(report: &Report<'_>) -> &'static str {
@@ -59,11 +59,11 @@ const RELAYED: &str = "\r\nYour message was handed to another system, which does
                        delivery, for:\r\n";
 
 fn describe(text: &mut String, recipient: &RecipientReport) {
-    let _ = write!(text, "\r\n    <{}>\r\n", ascii(&recipient.final_recipient.to_string()));
+    let _ = write!(text, "\r\n    <{}>\r\n", recipient.final_recipient);
     if let Some(reply) = &recipient.reply {
         let said = match &recipient.remote {
-            Some(host) => format!("{} said: {}", ascii(host), diagnostic(reply)),
-            None => diagnostic(reply),
+            Some(host) => format!("{} said: {}", ascii(host), printable(&reply.to_string())),
+            None => printable(&reply.to_string()),
         };
         for line in wrapped(&said, 68) {
             let _ = write!(text, "        {line}\r\n");
@@ -74,15 +74,15 @@ fn describe(text: &mut String, recipient: &RecipientReport) {
     }
 }
 
-/// A reply on one line of printable ASCII.
-pub(super) fn diagnostic(reply: &Reply) -> String {
-    ascii(&reply.to_string())
+/// Bounded and without controls, which become `?`.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).take(QUOTE_MAX).collect()
 }
 
 /// Printable ASCII of bounded length: a control or a letter of another script becomes `?`.
 pub(super) fn ascii(text: &str) -> String {
     let printable = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
-    text.chars().map(printable).take(QUOTE_OCTETS_MAX).collect()
+    text.chars().map(printable).take(QUOTE_MAX).collect()
 }
 
 /// A field value folded at spaces.
@@ -90,7 +90,7 @@ pub(super) fn folded(value: &str) -> String {
     wrapped(value, 70).join("\r\n ")
 }
 
-/// Lines of at most `width` where spaces allow it, and of 900 in any case.
+/// Lines of at most `width` where spaces allow it.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ').filter(|word| !word.is_empty()) {
@@ -116,8 +116,20 @@ pub(super) fn typed_address(mailbox: &Mailbox) -> String {
     }
 }
 
+/// `type; address` as the sender gave it (RFC 3464 §2.3.1), in seven bits; `None` if that is longer
+/// than a line.
+pub(super) fn original_address(original: &OriginalRecipient) -> Option<String> {
+    let (addr_type, address) = (original.addr_type(), original.address());
+    let field = if address.is_ascii() && !addr_type.eq_ignore_ascii_case("utf-8") {
+        format!("{addr_type}; {address}")
+    } else {
+        format!("utf-8; {}", utf8_xtext(address))
+    };
+    (field.len() <= QUOTE_MAX).then_some(field)
+}
+
 /// utf-8-addr-xtext: printable ASCII but `+`, `=` and `\`; all else as `\x{HEX}` (RFC 6533 §3).
-pub(super) fn utf8_xtext(text: &str) -> String {
+fn utf8_xtext(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for c in text.chars() {
         if matches!(c, '!'..='~') && !matches!(c, '+' | '=' | '\\') {
