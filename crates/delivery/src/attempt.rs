@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use mail_types::{Host, Timestamp};
 use outcome::{Delivery, Effort, Outcome, Verdict, due_recipients};
-use queue::{Job, Lease};
+use queue::{Job, Lease, LeaseReason};
 use smtp::client::{RecipientResult, SessionError, Step};
 
 use crate::config::Route;
@@ -169,9 +169,9 @@ impl<'a> Attempt<'a> {
 
     /// Offers the message to a host.
     async fn offer(&mut self, mut session: Session) -> Offered {
-        if self.hop != HopState::Reached {
-            self.hop = HopState::Reached;
-            self.worker.hop_reached(&self.job.next_hop, &session);
+        self.hop = HopState::Reached;
+        if session.transactions == 0 {
+            self.worker.hop_reached(&self.job.next_hop);
         }
         self.relay = Some(session.relay.clone());
         self.tls.clone_from(&session.tls);
@@ -181,6 +181,10 @@ impl<'a> Attempt<'a> {
         self.delays.transmit_ms += millis(sending.elapsed());
         match ended {
             Transacted::Finished(results) => {
+                if self.lease.reason() == LeaseReason::Probe {
+                    // By a connection from before the hop was down, perhaps.
+                    self.worker.hop_reached(&self.job.next_hop);
+                }
                 self.take(&session, results);
                 Offered::Done(session)
             }

@@ -288,13 +288,11 @@ impl Worker {
         }
     }
 
-    /// A session with the hop was opened, or one in hand is used again.
-    pub(crate) fn hop_reached(&self, hop: &NextHop, session: &Session) {
-        if session.transactions == 0 {
-            self.health.reached(hop);
-            self.queue.hop_up(hop);
-            self.metrics.hops_down.set(self.health.down() as i64);
-        }
+    /// A session with the hop was opened.
+    pub(crate) fn hop_reached(&self, hop: &NextHop) {
+        self.health.reached(hop);
+        self.queue.hop_up(hop);
+        self.metrics.hops_down.set(self.health.down() as i64);
     }
 
     fn hop_failed(&self, hop: &NextHop, route: &Route) {

@@ -7,7 +7,8 @@ use crate::world::{CONTENT, World, change, job};
 
 #[tokio::test]
 async fn nothing_is_smuggled_out() {
-    let evil = b"Subject: x\r\n\r\na\n.\nb\r.\rc\n.\r\nMAIL FROM:<evil@x>\r\n.\nd\r\n..\r\n.e";
+    let evil = b"Subject: x\r\n\r\na\n.\nb\r.\rc\n.\r\n\
+        MAIL FROM:<evil@x>\r\n.\nd\r\n..\r\n.e";
     let peer = Peer::start(Script::default()).await;
     let world = World::to(&peer);
     world.deliver(job(&["a@there.example"]), evil).await;

@@ -137,6 +137,20 @@ async fn damaged_content_is_quarantined_and_not_half_delivered() {
     assert!(peer.messages().is_empty());
 }
 
+#[tokio::test]
+async fn a_probe_over_an_old_connection_brings_its_hop_up() {
+    let peer = Peer::start(Script::default()).await;
+    let world = World::to(&peer);
+    world.start();
+    world.add(job(&["a@there.example"]), CONTENT);
+    world.settled(1).await;
+    world.add_for(job(&["a@there.example"]), LeaseReason::Probe);
+    world.settled(2).await;
+    world.stop().await;
+    assert_eq!(peer.connections(), 1);
+    assert_eq!(world.hops(), ["there.example up", "there.example up"]);
+}
+
 /// The outcome is recorded all the same: not to know it would mean to find it out again.
 #[tokio::test]
 async fn a_dsn_goes_without_content_that_cannot_be_read() {
