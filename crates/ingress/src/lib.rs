@@ -71,9 +71,9 @@ pub struct Services {
 /// Why the role cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("{0}")]
+    #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("a listener for submission needs a certificate; set tls.certificates")]
     NoCertificate,

@@ -176,8 +176,9 @@ pub fn self_signed(directory: &Path, hostname: &str) -> Result<CertificateFiles,
     }
     let made = rcgen::generate_simple_self_signed([hostname.to_owned()]).map_err(TlsError::Make)?;
     let written = fs::create_dir_all(directory)
-        .and_then(|()| write_secret(&files.key, &made.signing_key.serialize_pem()))
-        .and_then(|()| fs::write(&files.certificate, made.cert.pem()));
+        .and_then(|()| write_whole(&files.key, &made.signing_key.serialize_pem()))
+        .and_then(|()| write_whole(&files.certificate, &made.cert.pem()))
+        .and_then(|()| fs::File::open(directory)?.sync_all());
     written.map_err(|source| TlsError::Write { path: directory.to_owned(), source })?;
     tracing::info!(
         event = "self_signed_certificate_made",
@@ -186,12 +187,17 @@ pub fn self_signed(directory: &Path, hostname: &str) -> Result<CertificateFiles,
     Ok(files)
 }
 
-fn write_secret(path: &Path, text: &str) -> io::Result<()> {
+/// Under its name the file is there whole or not at all: a power cut must not leave half a key,
+/// which would keep the process from starting. Readable by its owner only.
+fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
+    let unfinished = path.with_extension("new");
     let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path)?.write_all(text.as_bytes())
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)
 }
 
 /// An error with what caused it, on one line.

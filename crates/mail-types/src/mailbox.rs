@@ -52,7 +52,7 @@ pub enum MailboxError {
     LongLocalPart,
     #[error("local part has a character that must be quoted, or may not occur at all")]
     LocalPartSyntax,
-    #[error("{0}")]
+    #[error(transparent)]
     Domain(#[from] DomainError),
     #[error("address literal is not understood")]
     Literal,

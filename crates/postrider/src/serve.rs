@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 use queue_log::LogQueue;
 use runtime::readiness::Readiness;
 use runtime::telemetry::Format;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -101,26 +102,43 @@ impl Process {
     }
 
     /// Works until `stop`; then stops in order: nothing new, what is in flight, the log.
+    ///
+    /// A role that ends by itself is a bug: the process ends with an error, and whoever started it
+    /// starts it again. What was accepted is on disk.
     async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let grace = Duration::from_secs(self.config.ingress.stop_grace_seconds);
-        let tasks = TaskTracker::new();
+        let (mut roles, mut doors) = (JoinSet::new(), JoinSet::new());
         let last = CancellationToken::new();
-        tasks.spawn(resources::keep_fresh(self.config, self.table, stop.clone()));
-        tasks.spawn(self.http.serve(last.clone()));
-        tasks.spawn(self.admin.serve(self.queue.clone(), last.clone()));
-        tasks.spawn(self.ingress.serve(stop.clone()));
-        tasks.spawn(self.delivery.run(stop.clone(), grace));
-        tasks.spawn(self.mda.run(stop.clone(), grace));
+        doors.spawn(self.http.serve(last.clone()));
+        let admin = self.admin.serve(self.queue.clone(), last.clone());
+        doors.spawn(async move { admin.await.unwrap_or_else(|error| log_admin(&error)) });
+        roles.spawn(resources::keep_fresh(self.config, self.table, stop.clone()));
+        roles.spawn(self.ingress.serve(stop.clone()));
+        roles.spawn(self.delivery.run(stop.clone(), grace));
+        roles.spawn(self.mda.run(stop.clone(), grace));
         self.readiness.ready("roles");
-        stop.cancelled().await;
+        // Cancel-safe: a role that has ended is still there for the loop below.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            ended = roles.join_next() => {
+                ended.transpose().context("a role panicked")?;
+                anyhow::bail!("a role ended by itself");
+            }
+        }
         self.readiness.not_ready("roles", "stopping");
-        last.cancel();
-        tasks.close();
-        tasks.wait().await;
+        while let Some(ended) = roles.join_next().await {
+            ended.context("a role panicked while it stopped")?;
+        }
         self.queue.close().await;
+        last.cancel();
+        while doors.join_next().await.is_some() {}
         tracing::info!(event = "stopped");
         Ok(())
     }
+}
+
+fn log_admin(error: &std::io::Error) {
+    tracing::error!(event = "admin_failed", %error, "operators cannot reach the queue");
 }
 
 async fn open_queue(config: &Config, registry: &mut Registry) -> anyhow::Result<Arc<LogQueue>> {
@@ -146,7 +164,7 @@ fn bind_ingress(
     let services = ingress::Services {
         queue: queue.clone(),
         domains: table.clone(),
-        metrics: ingress::Metrics::register(registry.sub_registry_with_prefix("ingress")),
+        metrics: ingress::Metrics::register(registry),
     };
     ingress::Ingress::bind(&config.ingress, services).map_err(|error| match error {
         ingress::StartError::Config(error) => refused("ingress")(&error),
@@ -168,7 +186,7 @@ fn make_delivery(
         name,
         route: dsn_route::route(table),
         lease: config.lease(),
-        metrics: delivery::Metrics::register(registry.sub_registry_with_prefix("delivery")),
+        metrics: delivery::Metrics::register(registry),
     };
     delivery::Delivery::new(config.delivery.clone(), setup)
         .map_err(|error| refused("delivery")(&error))
@@ -188,7 +206,7 @@ fn make_mda(
         route: dsn_route::route(table),
         lease: config.lease(),
         data_dir: config.data_dir.clone(),
-        metrics: mda::Metrics::register(registry.sub_registry_with_prefix("mda")),
+        metrics: mda::Metrics::register(registry),
     };
     mda::Mda::new(config.mda.clone(), setup).map_err(|error| refused("mda")(&error))
 }
