@@ -196,7 +196,8 @@ pub fn check_dsn(data: &[u8]) {
     assert!(fields <= data.len());
 }
 
-/// A stored record is understood or an error, and what is understood is written as it was.
+/// A stored record is understood or an error, and what is understood is written as it was; a log
+/// that a crash left is read to its end.
 pub fn check_log_records(data: &[u8]) {
     if let Ok(message) = queue::stored::StoredMessage::decode(data) {
         let again = queue::stored::StoredMessage::decode(&message.encode());
@@ -206,4 +207,5 @@ pub fn check_log_records(data: &[u8]) {
         let again = queue::stored::StoredState::decode(&state.encode());
         assert!(again.is_ok_and(|again| again.encode() == state.encode()));
     }
+    queue_log::check_segment(data);
 }

@@ -22,6 +22,7 @@
 //! is leased. Damage is found by checksums, copied to `quarantine/`, counted and passed over.
 
 mod act;
+mod any_octets;
 mod cache;
 mod checkpoint;
 mod config;
@@ -41,6 +42,8 @@ mod shared;
 mod tests;
 mod writer;
 
+#[doc(hidden)]
+pub use any_octets::check_segment;
 pub use config::Config;
 pub use log_queue::{LogQueue, OpenError};
 pub use metrics::Metrics;
