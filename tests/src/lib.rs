@@ -1,5 +1,6 @@
 //! What the tests of the whole need: a `postrider` process that can be killed, clients and sinks
-//! that are *not* built from our own protocol code, and the ledger that proves that nothing is lost.
+//! that are *not* built from our own protocol code, and the ledger that proves that nothing is
+//! lost.
 //!
 //! Everything happens on loopback, in directories of the test's own. Nothing sleeps: [`wait`] polls
 //! a condition and fails with what it waited for.

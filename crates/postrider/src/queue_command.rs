@@ -65,7 +65,7 @@ async fn list(filter: FilterArgs, target: &Target) -> anyhow::Result<()> {
 const HEAD: &str = "JOB                             PHASE        SIZE  TRIES  ARRIVED               \
                     FROM → TO";
 
-/// One job on two lines when it has something to say. A stream has no widths to fit: the columns
+/// One job, on two lines when there is a reply to tell. A stream has no widths to fit: the columns
 /// before the addresses are as wide as they ever get.
 fn row(job: &JobSummary) -> String {
     let more =

@@ -329,7 +329,8 @@ fn fnv1a_128(bytes: Vec<u8>) -> u128 {
 pub struct Filter {
     pub message: Option<QueueId>,
     pub tenant: Option<TenantId>,
-    /// The reverse-path, without angle brackets; empty for the null sender; `@domain` for all of one.
+    /// The reverse-path, without angle brackets; empty for the null sender; `@domain` for all of
+    /// one.
     pub sender: Option<String>,
     /// Some recipient is in this domain.
     pub recipient_domain: Option<Domain>,
