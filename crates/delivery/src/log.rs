@@ -32,18 +32,20 @@ pub(crate) fn news(job: &Job, plan: &Plan, attempted: Option<Attempted<'_>>, met
     if !plan.double_bounces().is_empty() {
         metrics.double_bounces.inc_by(plan.double_bounces().len() as u64);
         let recipients = addresses(job, plan.double_bounces().iter().copied());
-        let sender = &job.envelope.reverse_path;
-        warn!(event = "double_bounce", id = %job.id, %sender, recipients, "nobody to tell");
+        let sender = job.envelope.reverse_path.to_string();
+        warn!(event = "double_bounce", id = %job.id, sender, recipients, "nobody to tell");
     }
 }
 
+/// Texts of others are values of type `str`, which the human form quotes: a reply cannot pretend
+/// to be the fields after it.
 fn line(job: &Job, group: &[News], first: &News, attempted: Option<Attempted<'_>>) {
     let relay = attempted.and_then(|attempted| attempted.effort.relay.as_deref());
     let delays = attempted.map(|attempted| attempted.delays).unwrap_or_default();
     info!(
         event = event_name(first.fate),
         id = %job.id,
-        sender = %job.envelope.reverse_path,
+        sender = job.envelope.reverse_path.to_string(),
         recipients = addresses(job, group.iter().map(|news| news.recipient)),
         count = group.len(),
         tenant = %job.envelope.tenant,
@@ -57,7 +59,7 @@ fn line(job: &Job, group: &[News], first: &News, attempted: Option<Attempted<'_>
         delay_transmit_ms = delays.transmit_ms,
         code = first.report.reply.code.value(),
         status = %first.report.reply.status_or_general(),
-        reply = %first.report.reply,
+        reply = first.report.reply.to_string(),
     );
 }
 

@@ -300,7 +300,7 @@ impl Worker {
         let until = self.health.failed(hop, &route.retry, now, &mut rand::rng());
         self.queue.hop_down(hop, until);
         self.metrics.hops_down.set(self.health.down() as i64);
-        info!(%hop, until = %until, "next hop cannot be reached");
+        info!(event = "hop_down", %hop, %until, "next hop cannot be reached");
     }
 
     /// Closes connections that nobody needed again.

@@ -17,8 +17,8 @@ async fn nothing_is_smuggled_out() {
     let content = String::from_utf8(messages[0].content.clone()).unwrap();
     assert_eq!(
         content,
-        "Subject: x\r\n\r\na\r\n..\r\nb\r\n..\r\nc\r\n..\r\nMAIL FROM:<evil@x>\r\n..\r\nd\r\n...\r\n\
-         ..e\r\n"
+        "Subject: x\r\n\r\na\r\n..\r\nb\r\n..\r\nc\r\n..\r\nMAIL FROM:<evil@x>\r\n..\r\n\
+         d\r\n...\r\n..e\r\n"
     );
     let mails = peer.commands().iter().filter(|line| line.starts_with("MAIL")).count();
     assert_eq!(mails, 1);
