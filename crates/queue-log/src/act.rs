@@ -21,9 +21,8 @@ pub(crate) async fn act(
     job: JobId,
     action: Action,
 ) -> Result<Option<Acted>, QueueError> {
-    let unavailable = |error: Box<dyn std::error::Error + Send + Sync>| {
-        QueueError::Unavailable(error)
-    };
+    let unavailable =
+        |error: Box<dyn std::error::Error + Send + Sync>| QueueError::Unavailable(error);
     // One at a time: what an action stops while it is recorded, another must not start again.
     let _turn = shared.acting.acquire().await.map_err(|error| unavailable(error.into()))?;
     for _ in 0..TRIES {
@@ -93,4 +92,3 @@ fn prepare(shared: &Shared, job: JobId, action: Action, read: ReadJob) -> Prepar
     let request = Box::new(Request { record, expects, effect, reply });
     Prepared::Request(request, acting.result, receiver)
 }
-

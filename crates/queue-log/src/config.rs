@@ -64,9 +64,7 @@ impl Config {
             return Err("inlineBodyBytes must be at most a quarter of segmentBytes".into());
         }
         if self.lease_secs == 0 || self.longest_data_secs == 0 || self.checkpoint_segments == 0 {
-            return Err(
-                "leaseSecs, longestDataSecs and checkpointSegments must not be zero".into()
-            );
+            return Err("leaseSecs, longestDataSecs and checkpointSegments must not be zero".into());
         }
         Ok(())
     }

@@ -177,9 +177,7 @@ pub(crate) async fn content(shared: &Arc<Shared>, job: JobId) -> Result<Content,
     let fresh = shared.index().cache.get(job.message).cloned();
     let shared = Arc::clone(shared);
     let parts = match fresh {
-        Some(fresh) if fresh.rest.bytes == 0 => {
-            fresh.inline.into_iter().map(Part::Bytes).collect()
-        }
+        Some(fresh) if fresh.rest.bytes == 0 => fresh.inline.into_iter().map(Part::Bytes).collect(),
         Some(_) | None => tokio::task::spawn_blocking(move || parts(&shared, job))
             .await
             .map_err(|error| ContentError::Unavailable(error.into()))??,
@@ -214,14 +212,9 @@ fn parts(shared: &Shared, job: JobId) -> Result<Vec<Part>, ContentError> {
     match parts {
         Ok(Some(parts)) => Ok(parts),
         Ok(None) => Err(ContentError::Unavailable("the job is no more".into())),
-        Err(error @ ReadError::Damaged(..)) => {
-            Err(ContentError::Damaged(error.to_string().into()))
-        }
+        Err(error @ ReadError::Damaged(..)) => Err(ContentError::Damaged(error.to_string().into())),
         Err(ReadError::Io(error))
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
-            ) =>
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) =>
         {
             Err(ContentError::Damaged("part of the content is not there".into()))
         }

@@ -32,6 +32,8 @@ pub(crate) struct LogDraft {
     /// A commit whose future was dropped.
     pending: Option<oneshot::Receiver<Outcome>>,
     is_committed: bool,
+    /// The log may have a record that names the file.
+    may_be_kept: bool,
     /// False once octets of the body were lost: a failed write or sync is not tried again.
     is_whole: bool,
 }
@@ -44,8 +46,18 @@ impl LogDraft {
         admission: Admission,
     ) -> Self {
         let (envelope, body) = (Arc::new(envelope), BytesMut::new());
-        let (file, pending, is_committed, is_whole) = (None, None, false, true);
-        Self { shared, id, envelope, admission, body, file, pending, is_committed, is_whole }
+        Self {
+            shared,
+            id,
+            envelope,
+            admission,
+            body,
+            file: None,
+            pending: None,
+            is_committed: false,
+            may_be_kept: false,
+            is_whole: true,
+        }
     }
 
     fn body_bytes(&self) -> u64 {
@@ -125,7 +137,10 @@ impl LogDraft {
             Outcome::Changed => Err(AcceptError::Unavailable("the message has changed".into())),
             Outcome::Full(_) => Err(AcceptError::Full),
             Outcome::Refused(error) => Err(AcceptError::Unavailable(error.into())),
-            Outcome::Unknown(error) => Err(AcceptError::Unknown(error.into())),
+            Outcome::Unknown(error) => {
+                self.may_be_kept = true;
+                Err(AcceptError::Unknown(error.into()))
+            }
         }
     }
 }
@@ -195,6 +210,7 @@ impl Drop for LogDraft {
     fn drop(&mut self) {
         if let Some(file) = &self.file
             && !self.is_committed
+            && !self.may_be_kept
             && self.pending.is_none()
         {
             file.remove(&self.shared);
@@ -260,7 +276,7 @@ impl BodyFile {
         if self.file.is_none() {
             return;
         }
-        shared.file_bytes.fetch_sub(self.part.bytes, Ordering::Relaxed);
+        shared.freed(self.part.bytes);
         if let Err(error) = shared.disk.remove(&self.path) {
             tracing::warn!(path = self.path, %error, "cannot delete an unused file of content");
         }

@@ -5,9 +5,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use mail_types::{QueueId, TenantId, Timestamp};
+use queue::JobId;
 use queue::schedule::{Back, LeaseToken, NewEntry, Placement, Schedule, Usage};
 use queue::stored::{StoredMessage, StoredState};
-use queue::JobId;
 
 use crate::cache::{Cache, Fresh};
 use crate::record::{HEADER_BYTES, Record};
@@ -367,4 +367,3 @@ pub(crate) fn new_entry(
         payload,
     })
 }
-

@@ -128,7 +128,7 @@ impl Janitor {
         let disk = &self.shared.disk;
         let result = disk.open(path).and_then(|file| file.len()).and_then(|len| {
             disk.remove(path)?;
-            self.shared.file_bytes.fetch_sub(len, Ordering::Relaxed);
+            self.shared.freed(len);
             Ok(())
         });
         match result {

@@ -102,8 +102,7 @@ impl LogQueue {
         let now = clock();
         let found = recovery::recover(&*disk, &mut index, &metrics, now)?;
         let (requests, receiver) = mpsc::channel(REQUESTS);
-        let shared =
-            Arc::new(Shared::new(disk, config, clock, metrics, requests, index));
+        let shared = Arc::new(Shared::new(disk, config, clock, metrics, requests, index));
         let started = std::io::Error::other("cannot start a thread");
         let threads = start(&shared, receiver, &found).map_err(|source| RecoveryError::Io {
             path: disk::ROOT.into(),

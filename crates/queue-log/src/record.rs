@@ -141,8 +141,7 @@ impl Draft {
         if u64::from(meta_bytes) + u64::from(content_bytes) > RECORD_MAX {
             return Err(TooLarge);
         }
-        let content_crc =
-            self.content.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
+        let content_crc = self.content.iter().fold(0, |crc, part| crc32c::crc32c_append(crc, part));
         let mut head = self.meta;
         head[8] = VERSION;
         head[12..16].copy_from_slice(&meta_bytes.to_le_bytes());

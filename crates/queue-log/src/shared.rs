@@ -83,6 +83,13 @@ impl Shared {
         index.log_bytes() + self.file_bytes.load(Ordering::Relaxed)
     }
 
+    /// Files of content have so much less.
+    pub(crate) fn freed(&self, bytes: u64) {
+        // A short write is freed that was never counted.
+        let less = |used: u64| Some(used.saturating_sub(bytes));
+        let _ = self.file_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     /// Octets at which mail from outside is refused.
     pub(crate) fn limit_bytes(&self, index: &Index) -> u64 {
         self.config.max_bytes.unwrap_or_else(|| {

@@ -5,3 +5,5 @@ mod crash;
 mod damage;
 mod mail;
 mod space;
+
+pub(crate) use mail::NOW;

@@ -92,9 +92,7 @@ impl Writer {
         }
         match self.tail {
             Tail::Open { file, at } => Position { segment: file.sequence.get(), offset: at },
-            Tail::Sealed { sequence, valid_to } => {
-                Position { segment: sequence, offset: valid_to }
-            }
+            Tail::Sealed { sequence, valid_to } => Position { segment: sequence, offset: valid_to },
         }
     }
 
@@ -308,11 +306,13 @@ impl Writer {
         let was_short = self.shared.is_short.load(Ordering::Relaxed);
         match self.create(self.shared.config.segment_bytes.into()) {
             Ok(spare) => self.spare = Some(spare),
-            Err(error) if !was_short => {
+            Err(error) if is_full(&error) => {
                 self.shared.is_short.store(true, Ordering::Relaxed);
-                tracing::error!(%error, "no room for another segment: mail from outside waits");
+                if !was_short {
+                    tracing::error!(%error, "no room for a segment: mail from outside waits");
+                }
             }
-            Err(_) => {}
+            Err(error) => tracing::warn!(%error, "cannot prepare a segment of the log"),
         }
     }
 
@@ -324,7 +324,7 @@ impl Writer {
         let path = segment::path(sequence.get());
         let created = self.shared.disk.create(&path).and_then(|file| {
             file.allocate(bytes)?;
-            file.sync()?;
+            // The first sync of the file makes its length durable, together with what it has.
             self.shared.disk.sync_dir(disk::LOG)?;
             Ok(file)
         });
@@ -343,10 +343,11 @@ fn answer(requests: Vec<Request>, outcome: &Outcome) {
 }
 
 fn refused(error: io::Error) -> Outcome {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Outcome::Full(Arc::new(error)),
-        _ => Outcome::Refused(Arc::new(error)),
-    }
+    if is_full(&error) { Outcome::Full(Arc::new(error)) } else { Outcome::Refused(Arc::new(error)) }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn never_opened() -> Outcome {

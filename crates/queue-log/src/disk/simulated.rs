@@ -14,6 +14,7 @@ const SECTOR: usize = 512;
 #[derive(Clone)]
 pub(crate) struct SimDisk(Arc<Mutex<State>>);
 
+#[derive(Clone)]
 struct State {
     files: Vec<Content>,
     names: BTreeMap<String, usize>,
@@ -27,6 +28,8 @@ struct State {
     faults: Vec<Fault>,
     syncs: Syncs,
     written_bytes: u64,
+    /// Of every file.
+    modified: Timestamp,
 }
 
 /// Whether syncs do what they promise.
@@ -167,6 +170,7 @@ impl SimDisk {
             faults: Vec::new(),
             syncs,
             written_bytes: 0,
+            modified: crate::tests::NOW,
         })))
     }
 
@@ -188,6 +192,11 @@ impl SimDisk {
 
     pub(crate) fn fail(&self, fault: Fault) {
         self.state().faults.push(fault);
+    }
+
+    /// Another disk with the same on it.
+    pub(crate) fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.state().clone())))
     }
 
     /// What is there after a power cut now. This disk is off from now on.
@@ -271,7 +280,7 @@ impl Disk for SimDisk {
         let entry = |(path, &file): (&String, &usize)| {
             let name = path.strip_prefix(dir)?.strip_prefix('/')?.to_owned();
             let len = state.files[file].current.len() as u64;
-            Some(DirEntry { name, len, modified: Timestamp::from_unix_ms(0) })
+            Some(DirEntry { name, len, modified: state.modified })
         };
         Ok(state.names.iter().filter_map(entry).collect())
     }

@@ -16,7 +16,7 @@ use queue::{
 use crate::disk::SimDisk;
 use crate::{Config, LogQueue, Metrics};
 
-pub(super) const NOW: Timestamp = Timestamp::from_unix_ms(1_795_388_895_042);
+pub(crate) const NOW: Timestamp = Timestamp::from_unix_ms(1_795_388_895_042);
 
 pub(super) fn small_segments() -> Config {
     Config {
