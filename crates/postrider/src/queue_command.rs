@@ -62,14 +62,15 @@ async fn list(filter: FilterArgs, target: &Target) -> anyhow::Result<()> {
     Ok(())
 }
 
-const HEAD: &str = "JOB                             PHASE        SIZE  TRIES  ARRIVED               \
-                    FROM → TO";
+const HEAD: &str = concat!(
+    "JOB                             PHASE        SIZE  TRIES  ARRIVED              ",
+    "FROM → TO"
+);
 
 /// One job, on two lines when there is a reply to tell. A stream has no widths to fit: the columns
 /// before the addresses are as wide as they ever get.
 fn row(job: &JobSummary) -> String {
-    let more =
-        job.recipients_pending as usize - job.recipients.len().min(job.recipients_pending as usize);
+    let more = (job.recipients_pending as usize).saturating_sub(job.recipients.len());
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let arrived = job.arrival.to_rfc3339();
     let mut text = format!(
