@@ -94,28 +94,43 @@ fn enter(only: &[Product]) -> Result<ExitCode> {
     ] {
         need.check()?;
     }
-    let wants = |product| only.is_empty() || only.contains(&product);
-    if wants(Product::Postfix) {
+    if wants(only, Product::Postfix) {
         tools::bring(Tool::Postfix)?;
     }
-    if wants(Product::Postrider) {
+    if wants(only, Product::Postrider) {
         let mut cargo = command::cargo();
         command::run(cargo.args(["build", "--locked", "--release", "--package", "postrider"]))?;
     }
+    let programs = keep_programs(only)?;
     let mut unshare = Command::new("unshare");
     unshare.args(["--mount", "--net", "--propagation", "private", "sh", "-c"]);
-    unshare.args([RAISE_OPEN_FILES, "sh"]).arg(std::env::current_exe()?);
+    unshare.args([RAISE_OPEN_FILES, "sh"]).arg(programs.join("xtask"));
     let status = unshare.args(std::env::args_os().skip(1)).env(INSIDE, "1").status()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Copies what is measured: a build beside the bench must not change it between two runs.
+fn keep_programs(only: &[Product]) -> Result<PathBuf> {
+    let exe = std::env::current_exe()?;
+    let target = exe.ancestors().nth(2).context("the tooling lies in no target directory")?;
+    let programs = target.join("bench/bin");
+    fs::create_dir_all(&programs)?;
+    fs::copy(&exe, programs.join("xtask"))?;
+    if wants(only, Product::Postrider) {
+        fs::copy(exe.with_file_name("postrider"), programs.join("postrider"))?;
+    }
+    Ok(programs)
+}
+
+fn wants(only: &[Product], product: Product) -> bool {
+    only.is_empty() || only.contains(&product)
 }
 
 /// Below the target directory: on the disk of the checkout, and away from what is committed.
 fn state_dir() -> Result<PathBuf> {
     let exe = std::env::current_exe()?;
-    let target = exe.ancestors().nth(2).context("the tooling lies in no target directory")?;
-    let dir = target.join("bench");
-    fs::create_dir_all(&dir)?;
-    Ok(dir)
+    let dir = exe.ancestors().nth(2).context("the bench's programs lie in no directory")?;
+    Ok(dir.to_owned())
 }
 
 fn run_all(bench: &Bench<'_>, arguments: &Arguments) -> Result<Runs> {
@@ -183,7 +198,7 @@ fn order(run: usize, only: &[Product]) -> Vec<Product> {
     if run % 2 == 1 {
         order.reverse();
     }
-    order.retain(|product| only.is_empty() || only.contains(product));
+    order.retain(|product| wants(only, *product));
     order
 }
 

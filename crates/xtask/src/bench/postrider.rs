@@ -42,7 +42,7 @@ pub(super) fn version() -> Result<String> {
     Ok(format!("{} at {}", version.trim(), commit.trim()))
 }
 
-/// Beside the tooling: one profile, one target directory.
+/// The copy beside the bench's own.
 fn binary() -> Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("postrider"))
 }

@@ -62,6 +62,13 @@ const fn goal(
     Goal { scenario, about, figure, bound }
 }
 
+/// What a reader must know to judge the figures.
+const RULES: &str = "Durability, limits and logging as each ships. CPU is of all processes of the \
+    server, by control group. Delivery is held by Postfix's hold queue, and in Postrider by a next \
+    hop that refuses connections. Postfix relays for loopback; Postrider relays for no address, so \
+    its load goes to aliases of the same recipients. Postfix takes a process for each idle session \
+    and gets 500 of them. `(sink alone)` is the generator's own ceiling, with no server.";
+
 /// A column: the figure, its heading and its decimals.
 type Column = (&'static str, &'static str, usize);
 
@@ -143,7 +150,7 @@ impl Runs {
         let versions: Vec<&str> = self.versions.values().map(String::as_str).collect();
         let mut text = format!(
             "# Bench against Postfix\n\n`cargo xtask bench`, medians of paired runs in turning \
-             order. {machine}\n{}.\n",
+             order. {machine}\n{}. {RULES}\n",
             versions.join(" against ")
         );
         self.write_goals(&mut text);
