@@ -1,5 +1,6 @@
 //! What the parts are, what each needs and what each does.
 
+use std::ffi::OsString;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -112,30 +113,30 @@ fn tests(_: &Context) -> Result<Counts> {
     Ok(crates + cargo_test::run(&[], &["--package", "tests", "--lib"], &[])?)
 }
 
-fn fuzz(context: &Context) -> Result<Counts> {
-    of_files(context, "fuzz", &[])
+fn fuzz(_: &Context) -> Result<Counts> {
+    of_files(&[], "fuzz", &[])
 }
 
 fn interop(context: &Context) -> Result<Counts> {
     for tool in [Tool::Postfix, Tool::Swaks, Tool::Bounce] {
         context.tool(tool)?;
     }
-    of_files(context, "interop", &["--test-threads", "1"])
+    of_files(&context.environment()?, "interop", &["--test-threads", "1"])
 }
 
 /// Their figures are part of the result: shown as they come, one test at a time.
 const SHOWN: &[&str] = &["--nocapture", "--test-threads", "1"];
 
 fn crash(context: &Context) -> Result<Counts> {
-    of_files(context, "crash", SHOWN)
+    of_files(&context.environment()?, "crash", SHOWN)
 }
 
 fn fault(context: &Context) -> Result<Counts> {
-    of_files(context, "fault", SHOWN)
+    of_files(&context.environment()?, "fault", SHOWN)
 }
 
 fn powercut(context: &Context) -> Result<Counts> {
-    of_files(context, "powercut", SHOWN)
+    of_files(&context.environment()?, "powercut", SHOWN)
 }
 
 fn readme(context: &Context) -> Result<Counts> {
@@ -149,8 +150,12 @@ fn bench(_: &Context) -> Result<Counts> {
     Ok(Counts::ONE)
 }
 
-/// The test files of one part, against the binary as it is now.
-fn of_files(context: &Context, part: &str, test_arguments: &[&str]) -> Result<Counts> {
+/// The test files of one part.
+fn of_files(
+    environment: &[(&str, OsString)],
+    part: &str,
+    test_arguments: &[&str],
+) -> Result<Counts> {
     let dir = crate::workspace::root().join("tests/tests");
     let mut files = std::fs::read_dir(&dir)?
         .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned))
@@ -158,12 +163,11 @@ fn of_files(context: &Context, part: &str, test_arguments: &[&str]) -> Result<Co
         .collect::<Vec<String>>();
     files.sort();
     ensure!(!files.is_empty(), "there is no {}/{part}_*.rs", dir.display());
-    let environment = context.environment()?;
     let mut arguments = vec!["--package", "tests"];
     for file in &files {
         arguments.extend(["--test", file]);
     }
-    cargo_test::run(&environment, &arguments, test_arguments)
+    cargo_test::run(environment, &arguments, test_arguments)
 }
 
 #[cfg(test)]
