@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use domains::Table;
+use mail_types::Host;
 use queue::Queue;
 use smtp::ListenerKind;
 use tokio::net::TcpStream;
@@ -114,7 +115,7 @@ impl Ingress {
     /// What is wrong, with the field or the address.
     pub fn bind(config: &Config, services: Services) -> Result<Self, StartError> {
         let host = config.validate()?;
-        let certificates = load_certificates(config)?;
+        let certificates = load_certificates(config, &host)?;
         if certificates.is_none() && config.listeners.iter().any(|l| l.kind != Kind::Relay) {
             return Err(StartError::NoCertificate);
         }
@@ -167,10 +168,10 @@ impl Ingress {
     }
 }
 
-fn load_certificates(config: &Config) -> Result<Option<Arc<Certificates>>, TlsError> {
+fn load_certificates(config: &Config, host: &Host) -> Result<Option<Arc<Certificates>>, TlsError> {
     let mut files = config.tls.certificates.clone();
     if let (true, Some(directory)) = (files.is_empty(), &config.tls.self_signed_directory) {
-        files.push(tls::self_signed(directory, &config.hostname)?);
+        files.push(tls::self_signed(directory, &host.to_string())?);
     }
     if files.is_empty() {
         return Ok(None);

@@ -66,14 +66,14 @@ impl Shared {
         let session = |kind| {
             Arc::new(ServerConfig {
                 kind,
-                hostname: config.hostname.clone(),
+                // In A-labels: replies are ASCII (RFC 6531 §3.7.1).
+                hostname: host.to_string(),
                 starttls,
                 limits: config.session_limits(),
             })
         };
         let memory_wait = Duration::from_secs(limits.memory_wait_seconds);
         Self {
-            host,
             message_lifetime: Duration::from_secs(config.message_lifetime_seconds),
             times: Times::new(&limits),
             queue,
@@ -92,6 +92,7 @@ impl Shared {
             submission: session(ListenerKind::Submission),
             submissions: session(ListenerKind::Submissions),
             limits,
+            host,
         }
     }
 

@@ -168,3 +168,11 @@ async fn a_disconnect_before_the_dot_leaves_nothing() {
     assert_eq!(*server.queue.discarded.lock().unwrap(), 1);
     assert!(server.queue.messages().is_empty());
 }
+
+/// RFC 6531 §3.7.1: what we say of ourselves is ASCII.
+#[tokio::test]
+async fn our_own_name_is_said_in_a_labels() {
+    let server = Server::start_with(|config| config.hostname = "mx.b\u{fc}cher.example".to_owned());
+    let mut client = Client::connect(server.address(Kind::Relay)).await;
+    client.expect("220 mx.xn--bcher-kva.example ").await;
+}
