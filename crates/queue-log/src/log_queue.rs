@@ -48,7 +48,7 @@ const SCANNED: u64 = 16 << 20;
 pub struct LogQueue {
     shared: Arc<Shared>,
     threads: Mutex<Option<Threads>>,
-    _lock: Option<File>,
+    lock: Mutex<Option<File>>,
 }
 
 struct Threads {
@@ -87,7 +87,7 @@ impl LogQueue {
         let queue = Self::on(Arc::new(disk), config, metrics, Box::new(clock));
         let mut queue =
             queue.map_err(|source| OpenError::Read { dir: dir.into(), source: source.into() })?;
-        queue._lock = Some(lock);
+        queue.lock = Mutex::new(Some(lock));
         Ok(queue)
     }
 
@@ -109,7 +109,7 @@ impl LogQueue {
             source: if source.raw_os_error().is_some() { source } else { started },
         })?;
         tell(&shared, &found);
-        Ok(Self { shared, threads: Mutex::new(Some(threads)), _lock: None })
+        Ok(Self { shared, threads: Mutex::new(Some(threads)), lock: Mutex::new(None) })
     }
 
     /// Leases no more, does what is under way, saves the index. Then the directory is free.
@@ -127,6 +127,7 @@ impl LogQueue {
         if let Err(error) = closed.await {
             tracing::error!(%error, "closing the queue failed");
         }
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     fn take_threads(&self) -> Option<Threads> {

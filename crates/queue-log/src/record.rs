@@ -305,3 +305,14 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
+
+#[cfg(test)]
+impl Draft {
+    pub(crate) fn with_content(&mut self, content: &'static [u8]) {
+        self.content_bytes += content.len();
+        self.content.push(Bytes::from_static(content));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -118,6 +118,16 @@ pub(crate) enum Piece<'a> {
     Gap(Range<usize>),
 }
 
+impl Piece<'_> {
+    /// How many entries there are.
+    pub(crate) fn entries(&self) -> usize {
+        match self {
+            Self::Record(found) => record::entries(found.meta).count(),
+            Self::Gap(_) => 0,
+        }
+    }
+}
+
 /// A record whose meta is as it was written.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Found<'a> {
@@ -177,3 +187,6 @@ fn is_zero(bytes: &[u8]) -> bool {
     let (blocks, rest) = bytes.as_chunks::<64>();
     blocks.iter().all(|block| *block == [0; 64]) && rest.iter().all(|&b| b == 0)
 }
+
+#[cfg(test)]
+mod tests;

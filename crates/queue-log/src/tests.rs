@@ -3,7 +3,9 @@
 mod conformance;
 mod crash;
 mod damage;
-mod mail;
+mod format;
+pub(crate) mod mail;
+mod opening;
 mod space;
 
 pub(crate) use mail::NOW;

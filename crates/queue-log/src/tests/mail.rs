@@ -32,7 +32,7 @@ pub(super) fn open(disk: &SimDisk, config: &Config) -> LogQueue {
     LogQueue::on(disk, config.clone(), Metrics::default(), Box::new(|| NOW)).unwrap()
 }
 
-pub(super) fn envelope() -> Envelope {
+pub(crate) fn envelope() -> Envelope {
     Envelope {
         reverse_path: ReversePath::parse("sender@example.org").unwrap(),
         envid: None,
@@ -55,7 +55,7 @@ pub(super) fn head() -> Head {
     }
 }
 
-pub(super) fn job() -> NewJob {
+pub(crate) fn job() -> NewJob {
     let recipient = Recipient::new(Mailbox::parse("user@example.net").unwrap());
     NewJob { next_hop: NextHop::smtp(recipient.address.host()), recipients: vec![recipient] }
 }

@@ -1,0 +1,91 @@
+//! Opening, closing, and what is swept up then.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use queue::{HopKind, Queue, QueueError};
+
+use super::mail::{NOW, body, lease_all, send, small_segments};
+use crate::{Config, LogQueue, Metrics, OpenError};
+
+fn try_open(dir: &Path, config: Config) -> Result<LogQueue, OpenError> {
+    LogQueue::open(dir, config, Metrics::default(), || NOW)
+}
+
+#[test]
+fn a_second_process_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = try_open(dir.path(), small_segments()).unwrap();
+    let second = try_open(dir.path(), small_segments());
+    assert!(matches!(second, Err(OpenError::Locked { .. })));
+    drop(queue);
+    try_open(dir.path(), small_segments()).unwrap();
+}
+
+#[test]
+fn a_place_that_is_no_directory_is_told() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = try_open(file.path(), small_segments()).err().unwrap();
+    let path = file.path().to_string_lossy().into_owned();
+    assert!(error.to_string().contains(&path), "{error}");
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused() {
+    for config in [
+        Config { segment_bytes: 1, ..Config::default() },
+        Config { inline_body_bytes: 64 << 20, ..Config::default() },
+        Config { lease_secs: 0, ..Config::default() },
+    ] {
+        assert!(config.validate().is_err(), "{config:?}");
+    }
+    assert_eq!(Config::default().validate(), Ok(()));
+    let read: Config = serde_json::from_str(r#"{"maxBytes":5}"#).unwrap();
+    assert_eq!(read.max_bytes, Some(5));
+    assert!(serde_json::from_str::<Config>(r#"{"maxByte":5}"#).is_err());
+}
+
+#[tokio::test]
+async fn a_closed_queue_says_so_and_opens_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = try_open(dir.path(), small_segments()).unwrap();
+    send(&queue, body(1, 100)).await.1.unwrap();
+    let (leases, ()) = tokio::join!(
+        async {
+            drop(queue.lease(HopKind::Smtp, 1, 1).await);
+            queue.lease(HopKind::Mailbox, 1, 1).await
+        },
+        queue.close()
+    );
+    assert!(matches!(leases.map(|leases| leases.len()), Err(QueueError::Closed)));
+    assert!(send(&queue, body(1, 100)).await.1.is_err());
+    drop(queue);
+    let queue = try_open(dir.path(), small_segments()).unwrap();
+    assert_eq!(lease_all(&queue).await.len(), 1);
+}
+
+#[tokio::test]
+async fn old_orphans_are_deleted_and_others_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = try_open(dir.path(), small_segments()).unwrap();
+    let (kept, sent) = send(&queue, body(1, 50_000)).await;
+    sent.unwrap();
+    drop(queue);
+    let path = |id: &str| dir.path().join(format!("content/{id}.body"));
+    let orphan = path("01JD5ZQ9W3T8M1V5K7N2B4C6XR");
+    std::fs::write(&orphan, "nobody's").unwrap();
+    let long_after = move || NOW + Duration::from_secs(100 * 365 * 86_400);
+    let young = LogQueue::open(dir.path(), small_segments(), Metrics::default(), || {
+        mail_types::Timestamp::from_unix_ms(0)
+    });
+    young.unwrap().close().await;
+    assert!(orphan.exists(), "it may be of a message that is being received");
+    let queue = LogQueue::open(dir.path(), small_segments(), Metrics::default(), long_after);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while orphan.exists() {
+        assert!(Instant::now() < deadline, "the orphan is deleted");
+        tokio::task::yield_now().await;
+    }
+    assert!(path(&kept.to_string()).exists());
+    drop(queue);
+}
