@@ -24,13 +24,14 @@ pub(super) struct Part {
 }
 
 /// Cheap ones first.
-pub(super) const PARTS: [Part; 12] = [
+pub(super) const PARTS: [Part; 13] = [
     part("fmt", "every file is formatted", &[], fmt),
     part("tidy", "rules of the code that no other tool checks", &[], tidy),
     part("clippy", "no warning in any target", &[], clippy),
     part("deny", "licences, banned crates and sources of the dependencies", &[], deny),
     part("tests", "unit, property and conformance tests of every crate", &[], tests),
     part("fuzz", "the corpora of the fuzz targets, replayed", &[], fuzz),
+    part("sim", "all roles under faults, slow clients, a recovered destination", &[], sim),
     part("interop", "Postfix, swaks and curl, both ways", INTEROP_NEEDS, interop),
     part("crash", "kill -9 under load loses nothing", &[], crash),
     part("fault", "full disks and failing syncs lose nothing", &[], fault),
@@ -61,7 +62,7 @@ const fn part(
 }
 
 /// The test files of the package `tests` belong to the part whose name they begin with.
-const BY_FILE: [&str; 5] = ["fuzz", "interop", "crash", "fault", "powercut"];
+const BY_FILE: [&str; 6] = ["fuzz", "sim", "interop", "crash", "fault", "powercut"];
 
 /// Fails when a test file belongs to no part: it would never run.
 pub(super) fn check_complete(metadata: &Metadata) -> Result<()> {
@@ -115,6 +116,10 @@ fn tests(_: &Context) -> Result<Counts> {
 
 fn fuzz(_: &Context) -> Result<Counts> {
     of_files(&[], "fuzz", &[])
+}
+
+fn sim(context: &Context) -> Result<Counts> {
+    of_files(context, "sim", SHOWN)
 }
 
 fn interop(context: &Context) -> Result<Counts> {
