@@ -119,7 +119,7 @@ fn fuzz(_: &Context) -> Result<Counts> {
 }
 
 fn sim(context: &Context) -> Result<Counts> {
-    of_files(context, "sim", SHOWN)
+    of_files(&context.environment()?, "sim", SHOWN)
 }
 
 fn interop(context: &Context) -> Result<Counts> {
