@@ -1,14 +1,15 @@
 //! The books: what was accepted against what arrived.
 //!
 //! Every message carries a token. At the end each token that was answered `250` must be found where
-//! it belongs; a token found twice must be explained by a kill between the two deliveries, before
-//! which the process had not yet logged the first one as settled.
+//! it belongs and nowhere else; a token found twice must be explained: by a kill or a crash of the
+//! queue while the two were delivered, by a fault of the queue when it was to record that one, or by
+//! the sink, which went away about the time of its `250`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Instant;
 
-use crate::sink::Received;
+use crate::sink::{End, Received};
 
 /// The header field that carries the token.
 const TOKEN_FIELD: &str = "X-Token: ";
@@ -48,7 +49,16 @@ pub struct Arrivals<'a> {
     /// Contents of all mailboxes.
     pub mailboxes: &'a [Vec<u8>],
     pub log: &'a [serde_json::Value],
+    /// Kills of the process, or crashes of its queue.
     pub kills: &'a [Instant],
+    pub unsettled: &'a [Unsettled],
+}
+
+/// The queue failed to say that it recorded an outcome of this message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsettled {
+    pub at: Instant,
+    pub queue_id: String,
 }
 
 /// The balance.
@@ -59,15 +69,19 @@ pub struct Balance {
     pub duplicates: usize,
     /// Tokens that are nowhere, or not where they belong.
     pub lost: Vec<String>,
-    /// Tokens found twice without a kill in between.
+    /// Tokens found twice without a fault that explains it.
     pub unexplained: Vec<String>,
+    /// Tokens found where they belong as well as where they do not: both delivered and bounced, or
+    /// reported to the null sender.
+    pub contradicted: Vec<String>,
     /// Tokens whose body was changed.
     pub damaged: Vec<String>,
 }
 
 impl Balance {
     pub fn is_clean(&self) -> bool {
-        self.lost.is_empty() && self.unexplained.is_empty() && self.damaged.is_empty()
+        let wrong = [&self.lost, &self.unexplained, &self.contradicted, &self.damaged];
+        wrong.iter().all(|tokens| tokens.is_empty())
     }
 }
 
@@ -76,8 +90,14 @@ impl fmt::Display for Balance {
         write!(
             f,
             "{} accepted, {} arrived, {} duplicates; lost {:?}, unexplained duplicates {:?}, \
-             damaged {:?}",
-            self.accepted, self.arrived, self.duplicates, self.lost, self.unexplained, self.damaged
+             contradicted {:?}, damaged {:?}",
+            self.accepted,
+            self.arrived,
+            self.duplicates,
+            self.lost,
+            self.unexplained,
+            self.contradicted,
+            self.damaged
         )
     }
 }
@@ -113,7 +133,7 @@ impl Ledger {
     }
 
     pub fn balance(&self, arrivals: &Arrivals<'_>) -> Balance {
-        let relayed = by_token(arrivals.sink.iter().map(|r| (r.content.as_slice(), Some(r.at))));
+        let relayed = by_token(arrivals.sink.iter().map(|r| (r.content.as_slice(), Some(r))));
         let boxes = |dsn: bool| {
             let wanted = move |content: &&Vec<u8>| is_dsn(content) == dsn;
             by_token(arrivals.mailboxes.iter().filter(wanted).map(|c| (c.as_slice(), None)))
@@ -142,7 +162,17 @@ impl Ledger {
             if shows_body && !arrived.iter().all(whole) {
                 balance.damaged.push(token.clone());
             }
-            if !explained(arrived, arrivals.kills) {
+            let contradicted = match accepted.destiny {
+                Destiny::Relayed | Destiny::Stored => reported.contains_key(token),
+                Destiny::Bounced => relayed.contains_key(token),
+                Destiny::DoubleBounced => {
+                    relayed.contains_key(token) || reported.contains_key(token)
+                }
+            };
+            if contradicted {
+                balance.contradicted.push(token.clone());
+            }
+            if !explained(arrived, &accepted.queue_id, arrivals) {
                 balance.unexplained.push(token.clone());
             }
         }
@@ -153,17 +183,18 @@ impl Ledger {
 #[derive(Debug)]
 struct Arrival<'a> {
     content: &'a [u8],
-    at: Option<Instant>,
+    /// How it came to the sink, if it did.
+    received: Option<&'a Received>,
 }
 
 fn by_token<'a>(
-    contents: impl Iterator<Item = (&'a [u8], Option<Instant>)>,
+    contents: impl Iterator<Item = (&'a [u8], Option<&'a Received>)>,
 ) -> HashMap<String, Vec<Arrival<'a>>> {
     let mut found: HashMap<String, Vec<Arrival<'a>>> = HashMap::new();
-    for (content, at) in contents {
+    for (content, received) in contents {
         if let Some(token) = token(content) {
             let content = content.strip_suffix(b"\r\n").unwrap_or(content);
-            found.entry(token).or_default().push(Arrival { content, at });
+            found.entry(token).or_default().push(Arrival { content, received });
         }
     }
     found
@@ -176,21 +207,33 @@ fn double_bounces(log: &[serde_json::Value]) -> HashMap<String, Vec<Arrival<'sta
         // The id of the job: the queue id, a full stop and a number.
         let id = line["id"].as_str().and_then(|id| id.split('.').next());
         if let Some(id) = id {
-            found.entry(id.to_owned()).or_default().push(Arrival { content: b"", at: None });
+            found.entry(id.to_owned()).or_default().push(Arrival { content: b"", received: None });
         }
     }
     found
 }
 
-/// Between any two deliveries to the sink there was a kill; a mailbox holds one copy, for its file
+/// Any two deliveries to the sink have a fault between them; a mailbox holds one copy, for its file
 /// name comes from the queue id. A DSN or a log line may be repeated by a kill as well.
-fn explained(arrived: &[Arrival<'_>], kills: &[Instant]) -> bool {
-    let mut times: Vec<Instant> = arrived.iter().filter_map(|arrival| arrival.at).collect();
-    times.sort();
-    if times.is_empty() {
-        return arrived.len() <= 1 + kills.len();
+fn explained(arrived: &[Arrival<'_>], queue_id: &str, arrivals: &Arrivals<'_>) -> bool {
+    let mut received: Vec<&Received> = arrived.iter().filter_map(|a| a.received).collect();
+    if received.is_empty() {
+        return arrived.len() <= 1 + arrivals.kills.len();
     }
-    times.windows(2).all(|pair| kills.iter().any(|kill| pair[0] <= *kill && *kill <= pair[1]))
+    received.sort_by_key(|received| received.at);
+    received.windows(2).all(|pair| explains(pair[0], pair[1], queue_id, arrivals))
+}
+
+/// Whether a fault fell between the begin of the first and the end of the last of two deliveries.
+///
+/// From the begin, not the end, of the first: a queue that crashes after the lease was checked and
+/// before the final dot arrives gives the job to another worker, who may even be quicker.
+fn explains(first: &Received, last: &Received, queue_id: &str, arrivals: &Arrivals<'_>) -> bool {
+    let between = |at: &Instant| first.began.min(last.began) <= *at && *at <= last.at;
+    let unsettled = |fault: &Unsettled| fault.queue_id == queue_id && between(&fault.at);
+    first.end == End::Cut
+        || arrivals.kills.iter().any(between)
+        || arrivals.unsettled.iter().any(unsettled)
 }
 
 #[cfg(test)]
@@ -199,10 +242,12 @@ mod tests {
 
     fn received(token: &str, body: &str, at: Instant) -> Received {
         Received {
+            began: at,
             at,
             reverse_path: String::new(),
             recipients: Vec::new(),
             content: content(token, "a@b.test", body),
+            end: End::Answered,
         }
     }
 
@@ -243,5 +288,31 @@ mod tests {
         let kills = [kill];
         let with = Arrivals { sink: &sink, kills: &kills, ..Arrivals::default() };
         assert!(ledger().balance(&with).is_clean());
+    }
+
+    #[test]
+    fn a_duplicate_is_explained_by_the_sink_or_by_the_queue() {
+        let received = || received("T1", "hello", Instant::now());
+        let mut sink = [received(), received()];
+        let fault = |queue_id: &str| [Unsettled { at: sink[0].at, queue_id: queue_id.into() }];
+        let (its, others) = (fault("Q1"), fault("Q2"));
+        let unexplained = |sink: &[Received], unsettled: &[Unsettled]| {
+            let arrivals = Arrivals { sink, unsettled, ..Arrivals::default() };
+            ledger().balance(&arrivals).unexplained
+        };
+        assert_eq!(unexplained(&sink, &others), ["T1"]);
+        assert!(unexplained(&sink, &its).is_empty());
+        sink[1].end = End::Cut;
+        assert_eq!(unexplained(&sink, &[]), ["T1"], "only the first explains the second");
+        sink[0].end = End::Cut;
+        assert!(unexplained(&sink, &[]).is_empty());
+    }
+
+    #[test]
+    fn what_is_delivered_and_bounced_is_contradicted() {
+        let sink = [received("T1", "hello", Instant::now())];
+        let mailboxes = [b"report-type=delivery-status\r\nX-Token: T1\r\n".to_vec()];
+        let arrivals = Arrivals { sink: &sink, mailboxes: &mailboxes, ..Arrivals::default() };
+        assert_eq!(ledger().balance(&arrivals).contradicted, ["T1"]);
     }
 }

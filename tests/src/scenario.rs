@@ -73,7 +73,8 @@ pub async fn settle(
         let mailboxes: Vec<Vec<u8>> =
             paths.iter().filter_map(|path| std::fs::read(path).ok()).collect();
         let (received, log) = (sink.received(), postrider.log().ok()?);
-        let arrivals = Arrivals { sink: &received, mailboxes: &mailboxes, log: &log, kills };
+        let (sink, mailboxes) = (&received[..], &mailboxes[..]);
+        let arrivals = Arrivals { sink, mailboxes, log: &log, kills, unsettled: &[] };
         let balance = books.ledger.lock().expect("no panic holding it").balance(&arrivals);
         last = Some(balance.clone());
         balance.is_clean().then_some(balance)

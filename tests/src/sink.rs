@@ -6,25 +6,65 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::Result;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// A transaction that the sink answered with `250`.
+/// A transaction whose content the sink has kept.
 #[derive(Debug, Clone)]
 pub struct Received {
+    /// When its MAIL came.
+    pub began: Instant,
     /// When the `250` was about to be written.
     pub at: Instant,
     pub reverse_path: String,
     pub recipients: Vec<String>,
     /// With dots unstuffed.
     pub content: Vec<u8>,
+    pub end: End,
 }
+
+/// How a transaction that was kept ended for the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was told `250`.
+    Answered,
+    /// The sink went away right before or after the `250`: the client may not know.
+    Cut,
+}
+
+/// Where a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Moment {
+    Greeting,
+    Hello,
+    Mail,
+    Rcpt,
+    Data,
+    /// In the middle of the content; only a disconnect is possible.
+    Content,
+    /// The content is there and was not kept.
+    FinalDot,
+    /// It was kept and not answered; only a disconnect is possible.
+    Kept,
+    /// The `250` was written; only a disconnect is possible.
+    Answered,
+}
+
+/// What the sink does instead of going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Whim {
+    Say(&'static str),
+    Disconnect,
+}
+
+/// Asked at each moment; `None` goes on.
+pub type Whims = Arc<dyn Fn(Moment) -> Option<Whim> + Send + Sync>;
 
 #[derive(Debug, Default)]
 struct Kept {
     received: Mutex<Vec<Received>>,
-    /// Transactions between MAIL and the reply to the final dot.
+    /// Transactions between an accepted recipient and the reply to the final dot.
     in_flight: AtomicUsize,
 }
 
@@ -50,6 +90,11 @@ impl Sink {
     }
 
     pub async fn bind(address: SocketAddr, verdict: Verdict) -> Result<Self> {
+        Self::with_whims(address, verdict, Arc::new(|_| None)).await
+    }
+
+    /// Also does what `whims` says, whoever the recipient is.
+    pub async fn with_whims(address: SocketAddr, verdict: Verdict, whims: Whims) -> Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let kept = Arc::new(Kept::default());
@@ -58,7 +103,8 @@ impl Sink {
         accepting.spawn(async move {
             let mut sessions = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                sessions.spawn(session(stream, Arc::clone(&shared), Arc::clone(&verdict)));
+                let behaviour = (Arc::clone(&verdict), Arc::clone(&whims));
+                sessions.spawn(session(stream, Arc::clone(&shared), behaviour));
             }
         });
         Ok(Self { address, kept, _accepting: accepting })
@@ -72,7 +118,7 @@ impl Sink {
         self.kept.received.lock().expect("no session panics holding it").clone()
     }
 
-    /// Transactions begun and not yet answered.
+    /// Transactions with a recipient, not yet answered.
     pub fn in_flight(&self) -> usize {
         self.kept.in_flight.load(Ordering::SeqCst)
     }
@@ -101,69 +147,154 @@ impl Drop for Open<'_> {
     }
 }
 
-async fn session(stream: TcpStream, kept: Arc<Kept>, verdict: Verdict) {
-    // A client that goes away in the middle is a case of the tests, not a failure of the sink.
+async fn session(stream: TcpStream, kept: Arc<Kept>, (verdict, whims): (Verdict, Whims)) {
     let open = Open(&kept.in_flight, AtomicBool::new(false));
-    let _ = converse(stream, &kept, &open, &verdict).await;
+    let session =
+        Session { stream: BufReader::new(stream), kept: &kept, open, verdict, whims, mail: None };
+    // A client that goes away in the middle is a case of the tests, not a failure of the sink.
+    let _ = session.converse().await;
 }
 
-async fn converse(
-    stream: TcpStream,
-    kept: &Kept,
-    open: &Open<'_>,
-    verdict: &Verdict,
-) -> Result<()> {
-    stream.set_nodelay(true)?;
-    let mut stream = BufReader::new(stream);
-    stream.write_all(b"220 sink.test\r\n").await?;
-    let (mut reverse_path, mut recipients) = (String::new(), Vec::new());
-    let mut line = String::new();
-    loop {
-        line.clear();
-        if stream.read_line(&mut line).await? == 0 {
-            return Ok(());
+/// A session with a client.
+struct Session<'a> {
+    stream: BufReader<TcpStream>,
+    kept: &'a Kept,
+    open: Open<'a>,
+    verdict: Verdict,
+    whims: Whims,
+    mail: Option<Mail>,
+}
+
+/// What MAIL and RCPT have said.
+struct Mail {
+    began: Instant,
+    reverse_path: String,
+    recipients: Vec<String>,
+}
+
+/// Whether the session goes on.
+enum Next {
+    Reply(&'static str),
+    Close,
+}
+
+impl Session<'_> {
+    async fn converse(mut self) -> Result<()> {
+        self.stream.get_ref().set_nodelay(true)?;
+        match (self.whims)(Moment::Greeting) {
+            None => self.say("220 sink.test").await?,
+            Some(Whim::Disconnect) => return Ok(()),
+            Some(Whim::Say(reply)) => return self.say(reply).await,
         }
-        let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
-        let path = between(&line, '<', '>').to_owned();
-        let reply = match verb.as_str() {
-            "EHLO" => "250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SMTPUTF8",
-            "MAIL" => {
-                (reverse_path, recipients) = (path, Vec::new());
-                open.set(true);
-                "250 2.1.0 ok"
-            }
-            "RCPT" => match verdict(&path) {
-                None => {
-                    recipients.push(path);
-                    "250 2.1.5 ok"
-                }
-                Some(reply) => reply,
-            },
-            "DATA" if recipients.is_empty() => "554 5.5.1 no recipients",
-            "DATA" => {
-                stream.write_all(b"354 go\r\n").await?;
-                let content = read_content(&mut stream).await?;
-                let (reverse_path, recipients) = (reverse_path.clone(), recipients.clone());
-                let at = Instant::now();
-                let received = Received { at, reverse_path, recipients, content };
-                kept.received.lock().expect("no session panics holding it").push(received);
-                open.set(false);
-                "250 2.0.0 kept"
-            }
-            "QUIT" => {
-                stream.write_all(b"221 2.0.0 bye\r\n").await?;
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.stream.read_line(&mut line).await? == 0 {
                 return Ok(());
             }
-            _ => "250 2.0.0 ok",
+            match self.command(&line).await? {
+                Next::Reply(reply) => self.say(reply).await?,
+                Next::Close => return Ok(()),
+            }
+        }
+    }
+
+    async fn say(&mut self, reply: &str) -> Result<()> {
+        Ok(self.stream.write_all(format!("{reply}\r\n").as_bytes()).await?)
+    }
+
+    async fn command(&mut self, line: &str) -> Result<Next> {
+        let verb = line.get(..4).unwrap_or_default().to_ascii_uppercase();
+        let moment = match verb.as_str() {
+            "EHLO" | "HELO" => Some(Moment::Hello),
+            "MAIL" => Some(Moment::Mail),
+            "RCPT" => Some(Moment::Rcpt),
+            "DATA" => Some(Moment::Data),
+            _ => None,
         };
-        stream.write_all(format!("{reply}\r\n").as_bytes()).await?;
+        match moment.and_then(|moment| (self.whims)(moment)) {
+            Some(Whim::Disconnect) => return Ok(Next::Close),
+            Some(Whim::Say(reply)) => return Ok(Next::Reply(reply)),
+            None => {}
+        }
+        let path = between(line, '<', '>').to_owned();
+        Ok(Next::Reply(match verb.as_str() {
+            "EHLO" => "250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SMTPUTF8",
+            "MAIL" => {
+                let began = Instant::now();
+                self.mail = Some(Mail { began, reverse_path: path, recipients: Vec::new() });
+                self.open.set(false);
+                "250 2.1.0 ok"
+            }
+            "RCPT" => self.recipient(path),
+            "DATA" => return self.data().await,
+            "RSET" => {
+                self.mail = None;
+                self.open.set(false);
+                "250 2.0.0 ok"
+            }
+            "QUIT" => {
+                self.say("221 2.0.0 bye").await?;
+                return Ok(Next::Close);
+            }
+            _ => "250 2.0.0 ok",
+        }))
+    }
+
+    fn recipient(&mut self, path: String) -> &'static str {
+        let Some(mail) = &mut self.mail else { return "503 5.5.1 no MAIL" };
+        match (self.verdict)(&path) {
+            None => {
+                mail.recipients.push(path);
+                self.open.set(true);
+                "250 2.1.5 ok"
+            }
+            Some(reply) => reply,
+        }
+    }
+
+    async fn data(&mut self) -> Result<Next> {
+        let Some(mail) = self.mail.take().filter(|mail| !mail.recipients.is_empty()) else {
+            return Ok(Next::Reply("554 5.5.1 no recipients"));
+        };
+        self.say("354 go").await?;
+        if (self.whims)(Moment::Content) == Some(Whim::Disconnect) {
+            self.stream.read_line(&mut String::new()).await?;
+            return Ok(Next::Close);
+        }
+        let content = read_content(&mut self.stream).await?;
+        match (self.whims)(Moment::FinalDot) {
+            Some(Whim::Disconnect) => return Ok(Next::Close),
+            Some(Whim::Say(reply)) => {
+                self.open.set(false);
+                return Ok(Next::Reply(reply));
+            }
+            None => {}
+        }
+        self.keep(mail, content).await
+    }
+
+    async fn keep(&mut self, mail: Mail, content: Vec<u8>) -> Result<Next> {
+        let leaves = |moment| (self.whims)(moment) == Some(Whim::Disconnect);
+        let (unanswered, answered) = (leaves(Moment::Kept), leaves(Moment::Answered));
+        let end = if unanswered || answered { End::Cut } else { End::Answered };
+        let Mail { began, reverse_path, recipients } = mail;
+        let at = Instant::now();
+        let received = Received { began, at, reverse_path, recipients, content, end };
+        self.kept.received.lock().expect("no session panics holding it").push(received);
+        self.open.set(false);
+        if answered && !unanswered {
+            self.say("250 2.0.0 kept").await?;
+        }
+        match end {
+            End::Answered => Ok(Next::Reply("250 2.0.0 kept")),
+            End::Cut => Ok(Next::Close),
+        }
     }
 }
 
 /// The content up to the final dot, with dots unstuffed.
-async fn read_content(
-    stream: &mut (impl AsyncBufReadExt + AsyncReadExt + Unpin),
-) -> Result<Vec<u8>> {
+async fn read_content(stream: &mut BufReader<TcpStream>) -> Result<Vec<u8>> {
     let mut content = Vec::new();
     loop {
         let start = content.len();
