@@ -15,6 +15,7 @@ pub mod postfix;
 pub mod powercut;
 pub mod process;
 pub mod scenario;
+pub mod sim;
 pub mod sink;
 pub mod tools;
 pub mod wait;

@@ -87,7 +87,14 @@ async fn send_one(books: &Books, client: &mut Client, rng: &mut StdRng) -> Resul
     for line in [format!("MAIL FROM:<{reverse_path}>"), format!("RCPT TO:<{recipient}>")] {
         client.command(&line, 250).await?;
     }
-    client.command("DATA", 354).await?;
+    client.send(b"DATA\r\n").await?;
+    let reply = client.reply().await?;
+    if (400..500).contains(&reply.code) {
+        // The queue is full or sick: this message is not accepted, the next may be.
+        client.command("RSET", 250).await?;
+        return Ok(());
+    }
+    anyhow::ensure!(reply.code == 354, "DATA was answered {}", reply.text);
     books.in_flight.fetch_add(1, Ordering::SeqCst);
     let sent = client.send(&crate::client::dot_stuffed(&content(&token, SENDER, &body))).await;
     let reply = match sent {

@@ -65,19 +65,7 @@ impl Postrider {
     /// Adds a hosted domain with mailboxes whose password is [`PASSWORD`]; the first one is
     /// postmaster.
     pub fn write_domain(&self, domain: &str, mailboxes: &[&str]) -> Result<()> {
-        let postmaster = mailboxes.first().context("a domain needs a mailbox")?;
-        let mut yaml = format!(
-            "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: d}}\n\
-             spec:\n  domain: {domain}\n  inbound:\n    aliases:\n    \
-             - {{match: postmaster, to: [\"{postmaster}@{domain}\"]}}\n"
-        );
-        for name in mailboxes {
-            yaml += &format!(
-                "---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\n\
-                 metadata: {{name: m-{name}}}\nspec:\n  address: {name}@{domain}\n  passwords:\n  \
-                 - {{name: test, hash: \"{PASSWORD_HASH}\"}}\n"
-            );
-        }
+        let yaml = domain_yaml(domain, mailboxes)?;
         Ok(fs::write(self.dir.join("domains").join(format!("{domain}.yaml")), yaml)?)
     }
 
@@ -165,6 +153,24 @@ impl Postrider {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
+}
+
+/// A MailDomain and its Mailboxes, whose password is [`PASSWORD`].
+pub fn domain_yaml(domain: &str, mailboxes: &[&str]) -> Result<String> {
+    let postmaster = mailboxes.first().context("a domain needs a mailbox")?;
+    let mut yaml = format!(
+        "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: d}}\n\
+         spec:\n  domain: {domain}\n  inbound:\n    aliases:\n    \
+         - {{match: postmaster, to: [\"{postmaster}@{domain}\"]}}\n"
+    );
+    for name in mailboxes {
+        yaml += &format!(
+            "---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\n\
+             metadata: {{name: m-{name}}}\nspec:\n  address: {name}@{domain}\n  passwords:\n  \
+             - {{name: test, hash: \"{PASSWORD_HASH}\"}}\n"
+        );
+    }
+    Ok(yaml)
 }
 
 /// Reads `listening KIND ADDRESS` lines up to the line `ready`.
