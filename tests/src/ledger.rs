@@ -1,9 +1,9 @@
 //! The books: what was accepted against what arrived.
 //!
-//! Every message carries a token. At the end each token that was answered `250` must be found where
-//! it belongs and nowhere else; a token found twice must be explained: by a kill or a crash of the
-//! queue while the two were delivered, by a fault of the queue when it was to record that one, or by
-//! the sink, which went away about the time of its `250`.
+//! Every message carries a token. At the end each token that was answered `250` must be found
+//! where it belongs and nowhere else; a token found twice must be explained: by a kill or a crash
+//! of the queue while the two were delivered, by a fault of the queue when it was to record that
+//! one, or by the sink, which went away about the time of its `250`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

@@ -117,8 +117,8 @@ impl Process {
         roles.spawn(self.delivery.run(stop.clone(), grace));
         roles.spawn(self.mda.run(stop.clone(), grace));
         self.readiness.ready("roles");
-        // Cancel-safe: a role that has ended is still there for the loop below. Biased: once told to
-        // stop, a role with nothing in flight ends before this task looks.
+        // Cancel-safe: a role that has ended is still there for the loop below. Biased: once told
+        // to stop, a role with nothing in flight ends before this task looks.
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
