@@ -36,7 +36,11 @@ pub struct Reply {
 impl Client {
     /// Connects and reads the greeting.
     pub async fn connect(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+        Self::over(TcpStream::connect(address).await?).await
+    }
+
+    /// Reads the greeting on a connection.
+    pub async fn over(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
         let mut client = Self { stream: Box::new(stream), buffered: Vec::new() };
         client.expect(220).await.context("greeting")?;

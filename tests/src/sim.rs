@@ -3,6 +3,7 @@
 //! The roles are the ones that `postrider serve` runs; only the queue and the other end of each
 //! connection are the test's.
 
+pub mod crowd;
 pub mod faulty;
 pub mod log;
 pub mod peer;

@@ -12,13 +12,17 @@ use smtp::{Limits, ListenerKind};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Config {
-    /// Our name in the greeting and in Received. Other servers expect it to resolve to us.
+    /// Our name in the greeting and in Received. Other servers expect it to resolve to us. Set from
+    /// the process' own.
+    #[serde(skip)]
     pub hostname: String,
     pub listeners: Vec<Listener>,
     pub tls: TlsConfig,
     pub auth: AuthConfig,
     pub limits: LimitsConfig,
     /// How long a message is tried before its sender gets it back. RFC 5321 §4.5.4.1: 4–5 days.
+    /// Set from the retry policy, which gives up.
+    #[serde(skip, default = "message_lifetime_seconds")]
     pub message_lifetime_seconds: u64,
     /// How long open transactions may take to finish when the process stops.
     pub stop_grace_seconds: u64,
@@ -141,6 +145,10 @@ pub struct LimitsConfig {
 /// What one message takes of the memory budget at most: what a store keeps of a draft (1 MiB), and
 /// what is being read.
 pub(crate) const MESSAGE_MEMORY_BYTES: usize = 1280 * 1024;
+
+fn message_lifetime_seconds() -> u64 {
+    Config::default().message_lifetime_seconds
+}
 
 impl Default for Config {
     fn default() -> Self {

@@ -82,6 +82,8 @@ impl Config {
         config.domains_dir = base.join(&config.domains_dir);
         let ingress = &mut config.ingress;
         ingress.hostname.clone_from(&config.hostname);
+        ingress.message_lifetime_seconds = config.delivery.retry.expire_seconds;
+        config.queue.longest_data_seconds = ingress.limits.content_total_seconds;
         if ingress.tls.self_signed_directory.is_none() {
             ingress.tls.self_signed_directory = Some(config.data_dir.join("tls"));
         }
@@ -106,7 +108,7 @@ impl Config {
 
     /// How long the queue leases a job to a role.
     pub(crate) fn lease(&self) -> Duration {
-        Duration::from_secs(self.queue.lease_secs)
+        Duration::from_secs(self.queue.lease_seconds)
     }
 
     /// Where the running process listens for operators.

@@ -24,7 +24,7 @@ pub struct Config {
     /// and outcomes.
     pub min_free_bytes: u64,
     /// How long a lease lasts unless extended: longer than what lies between two extensions.
-    pub lease_secs: u64,
+    pub lease_seconds: u64,
     /// Messages that a tenant may have in the queue.
     pub tenant_messages: Option<u64>,
     /// Octets of content that a tenant may have in the queue.
@@ -32,8 +32,13 @@ pub struct Config {
     /// Segments after which the index is saved: what is read again after a crash.
     pub checkpoint_segments: u32,
     /// The longest that the ingress lets a message take from its first octet to its last. Files
-    /// that nothing refers to are deleted when twice as old.
-    pub longest_data_secs: u64,
+    /// that nothing refers to are deleted when twice as old. Set from the ingress' own limit.
+    #[serde(skip, default = "longest_data_seconds")]
+    pub longest_data_seconds: u64,
+}
+
+fn longest_data_seconds() -> u64 {
+    Config::default().longest_data_seconds
 }
 
 impl Default for Config {
@@ -44,11 +49,11 @@ impl Default for Config {
             cache_bytes: 64 << 20,
             max_bytes: None,
             min_free_bytes: 256 << 20,
-            lease_secs: 20 * 60,
+            lease_seconds: 20 * 60,
             tenant_messages: None,
             tenant_bytes: None,
             checkpoint_segments: 16,
-            longest_data_secs: 2 * 3600,
+            longest_data_seconds: 2 * 3600,
         }
     }
 }
@@ -63,18 +68,23 @@ impl Config {
         if self.inline_body_bytes > self.segment_bytes / 4 {
             return Err("inlineBodyBytes must be at most a quarter of segmentBytes".into());
         }
-        if self.lease_secs == 0 || self.longest_data_secs == 0 || self.checkpoint_segments == 0 {
-            return Err("leaseSecs, longestDataSecs and checkpointSegments must not be zero".into());
+        if self.lease_seconds == 0
+            || self.longest_data_seconds == 0
+            || self.checkpoint_segments == 0
+        {
+            return Err(
+                "leaseSeconds, longestDataSeconds and checkpointSegments must not be zero".into()
+            );
         }
         Ok(())
     }
 
     pub(crate) fn lease_time(&self) -> Duration {
-        Duration::from_secs(self.lease_secs)
+        Duration::from_secs(self.lease_seconds)
     }
 
     pub(crate) fn orphan_age(&self) -> Duration {
-        Duration::from_secs(self.longest_data_secs.saturating_mul(2))
+        Duration::from_secs(self.longest_data_seconds.saturating_mul(2))
     }
 
     pub(crate) fn quota(&self) -> Usage {

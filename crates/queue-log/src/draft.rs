@@ -79,9 +79,9 @@ impl LogDraft {
         let (file, result) = written.await.map_err(|e| AcceptError::Unavailable(e.into()))?;
         self.file = Some(file);
         self.is_whole = result.is_ok();
-        result.map_err(|error| match error.kind() {
-            std::io::ErrorKind::StorageFull => AcceptError::Full,
-            _ => AcceptError::Unavailable(error.into()),
+        result.map_err(|error| {
+            let is_full = error.kind() == std::io::ErrorKind::StorageFull;
+            if is_full { AcceptError::Full } else { AcceptError::Unavailable(error.into()) }
         })
     }
 

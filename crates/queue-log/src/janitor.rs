@@ -285,7 +285,7 @@ impl Janitor {
     /// Deletes the files that nothing refers to and that no draft can still be writing.
     fn collect_orphans(&mut self) {
         let now = self.shared.now();
-        if !self.orphans_after.is_some_and(|after| now >= after) {
+        if self.orphans_after.is_none_or(|after| now < after) {
             return;
         }
         self.orphans_after = Some(now + ORPHANS);

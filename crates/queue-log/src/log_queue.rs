@@ -199,8 +199,7 @@ fn start(
     found: &Recovered,
 ) -> std::io::Result<Threads> {
     let (poke, pokes) = std::sync::mpsc::sync_channel(1);
-    let mut writer =
-        Writer::new(Arc::clone(shared), receiver, poke.clone(), found.last, found.next_sequence);
+    let mut writer = Writer::new(Arc::clone(shared), receiver, poke.clone(), found);
     let mut janitor = Janitor::new(Arc::clone(shared), pokes);
     janitor.begin(found.damages > 0);
     writer.start();

@@ -18,7 +18,7 @@ use crate::disk::{self, Disk};
 use crate::index::{Files, Index, Location, Places, Segment, new_entry};
 use crate::metrics::Metrics;
 use crate::record::{self, ContentPlace, Entry};
-use crate::segment::{self, DATA_START, Found, Piece, SegmentError, SegmentHeader};
+use crate::segment::{self, DATA_START, End, Found, Piece, SegmentError, SegmentHeader};
 
 /// Why the log cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,7 @@ pub(crate) enum RecoveryError {
 pub(crate) struct Recovered {
     /// The last segment and where it ends; 0 when there is none.
     pub(crate) last: (u32, u32),
+    pub(crate) last_end: End,
     pub(crate) next_sequence: u32,
     /// Octets that were read record by record.
     pub(crate) scanned_bytes: u64,
@@ -63,7 +64,7 @@ pub(crate) fn recover(
         if sequence >= from.segment {
             recovery.read_segment(header, start, end, is_last)?;
         } else if is_last {
-            recovery.found.last = (sequence, end.unwrap_or(start));
+            recovery.found.last = (sequence, end.map_or(start, |(to, _)| to));
         }
     }
     recovery.found.next_sequence = recovery.found.next_sequence.max(1);
@@ -121,16 +122,19 @@ struct Recovery<'a> {
 
 impl Recovery<'_> {
     /// Makes the segments known; gives how far each is valid, where a later one says so.
-    fn register(&mut self, segments: &BTreeMap<u32, OnDisk>) -> BTreeMap<u32, u32> {
-        let mut valid_to: BTreeMap<u32, u32> = BTreeMap::new();
+    fn register(&mut self, segments: &BTreeMap<u32, OnDisk>) -> BTreeMap<u32, (u32, End)> {
+        let mut valid_to: BTreeMap<u32, (u32, End)> = BTreeMap::new();
         for (&sequence, segment) in segments {
             let mark = segment.header.map_or(0, |header| header.mark);
             let known = Segment { mark, bytes: segment.bytes, live: 0 };
             self.index.segments.insert(sequence, known);
             match &segment.header {
                 Some(header) => {
-                    let end = valid_to.entry(header.previous).or_insert(u32::MAX);
-                    *end = header.previous_valid_to.min(*end);
+                    let told = (header.previous_valid_to, header.previous_end);
+                    let end = valid_to.entry(header.previous).or_insert(told);
+                    if told.0 < end.0 {
+                        *end = told;
+                    }
                 }
                 None => {
                     let path = segment::path(sequence);
@@ -160,14 +164,14 @@ impl Recovery<'_> {
         &mut self,
         header: &SegmentHeader,
         start: u32,
-        end: Option<u32>,
+        end: Option<(u32, End)>,
         is_last: bool,
     ) -> Result<(), RecoveryError> {
         let path = segment::path(header.sequence);
         let mut bytes = disk::read_all(self.disk, &path)
             .map_err(|source| RecoveryError::Io { path: path.clone(), source })?;
-        if let Some(end) = end {
-            bytes.truncate(end as usize);
+        if let Some((to, _)) = end {
+            bytes.truncate(to as usize);
         }
         let pieces: Vec<Piece<'_>> = segment::scan(&bytes, header.mark, start as usize).collect();
         // What was synced together with the last record may be torn, if nothing came after.
@@ -176,13 +180,18 @@ impl Recovery<'_> {
             Piece::Gap(_) => None,
         });
         let last_batch = batches.max().unwrap_or(0).max(start as usize);
-        let torn_from = if is_last && end.is_none() { last_batch } else { usize::MAX };
-        let mut valid_to = start;
+        let may_be_torn = match end {
+            None => is_last,
+            Some((_, end)) => end == End::Torn,
+        };
+        let torn_from = if may_be_torn { last_batch } else { usize::MAX };
+        let (mut valid_to, mut last_end) = (start, End::Synced);
         for piece in pieces {
             let range = piece.range();
             let is_torn = range.start >= torn_from && !piece.is_intact();
             if is_torn {
                 self.torn(header.sequence, &bytes, range);
+                last_end = End::Torn;
                 continue;
             }
             // Offsets of a segment fit.
@@ -195,7 +204,9 @@ impl Recovery<'_> {
                 self.replay(header.sequence, &found, &bytes)?;
             }
         }
-        self.found.last = (header.sequence, end.unwrap_or(valid_to));
+        let (to, last_end) = end.unwrap_or((valid_to, last_end));
+        self.found.last = (header.sequence, to);
+        self.found.last_end = last_end;
         Ok(())
     }
 

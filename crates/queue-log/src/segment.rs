@@ -1,12 +1,13 @@
 //! A file of the log, and what is read from one.
 //!
 //! ```text
-//! header  magic 8 │ version 4 │ crc 4 │ sequence 4 │ 0 4 │ mark 8 │ previous 4, valid up to 4
+//! header  magic 8 │ version 4 │ crc 4 │ sequence 4 │ end 4 │ mark 8 │ previous 4, valid up to 4
 //! file    header at 0 and again at 2048 │ records from 4096 on │ zeros
 //! ```
 //!
 //! *Valid up to* ends the previous segment: what lies behind was refused, or torn by a crash, and
-//! must not come back. It is durable before anybody is told of a refusal.
+//! must not come back. It is durable before anybody is told of a refusal. *End* says whether the
+//! last batch before that place was torn too.
 
 use std::ops::Range;
 
@@ -29,6 +30,17 @@ pub(crate) struct SegmentHeader {
     /// 0 in the first.
     pub(crate) previous: u32,
     pub(crate) previous_valid_to: u32,
+    pub(crate) previous_end: End,
+}
+
+/// How a segment ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum End {
+    /// All that is valid was synced.
+    #[default]
+    Synced,
+    /// A crash tore some records of the last batch; nobody was told of any.
+    Torn,
 }
 
 /// Why a header is not to be used.
@@ -59,7 +71,7 @@ impl SegmentHeader {
         header.extend(VERSION.to_le_bytes());
         header.extend([0; 4]);
         header.extend(self.sequence.to_le_bytes());
-        header.extend([0; 4]);
+        header.extend(u32::from(self.previous_end == End::Torn).to_le_bytes());
         header.extend(self.mark.to_le_bytes());
         header.extend(self.previous.to_le_bytes());
         header.extend(self.previous_valid_to.to_le_bytes());
@@ -79,13 +91,13 @@ impl SegmentHeader {
             match copy {
                 Ok(header) => return Ok(header),
                 Err(SegmentError::Unused) => {}
-                Err(error) => worst = error,
+                Err(error @ (SegmentError::Damaged | SegmentError::Newer(_))) => worst = error,
             }
         }
-        match worst {
-            SegmentError::Unused if segment.iter().any(|&b| b != 0) => Err(SegmentError::Damaged),
-            error => Err(error),
+        if worst == SegmentError::Unused && segment.iter().any(|&b| b != 0) {
+            worst = SegmentError::Damaged;
         }
+        Err(worst)
     }
 
     fn copy(header: &[u8]) -> Result<Self, SegmentError> {
@@ -104,6 +116,7 @@ impl SegmentHeader {
                 mark: u64_at(header, 24),
                 previous: u32_at(header, 32),
                 previous_valid_to: u32_at(header, 36),
+                previous_end: if u32_at(header, 20) == 0 { End::Synced } else { End::Torn },
             }),
             version => Err(SegmentError::Newer(version)),
         }

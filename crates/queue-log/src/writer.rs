@@ -16,7 +16,8 @@ use tokio::sync::mpsc;
 use crate::checkpoint::Position;
 use crate::disk::{self, DiskFile};
 use crate::index::{Index, Location, Segment};
-use crate::segment::{self, DATA_START, SegmentHeader};
+use crate::recovery::Recovered;
+use crate::segment::{self, DATA_START, End, SegmentHeader};
 use crate::shared::{Message, Outcome, Request, Shared};
 
 /// Octets that one sync takes at most, but for a record that is larger.
@@ -43,6 +44,7 @@ enum Tail {
     Sealed {
         sequence: u32,
         valid_to: u32,
+        end: End,
     },
 }
 
@@ -55,16 +57,16 @@ struct File {
 }
 
 impl Writer {
-    /// A writer after the last segment that was read, or none: 0.
+    /// A writer that goes on after what was read.
     pub(crate) fn new(
         shared: Arc<Shared>,
         requests: mpsc::Receiver<Message>,
         poke: std::sync::mpsc::SyncSender<()>,
-        last: (u32, u32),
-        next_sequence: u32,
+        found: &Recovered,
     ) -> Self {
-        let (sequence, valid_to) = last;
-        let tail = Tail::Sealed { sequence, valid_to };
+        let (sequence, valid_to) = found.last;
+        let tail = Tail::Sealed { sequence, valid_to, end: found.last_end };
+        let next_sequence = found.next_sequence;
         Self { shared, requests, tail, spare: None, next_sequence, poke }
     }
 
@@ -92,7 +94,9 @@ impl Writer {
         }
         match self.tail {
             Tail::Open { file, at } => Position { segment: file.sequence.get(), offset: at },
-            Tail::Sealed { sequence, valid_to } => Position { segment: sequence, offset: valid_to },
+            Tail::Sealed { sequence, valid_to, .. } => {
+                Position { segment: sequence, offset: valid_to }
+            }
         }
     }
 
@@ -174,12 +178,14 @@ impl Writer {
         let (sequence, valid_to) = match &self.tail {
             Tail::Open { file, at } if u64::from(file.capacity - at) >= bytes => return Ok(()),
             Tail::Open { file, at } => (file.sequence.get(), *at),
-            Tail::Sealed { sequence, valid_to } => (*sequence, *valid_to),
+            // Just reopened.
+            Tail::Sealed { .. } => return Err(io::Error::other("the log has no open segment")),
         };
         let next = self.take_file(u64::from(DATA_START) + bytes)?;
         // From here on nothing may follow in the old segment, whatever became of the header.
-        self.tail = Tail::Sealed { sequence, valid_to };
-        self.write_header(&next, sequence, valid_to)?;
+        let end = End::Synced;
+        self.tail = Tail::Sealed { sequence, valid_to, end };
+        self.write_header(&next, sequence, valid_to, end)?;
         self.open(next);
         let _ = self.poke.try_send(());
         Ok(())
@@ -192,9 +198,9 @@ impl Writer {
 
     /// Begins a segment after one that failed; durable when this returns.
     fn reopen(&mut self) -> io::Result<()> {
-        let Tail::Sealed { sequence, valid_to } = self.tail else { return Ok(()) };
+        let Tail::Sealed { sequence, valid_to, end } = self.tail else { return Ok(()) };
         let result = self.take_file(0).and_then(|next| {
-            self.write_header(&next, sequence, valid_to)?;
+            self.write_header(&next, sequence, valid_to, end)?;
             next.file.sync()?;
             Ok(next)
         });
@@ -204,9 +210,15 @@ impl Writer {
         Ok(())
     }
 
-    fn write_header(&self, next: &File, previous: u32, valid_to: u32) -> io::Result<()> {
+    fn write_header(
+        &self,
+        next: &File,
+        previous: u32,
+        previous_valid_to: u32,
+        previous_end: End,
+    ) -> io::Result<()> {
         let (sequence, mark) = (next.sequence.get(), next.mark);
-        let header = SegmentHeader { sequence, mark, previous, previous_valid_to: valid_to };
+        let header = SegmentHeader { sequence, mark, previous, previous_valid_to, previous_end };
         next.file.write_at(0, &mut [IoSlice::new(&header.encode())])
     }
 
@@ -240,7 +252,7 @@ impl Writer {
         self.shared.metrics.failed_batches.inc();
         if let Tail::Open { file, .. } = &self.tail {
             let sequence = file.sequence.get();
-            self.tail = Tail::Sealed { sequence, valid_to: start };
+            self.tail = Tail::Sealed { sequence, valid_to: start, end: End::Synced };
         }
         match self.reopen() {
             Ok(()) => refused(error),

@@ -18,7 +18,7 @@ fn config(settings: &Settings) -> Config {
         segment_bytes: 8 << 20,
         max_bytes: Some(settings.limit_bytes),
         min_free_bytes: 0,
-        lease_secs: settings.lease_time.as_secs(),
+        lease_seconds: settings.lease_time.as_secs(),
         tenant_messages: Some(settings.quota.messages),
         tenant_bytes: Some(settings.quota.bytes),
         ..Config::default()

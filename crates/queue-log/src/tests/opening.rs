@@ -35,7 +35,7 @@ fn settings_that_cannot_work_are_refused() {
     for config in [
         Config { segment_bytes: 1, ..Config::default() },
         Config { inline_body_bytes: 64 << 20, ..Config::default() },
-        Config { lease_secs: 0, ..Config::default() },
+        Config { lease_seconds: 0, ..Config::default() },
     ] {
         assert!(config.validate().is_err(), "{config:?}");
     }
