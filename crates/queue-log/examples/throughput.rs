@@ -55,7 +55,7 @@ async fn run(dir: &std::path::Path, writers: usize, workers: usize, messages: us
         let queue = Arc::clone(&queue);
         async move {
             for _ in 0..messages / writers {
-                commit(&*queue, BODY_BYTES).await;
+                commit(&queue, BODY_BYTES).await;
             }
         }
     });
@@ -100,7 +100,7 @@ async fn measure_memory(dir: PathBuf) {
         let queue = Arc::clone(&queue);
         async move {
             for _ in 0..JOBS / 256 {
-                commit(&*queue, 100).await;
+                commit(&queue, 100).await;
             }
         }
     })
