@@ -116,3 +116,42 @@ impl Config {
         self.data_dir.join("admin.sock")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/configuration.md");
+
+    /// The first YAML block of the page.
+    fn documented() -> &'static str {
+        PAGE.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap()
+    }
+
+    fn parse(text: &str) -> serde_json::Value {
+        let dir = std::env::temp_dir().join(format!("postrider-config-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join(format!("{}.yaml", text.len()));
+        std::fs::write(&path, text).unwrap();
+        let config: Config = runtime::config::load(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        serde_json::to_value(config).unwrap()
+    }
+
+    #[test]
+    fn the_page_shows_every_field_with_its_default() {
+        let defaults = parse("hostname: mx.example.org\n");
+        assert_eq!(parse(documented()), defaults);
+        let mut missing = Vec::new();
+        collect_keys(&defaults, &mut missing);
+        missing.retain(|key| !documented().contains(&format!("{key}:")));
+        assert!(missing.is_empty(), "not on the page: {missing:?}");
+    }
+
+    fn collect_keys(value: &serde_json::Value, keys: &mut Vec<String>) {
+        for (key, inner) in value.as_object().into_iter().flatten() {
+            keys.push(key.clone());
+            collect_keys(inner, keys);
+        }
+    }
+}
