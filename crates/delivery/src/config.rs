@@ -245,6 +245,12 @@ impl Settings {
 }
 
 impl Config {
+    /// Checks everything without starting anything; reads the files that it names. `lease` is how
+    /// long the queue leases a job.
+    pub fn validate(&self, lease: Duration) -> Result<(), ConfigError> {
+        Settings::new(self.clone(), lease).map(drop)
+    }
+
     fn check_numbers(&self) -> Result<(), ConfigError> {
         let timeouts = &self.timeouts;
         let numbers = [

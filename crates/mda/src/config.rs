@@ -36,7 +36,8 @@ pub enum ConfigError {
 }
 
 impl Config {
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    /// Checks what the types cannot say.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         // Each takes a thread of the runtime's blocking pool, which has 512.
         if !(1..=256).contains(&self.deliveries_max) {
             return Err(ConfigError::DeliveriesMax);
@@ -53,14 +54,14 @@ mod tests {
     fn what_is_given_counts_and_nothing_else() {
         let config: Config = serde_json::from_str(r#"{"directory": "/srv/mail"}"#).unwrap();
         assert_eq!(config, Config { directory: "/srv/mail".into(), ..Config::default() });
-        assert!(config.check().is_ok());
+        assert!(config.validate().is_ok());
         assert!(serde_json::from_str::<Config>(r#"{"root": "/srv/mail"}"#).is_err());
         for deliveries_max in [0, 257] {
             let config = Config { deliveries_max, ..Config::default() };
-            assert!(matches!(config.check(), Err(ConfigError::DeliveriesMax)));
+            assert!(matches!(config.validate(), Err(ConfigError::DeliveriesMax)));
         }
         let retry = Policy { repeat_seconds: 0, ..Policy::default() };
         let config = Config { retry, ..Config::default() };
-        assert!(matches!(config.check(), Err(ConfigError::Retry(_))));
+        assert!(matches!(config.validate(), Err(ConfigError::Retry(_))));
     }
 }

@@ -78,7 +78,7 @@ pub struct Mda {
 impl Mda {
     /// Checks the configuration and that mail can be written to its directory.
     pub fn new(config: Config, setup: Setup) -> Result<Self, ConfigError> {
-        config.check()?;
+        config.validate()?;
         let directory = setup.data_dir.join(&config.directory);
         let store = Store::open(&directory)
             .map_err(|source| ConfigError::Directory { directory, source })?;

@@ -97,6 +97,17 @@ impl Config {
         Ok(config)
     }
 
+    /// Checks every section, as `serve` and `check` both do before anything else.
+    pub(crate) fn validate(&self) -> anyhow::Result<()> {
+        self.host()?;
+        self.ingress.validate().map_err(|error| refused("ingress")(&error))?;
+        self.queue.validate().map_err(|error| refused("queue")(&error))?;
+        let delivery = self.delivery.validate(self.lease());
+        delivery.map_err(|error| refused("delivery")(&error))?;
+        self.mda.validate().map_err(|error| refused("mda")(&error))?;
+        self.log.validate().map_err(|error| refused("log")(&error))
+    }
+
     /// Our name, checked.
     pub(crate) fn host(&self) -> anyhow::Result<Host> {
         let host = Host::parse(&self.hostname);

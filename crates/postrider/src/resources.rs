@@ -66,13 +66,33 @@ fn fingerprint(directory: &Path) -> Fingerprint {
         .collect()
 }
 
+/// Which files the table was made of, and which were seen last.
+struct Watch {
+    used: Fingerprint,
+    seen: Fingerprint,
+}
+
+impl Watch {
+    fn new(used: Fingerprint) -> Self {
+        Self { seen: used.clone(), used }
+    }
+
+    /// Whether there is something new to read: other files than those used, and the same as at the
+    /// last look. What is being written would make recipients vanish, and a vanished one is a 550.
+    fn look(&mut self, now: Fingerprint) -> bool {
+        let is_settled = now == self.seen;
+        self.seen = now;
+        is_settled && self.seen != self.used
+    }
+}
+
 /// Puts a new table in place when the files have changed; one that is wrong changes nothing.
 pub(crate) async fn keep_fresh(
     config: Config,
     table: Arc<ArcSwapOption<Table>>,
     stop: CancellationToken,
 ) {
-    let mut seen = fingerprint(&config.domains_dir);
+    let mut watch = Watch::new(fingerprint(&config.domains_dir));
     let mut ticks = tokio::time::interval(LOOK);
     loop {
         // Cancel-safe: a tick that is not taken comes again.
@@ -80,12 +100,16 @@ pub(crate) async fn keep_fresh(
             _ = ticks.tick() => {}
             () = stop.cancelled() => return,
         }
-        let now = fingerprint(&config.domains_dir);
-        if now == seen {
+        if !watch.look(fingerprint(&config.domains_dir)) {
             continue;
         }
-        seen = now;
-        match load(&config) {
+        let loaded = load(&config);
+        if fingerprint(&config.domains_dir) != watch.seen {
+            // Changed while it was read.
+            continue;
+        }
+        watch.used.clone_from(&watch.seen);
+        match loaded {
             Ok(new) => {
                 tracing::info!(event = "table_changed", domains = new.hosted_domains().len());
                 table.store(Some(Arc::new(new)));
@@ -94,5 +118,24 @@ pub(crate) async fn keep_fresh(
                 tracing::error!(event = "table_refused", %error, "the table before stays in force");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_when_nobody_writes_them() {
+        let of = |len| Fingerprint::from([(PathBuf::from("a.yaml"), (len, None))]);
+        let mut watch = Watch::new(of(100));
+        assert!(!watch.look(of(100)), "nothing new");
+        assert!(!watch.look(of(0)), "truncated, and perhaps being written");
+        assert!(!watch.look(of(120)), "written a moment ago");
+        assert!(watch.look(of(120)));
+        watch.used.clone_from(&watch.seen);
+        assert!(!watch.look(of(120)), "nothing new");
+        assert!(!watch.look(of(0)));
+        assert!(!watch.look(of(120)), "as it was");
     }
 }

@@ -23,17 +23,18 @@ use crate::{dsn_route, output, queue_metrics, resources};
 /// Reads everything, says what it would serve, and changes nothing.
 pub(crate) fn check(directory: &Path) -> anyhow::Result<()> {
     let config = Config::load(directory)?;
-    config.host()?;
-    config.ingress.validate().map_err(|error| refused("ingress")(&error))?;
+    config.validate()?;
     let table = resources::load(&config)?;
-    let domains = table.hosted_domains().len();
-    output::line(&format!("ok: {domains} domains, {} listeners", config.ingress.listeners.len()));
+    let (domains, listeners) = (table.hosted_domains().len(), config.ingress.listeners.len());
+    let mailboxes = table.mailboxes();
+    output::line(&format!("ok: {domains} domains, {mailboxes} mailboxes, {listeners} listeners"));
     Ok(())
 }
 
 /// Serves until a signal says to stop.
 pub(crate) async fn serve(directory: &Path, log: Option<LogFormat>) -> anyhow::Result<()> {
     let mut config = Config::load(directory)?;
+    config.validate()?;
     if let Some(format) = log {
         config.log.format = Some(match format {
             LogFormat::Json => Format::Json,

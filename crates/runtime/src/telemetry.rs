@@ -44,7 +44,7 @@ impl Default for Config {
 /// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    #[error("log.filter: {filter:?} is not a filter such as info,delivery=debug")]
+    #[error("filter: {filter:?} is not a filter such as info,delivery=debug")]
     Filter {
         filter: String,
         #[source]
@@ -54,11 +54,22 @@ pub enum TelemetryError {
     Twice,
 }
 
+impl Config {
+    /// Checks what the types cannot say.
+    pub fn validate(&self) -> Result<(), TelemetryError> {
+        self.env_filter().map(drop)
+    }
+
+    fn env_filter(&self) -> Result<EnvFilter, TelemetryError> {
+        EnvFilter::builder()
+            .parse(&self.filter)
+            .map_err(|source| TelemetryError::Filter { filter: self.filter.clone(), source })
+    }
+}
+
 /// Starts logging for the process.
 pub fn start(config: &Config) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::builder()
-        .parse(&config.filter)
-        .map_err(|source| TelemetryError::Filter { filter: config.filter.clone(), source })?;
+    let filter = config.env_filter()?;
     let human = io::stderr().is_terminal();
     let format = config.format.unwrap_or(if human { Format::Human } else { Format::Json });
     let registry = tracing_subscriber::registry().with(filter);

@@ -1,0 +1,128 @@
+//! The command line as people meet it: what it says when something is wrong.
+#![allow(clippy::unwrap_used)] // helpers of tests, outside of a #[test] function
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/quickstart");
+
+fn postrider(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+    command.args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// A copy of the quickstart with one text of one file replaced.
+fn changed(dir: &Path, file: &str, from: &str, to: &str) -> PathBuf {
+    let copy = dir.join("etc");
+    fs::create_dir_all(copy.join("domains")).unwrap();
+    for name in ["postrider.yaml", "domains/example.org.yaml"] {
+        let text = fs::read_to_string(Path::new(QUICKSTART).join(name)).unwrap();
+        let text = if name == file { text.replacen(from, to, 1) } else { text };
+        fs::write(copy.join(name), text).unwrap();
+    }
+    copy
+}
+
+fn refused(directory: &Path, verb: &str) -> String {
+    let output = postrider(&[verb, &directory.display().to_string()]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert!(output.stdout.is_empty());
+    assert!(!directory.join("data").exists(), "{verb} made something");
+    said
+}
+
+#[test]
+fn the_quickstart_is_in_order() {
+    let output = postrider(&["check", QUICKSTART]);
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, "ok: 1 domains, 2 mailboxes, 3 listeners\n");
+}
+
+#[test]
+fn mistakes_name_the_place_and_the_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let resource = "domains/example.org.yaml";
+    for (file, from, to, wants) in [
+        ("postrider.yaml", "dataDir: data", "dataDri: data", vec!["postrider.yaml:4:", "dataDri"]),
+        ("postrider.yaml", "hostname: mail", "hostname: ma il", vec!["hostname: ", "ma il"]),
+        ("postrider.yaml", "port: 2526", "port: 0", vec!["delivery.routes[0].port: is zero"]),
+        ("postrider.yaml", "dataDir: data", "log: {filter: a=b=c}", vec!["log.filter: "]),
+        (
+            "postrider.yaml",
+            "dataDir: data",
+            "queue: {leaseSeconds: 60}",
+            vec!["delivery.", "a lease of 60 s is shorter"],
+        ),
+        (
+            resource,
+            "to: [alice@",
+            "to: [nobody@",
+            vec!["example.org.yaml:", "spec.inbound.aliases[0].to[0]: ", "goes nowhere: "],
+        ),
+        (resource, "domain: example.org", "domian: example.org", vec!["domian"]),
+    ] {
+        let directory = changed(dir.path(), file, from, to);
+        for verb in ["check", "serve"] {
+            let said = refused(&directory, verb);
+            for want in &wants {
+                assert!(said.contains(want), "{verb} with {to:?} did not say {want:?}: {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let directory = changed(dir.path(), "postrider.yaml", "127.0.0.1:2525", &address);
+    let output = postrider(&["serve", &directory.display().to_string()]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("cannot listen on {address}")) && said.contains("in use"));
+}
+
+#[test]
+fn a_queue_without_its_process_says_what_to_start() {
+    let output = postrider(&["queue", "list", "--config", QUICKSTART]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("is `postrider serve` running on this directory?"), "{said}");
+}
+
+#[test]
+fn nobody_means_the_whole_queue_by_forgetting() {
+    let output = postrider(&["queue", "cancel", "--config", QUICKSTART]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("--all"), "{said}");
+}
+
+#[test]
+fn a_hashed_password_verifies() {
+    use argon2::{Argon2, PasswordVerifier};
+    let mut child = Command::new(env!("CARGO_BIN_EXE_postrider"))
+        .args(["mailbox", "hash-password"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"correct horse\n").unwrap();
+    let hash = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    let hash = argon2::PasswordHash::new(hash.trim()).unwrap();
+    assert!(Argon2::default().verify_password(b"correct horse", &hash).is_ok());
+    assert!(Argon2::default().verify_password(b"wrong horse", &hash).is_err());
+}
+
+#[test]
+fn help_names_every_command() {
+    let said = String::from_utf8(postrider(&["--help"]).stdout).unwrap();
+    for command in ["serve", "check", "queue", "domain", "mailbox"] {
+        assert!(said.contains(command), "{said}");
+    }
+}
