@@ -171,7 +171,9 @@ fn bind_ingress(
     };
     ingress::Ingress::bind(&config.ingress, services).map_err(|error| match error {
         ingress::StartError::Config(error) => refused("ingress")(&error),
-        other => anyhow::Error::new(other).context("ingress"),
+        error @ (ingress::StartError::Tls(_)
+        | ingress::StartError::NoCertificate
+        | ingress::StartError::Listen { .. }) => anyhow::Error::new(error).context("ingress"),
     })
 }
 
