@@ -179,12 +179,18 @@ impl Connection {
     }
 
     /// Says goodbye and closes. The answer is not waited for: it changes nothing.
+    ///
+    /// What is left of content that was refused or given up is not sent: a peer that has stopped
+    /// reading it as content would read commands in it.
     pub(crate) async fn quit(mut self) {
-        if self.session.is_idle() {
+        let is_idle = self.session.is_idle();
+        if is_idle {
             self.session.quit();
         }
         let goodbye = async {
-            self.stream.write_all(self.session.output()).await?;
+            if is_idle {
+                self.stream.write_all(self.session.output()).await?;
+            }
             self.stream.shutdown().await
         };
         // A peer that does not listen to a goodbye is left without one.
@@ -286,5 +292,52 @@ fn poll_write_or_read(
         Poll::Ready(Ok(())) => Poll::Ready(Ok(Moved::Read(buffer.filled().len()))),
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         Poll::Pending => Poll::Pending,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mail_types::{BodyType, Host, ReversePath};
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers a transaction up to DATA; gives what came after it.
+    async fn peer(listener: TcpListener) -> String {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = BufReader::new(stream);
+        stream.write_all(b"220 peer.test\r\n").await.unwrap();
+        for reply in ["250 peer.test", "250 ok", "250 ok", "354 go on"] {
+            stream.read_line(&mut String::new()).await.unwrap();
+            stream.write_all(format!("{reply}\r\n").as_bytes()).await.unwrap();
+        }
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.unwrap();
+        rest
+    }
+
+    #[tokio::test]
+    async fn content_that_was_given_up_does_not_follow() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let peer = tokio::spawn(peer(listener));
+        let config = ClientConfig::new(Host::parse("own.test").unwrap());
+        let mut connection = Connection::new(stream, config);
+        connection.ready().await.unwrap();
+        let mail = Mail {
+            reverse_path: &ReversePath::Null,
+            size: 100,
+            body: BodyType::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+        };
+        let recipient = Recipient::new("a@peer.test".parse().unwrap());
+        let begun = connection.begin(&mail, std::iter::once(&recipient)).await;
+        assert_eq!(begun, Ok(Event::SendContent));
+        assert_eq!(connection.content(b"MAIL FROM:<>\r\n").await, Ok(None));
+        connection.quit().await;
+        assert_eq!(peer.await.unwrap(), "");
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Targets {
     port: u16,
     hosts: VecDeque<Unresolved>,
     addresses: VecDeque<Target>,
-    /// Addresses that may still be handed out.
+    /// Addresses that may still be handed out; a host without any counts as one.
     left: usize,
     private_allowed: bool,
 }
@@ -89,7 +89,11 @@ impl Targets {
             };
             match resolved {
                 Ok(addresses) => self.addresses = addresses,
-                Err(failure) => return Some(Err(failure)),
+                Err(failure) => {
+                    // A domain may name thousands of hosts that no name server answers for.
+                    self.left -= 1;
+                    return Some(Err(failure));
+                }
             }
         }
     }
