@@ -90,8 +90,12 @@ async fn work(queue: &LogQueue, account: &mut Account, rounds: usize) {
         if sent.iter().all(|(_, result)| result.is_err()) && round > 3 {
             return;
         }
+        if queue.stats().await.unwrap().ready == 0 {
+            continue;
+        }
         let leases = queue.lease(queue::HopKind::Smtp, 3, usize::MAX);
         let soon = std::time::Duration::from_millis(1);
+        // A queue that cannot record outcomes leases nothing.
         let Ok(Ok(leases)) = tokio::time::timeout(soon, leases).await else { continue };
         for (n, mut lease) in leases.into_iter().enumerate() {
             let id = lease.job().id.message;

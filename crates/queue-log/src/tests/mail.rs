@@ -81,11 +81,8 @@ pub(super) async fn send(queue: &dyn Queue, body: Bytes) -> (QueueId, Result<(),
 /// All that may be leased now.
 pub(super) async fn lease_all(queue: &dyn Queue) -> Vec<Box<dyn Lease>> {
     let mut all = Vec::new();
-    let soon = Duration::from_millis(20);
-    while let Ok(leases) =
-        tokio::time::timeout(soon, queue.lease(HopKind::Smtp, 1000, usize::MAX)).await
-    {
-        all.extend(leases.unwrap());
+    while queue.stats().await.unwrap().ready > 0 {
+        all.extend(queue.lease(HopKind::Smtp, 1000, usize::MAX).await.unwrap());
     }
     all
 }

@@ -54,7 +54,7 @@ async fn old_mail_moves_once() {
     let (before, mut passed) = (disk.written_bytes(), 0);
     for n in 0..600 {
         send(&queue, body(n, size)).await.1.unwrap();
-        for mut lease in lease_all_now(&queue).await {
+        for mut lease in lease_all(&queue).await {
             passed += 1;
             lease.settle(&done()).await.unwrap();
         }
@@ -74,12 +74,6 @@ async fn old_mail_moves_once() {
     assert_eq!(shown.deferred, old as u64, "their state has moved along");
 }
 
-async fn lease_all_now(queue: &LogQueue) -> Vec<Box<dyn queue::Lease>> {
-    let lease = queue.lease(queue::HopKind::Smtp, 10, usize::MAX);
-    let leases = tokio::time::timeout(Duration::from_millis(50), lease).await;
-    leases.map(Result::unwrap).unwrap_or_default()
-}
-
 #[tokio::test]
 async fn moved_content_is_read_as_it_was() {
     let disk = SimDisk::new(1, Syncs::Honest);
@@ -92,7 +86,7 @@ async fn moved_content_is_read_as_it_was() {
     let held = lease_all(&queue).await;
     for n in 0..300 {
         send(&queue, body(n, 9_000)).await.1.unwrap();
-        for mut lease in lease_all_now(&queue).await {
+        for mut lease in lease_all(&queue).await {
             lease.settle(&done()).await.unwrap();
         }
     }
