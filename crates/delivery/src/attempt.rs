@@ -6,8 +6,9 @@ use mail_types::{Host, Timestamp};
 use outcome::{Delivery, Effort, Outcome, Verdict, due_recipients};
 use queue::{Job, Lease, LeaseReason};
 use smtp::client::{RecipientResult, SessionError, Step};
+use tokio::time::timeout;
 
-use crate::config::Route;
+use crate::config::{LEASE_MARGIN, Route};
 use crate::failure::{Blame, HopFailure, recipient_outcome, unanswered_outcome};
 use crate::session::Session;
 use crate::targets::Targets;
@@ -155,7 +156,11 @@ impl<'a> Attempt<'a> {
         let connecting = Instant::now();
         let opened = match targets.next(self.worker).await? {
             Ok(target) => {
-                let opened = self.worker.opener().open(&target, self.route).await;
+                // Each of its steps has its own time; together they must not outlast the lease.
+                let limit = self.worker.lease.saturating_sub(LEASE_MARGIN);
+                let opened = timeout(limit, self.worker.opener().open(&target, self.route)).await;
+                let late = |_| Err(HopFailure::ConnectTimedOut { relay: target.relay() });
+                let opened = opened.unwrap_or_else(late);
                 if opened.is_err() && self.relay.is_none() {
                     self.relay = Some(target.relay().into());
                 }
@@ -177,7 +182,8 @@ impl<'a> Attempt<'a> {
         self.tls.clone_from(&session.tls);
         let sending = Instant::now();
         let metrics = &self.worker.metrics;
-        let ended = transact(&mut session, self.lease, self.job, &self.open, metrics).await;
+        let limit = self.worker.lease.saturating_sub(LEASE_MARGIN);
+        let ended = transact(&mut session, self.lease, self.job, &self.open, limit, metrics).await;
         self.delays.transmit_ms += millis(sending.elapsed());
         match ended {
             Transacted::Finished(results) => {

@@ -133,13 +133,20 @@ impl Connection {
     }
 
     /// Begins a transaction; the answer is [`Event::SendContent`] or [`Event::Finished`].
+    ///
+    /// `limit` is for all of it: each reply has its own time, and there may be a hundred.
     pub(crate) async fn begin(
         &mut self,
         mail: &Mail<'_>,
         recipients: impl Iterator<Item = &Recipient>,
+        limit: Duration,
     ) -> Result<Event, SessionError> {
         self.session.begin(mail, recipients);
-        self.event().await
+        // Not cancel-safe, and need not be: when time is up the session ends.
+        match timeout(limit, self.event()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(SessionError::TimedOut(self.session.step())),
+        }
     }
 
     /// Sends a part of the content. `Some` when the server did not wait for the end of it.
@@ -300,15 +307,16 @@ mod tests {
     use mail_types::{BodyType, Host, ReversePath};
     use tokio::io::{AsyncBufReadExt, BufReader};
     use tokio::net::TcpListener;
+    use tokio_util::task::TaskTracker;
 
     use super::*;
 
-    /// Answers a transaction up to DATA; gives what came after it.
-    async fn peer(listener: TcpListener) -> String {
+    /// Says what it is told to, one line for each that it reads; gives what came after.
+    async fn peer(listener: TcpListener, replies: &'static [&'static str]) -> String {
         let (stream, _) = listener.accept().await.unwrap();
         let mut stream = BufReader::new(stream);
         stream.write_all(b"220 peer.test\r\n").await.unwrap();
-        for reply in ["250 peer.test", "250 ok", "250 ok", "354 go on"] {
+        for reply in replies {
             stream.read_line(&mut String::new()).await.unwrap();
             stream.write_all(format!("{reply}\r\n").as_bytes()).await.unwrap();
         }
@@ -317,11 +325,13 @@ mod tests {
         rest
     }
 
-    #[tokio::test]
-    async fn content_that_was_given_up_does_not_follow() {
+    async fn begun(
+        replies: &'static [&'static str],
+        limit: Duration,
+    ) -> (Connection, Result<Event, SessionError>, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let peer = tokio::spawn(peer(listener));
+        let peer = TaskTracker::new().spawn(peer(listener, replies));
         let config = ClientConfig::new(Host::parse("own.test").unwrap());
         let mut connection = Connection::new(stream, config);
         connection.ready().await.unwrap();
@@ -334,10 +344,23 @@ mod tests {
             envid: None,
         };
         let recipient = Recipient::new("a@peer.test".parse().unwrap());
-        let begun = connection.begin(&mail, std::iter::once(&recipient)).await;
+        let begun = connection.begin(&mail, std::iter::once(&recipient), limit).await;
+        (connection, begun, peer)
+    }
+
+    #[tokio::test]
+    async fn content_that_was_given_up_does_not_follow() {
+        let replies = &["250 peer.test", "250 ok", "250 ok", "354 go on"];
+        let (mut connection, begun, peer) = begun(replies, Duration::from_secs(60)).await;
         assert_eq!(begun, Ok(Event::SendContent));
         assert_eq!(connection.content(b"MAIL FROM:<>\r\n").await, Ok(None));
         connection.quit().await;
         assert_eq!(peer.await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn all_replies_together_have_a_limit() {
+        let (_, begun, _) = begun(&["250 peer.test", "250 ok"], Duration::from_millis(20)).await;
+        assert!(matches!(begun, Err(SessionError::TimedOut(_))), "{begun:?}");
     }
 }

@@ -54,11 +54,14 @@ impl From<ContentError> for Stop {
 ///
 /// The lease is checked before MAIL and before the final dot: two workers never complete the same
 /// transaction, unless one of them is stopped for longer than the lease between check and dot.
+/// Up to the content it may take `limit`, less than the lease: who says little, and late, is timed
+/// out and deferred rather than tried again and again without a record.
 pub(crate) async fn transact(
     session: &mut Session,
     lease: &mut dyn Lease,
     job: &Job,
     recipients: &[u32],
+    limit: Duration,
     metrics: &Metrics,
 ) -> Transacted {
     let smtputf8 = match refuse_beforehand(session, lease, job, recipients).await {
@@ -75,7 +78,7 @@ pub(crate) async fn transact(
     }
     let mail = mail(&job.envelope, job.size, smtputf8);
     let recipients = recipients.iter().map(|index| recipient(job, *index));
-    match session.connection.begin(&mail, recipients).await {
+    match session.connection.begin(&mail, recipients, limit).await {
         Ok(Event::SendContent) => {}
         Ok(event) => return ended(session, event),
         Err(error) => return broken(session, error),
