@@ -139,16 +139,18 @@ impl Janitor {
         }
     }
 
-    /// Unlinks the oldest segments while nothing in them is needed.
+    /// Unlinks the oldest segments while nothing in them is needed; one after the other, so that a
+    /// crash cannot bring back the beginning of a job without its end.
     fn free_dead(&self) {
         while let Some(sequence) = self.oldest(|live| live == 0) {
             let path = segment::path(sequence);
-            match self.shared.disk.remove(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(path, %error, "cannot delete a segment");
-                    return;
-                }
-                Ok(()) | Err(_) => {}
+            let removed = match self.shared.disk.remove(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                Ok(()) | Err(_) => self.shared.disk.sync_dir(disk::LOG),
+            };
+            if let Err(error) = removed {
+                tracing::warn!(path, %error, "cannot delete a segment");
+                return;
             }
             self.shared.index().segments.remove(&sequence);
         }

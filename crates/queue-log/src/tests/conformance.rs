@@ -117,7 +117,10 @@ struct OnSimDisk {
 impl OnSimDisk {
     fn open_queue(disk: &SimDisk, settings: &Settings, clock: &VirtualClock) -> Arc<LogQueue> {
         let disk = Arc::new(disk.clone());
-        let (config, reader) = (config(settings), Box::new(clock.reader()));
+        // Small, because each crash copies the disk.
+        let (segment_bytes, inline_body_bytes) = (1 << 20, 128 << 10);
+        let config = Config { segment_bytes, inline_body_bytes, ..config(settings) };
+        let reader = Box::new(clock.reader());
         Arc::new(LogQueue::on(disk, config, Metrics::default(), reader).unwrap())
     }
 
