@@ -48,9 +48,9 @@ pub use config::Config;
 pub use log_queue::{LogQueue, OpenError};
 pub use metrics::Metrics;
 
-/// Reads the octets of a segment as recovery does; tells how many records it has. For fuzzing.
-#[doc(hidden)]
-pub fn scan_records(segment: &[u8]) -> usize {
+/// Reads the octets of a segment as recovery does; tells how many entries it has.
+#[cfg(test)]
+pub(crate) fn scan_records(segment: &[u8]) -> usize {
     let Ok(header) = segment::SegmentHeader::decode(segment) else { return 0 };
     let pieces = segment::scan(segment, header.mark, segment::DATA_START as usize);
     pieces.map(|piece| piece.entries()).sum()

@@ -131,6 +131,7 @@ pub(crate) enum Piece<'a> {
     Gap(Range<usize>),
 }
 
+#[cfg(test)]
 impl Piece<'_> {
     /// How many entries there are.
     pub(crate) fn entries(&self) -> usize {
