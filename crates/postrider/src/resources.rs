@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use domains::{Problem, Settings, Table, yaml};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Refused};
@@ -53,6 +54,9 @@ fn files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// How long files that drop more than half of the domains must stay as they are before they count.
+const CONFIRM: Duration = Duration::from_secs(60);
+
 /// What changes when a file does.
 type Fingerprint = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
 
@@ -86,6 +90,34 @@ impl Watch {
     }
 }
 
+/// Whether more than half of the domains would be gone: a wiped or half-copied directory, more often
+/// than somebody's wish.
+fn drops_most(old: &Table, new: &Table) -> bool {
+    new.hosted_domains().len() * 2 < old.hosted_domains().len()
+}
+
+/// Files that drop most domains, and since when they are there.
+#[derive(Default)]
+struct Doubt(Option<(Fingerprint, Instant)>);
+
+impl Doubt {
+    /// Whether these files have been there, unchanged, for [`CONFIRM`].
+    fn is_over(&mut self, files: &Fingerprint, now: Instant) -> bool {
+        match &self.0 {
+            Some((same, since)) if same == files => now.duration_since(*since) >= CONFIRM,
+            Some(_) | None => {
+                let waits = CONFIRM.as_secs();
+                tracing::error!(
+                    event = "table_doubted",
+                    "most domains would be gone: the table before stays in force for {waits} s"
+                );
+                self.0 = Some((files.clone(), now));
+                false
+            }
+        }
+    }
+}
+
 /// Puts a new table in place when the files have changed; one that is wrong changes nothing.
 pub(crate) async fn keep_fresh(
     config: Config,
@@ -93,6 +125,7 @@ pub(crate) async fn keep_fresh(
     stop: CancellationToken,
 ) {
     let mut watch = Watch::new(fingerprint(&config.domains_dir));
+    let mut doubt = Doubt::default();
     let mut ticks = tokio::time::interval(LOOK);
     loop {
         // Cancel-safe: a tick that is not taken comes again.
@@ -106,6 +139,12 @@ pub(crate) async fn keep_fresh(
         let loaded = load(&config);
         if fingerprint(&config.domains_dir) != watch.seen {
             // Changed while it was read.
+            continue;
+        }
+        if let (Ok(new), Some(old)) = (&loaded, table.load().as_deref())
+            && drops_most(old, new)
+            && !doubt.is_over(&watch.seen, Instant::now())
+        {
             continue;
         }
         watch.used.clone_from(&watch.seen);
@@ -137,5 +176,16 @@ mod tests {
         assert!(!watch.look(of(120)), "nothing new");
         assert!(!watch.look(of(0)));
         assert!(!watch.look(of(120)), "as it was");
+    }
+
+    #[test]
+    fn most_domains_vanish_only_when_it_is_meant() {
+        let files = |len| Fingerprint::from([(PathBuf::from("a.yaml"), (len, None))]);
+        let (start, mut doubt) = (Instant::now(), Doubt::default());
+        assert!(!doubt.is_over(&files(1), start));
+        assert!(!doubt.is_over(&files(1), start + CONFIRM / 2));
+        assert!(!doubt.is_over(&files(2), start + CONFIRM), "other files: from the beginning");
+        assert!(!doubt.is_over(&files(2), start + CONFIRM + CONFIRM / 2));
+        assert!(doubt.is_over(&files(2), start + CONFIRM * 2));
     }
 }
