@@ -12,6 +12,9 @@ use crate::config::MESSAGE_MEMORY_BYTES;
 const PERMIT_BYTES: usize = 1024;
 /// What is taken at a time as a message grows.
 const STEP_BYTES: usize = 64 * 1024;
+/// What a message holds before any of it has come: as many silent ones as there may be connections
+/// fit into the smallest sensible budget.
+const FIRST_BYTES: usize = 4 * 1024;
 
 /// Shared by all sessions.
 #[derive(Debug, Clone)]
@@ -40,13 +43,12 @@ impl Budget {
         Self { permits: Arc::new(Semaphore::new(bytes / PERMIT_BYTES)), wait, held }
     }
 
-    /// A share for a message that says to have `size` octets.
-    pub(crate) async fn enter(&self, size: Option<u64>) -> Result<Share, Exhausted> {
-        let size = size.map_or(STEP_BYTES, |size| usize::try_from(size).unwrap_or(usize::MAX));
-        let bytes = size.clamp(PERMIT_BYTES, MESSAGE_MEMORY_BYTES);
-        let permit = self.take(bytes).await?;
-        self.held.inc_by(bytes as i64);
-        Ok(Share { budget: self.clone(), permit, bytes })
+    /// A share for a message of which nothing has come yet: what it declares to have is no reason
+    /// to hold others back.
+    pub(crate) async fn enter(&self) -> Result<Share, Exhausted> {
+        let permit = self.take(FIRST_BYTES).await?;
+        self.held.inc_by(FIRST_BYTES as i64);
+        Ok(Share { budget: self.clone(), permit, bytes: FIRST_BYTES })
     }
 
     async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Exhausted> {
@@ -91,17 +93,16 @@ mod tests {
     async fn what_is_held_is_bounded_and_comes_back() {
         let budget =
             Budget::new(2 * MESSAGE_MEMORY_BYTES, Duration::from_millis(1), Gauge::default());
-        let mut first = budget.enter(None).await.unwrap();
+        let mut first = budget.enter().await.unwrap();
         first.grow(u64::MAX).await.unwrap();
-        let second = budget.enter(Some(u64::MAX)).await.unwrap();
-        assert_eq!(budget.enter(Some(1)).await.unwrap_err(), Exhausted);
+        let mut second = budget.enter().await.unwrap();
+        second.grow(u64::MAX).await.unwrap();
+        assert_eq!(budget.enter().await.unwrap_err(), Exhausted);
         drop(second);
-        let mut third = budget.enter(Some(1)).await.unwrap();
-        third.grow(100_000).await.unwrap();
-        assert_eq!(
-            budget.held.get(),
-            (MESSAGE_MEMORY_BYTES + 2 * STEP_BYTES + PERMIT_BYTES) as i64
-        );
+        let mut third = budget.enter().await.unwrap();
+        third.grow(FIRST_BYTES as u64 + 1).await.unwrap();
+        let held = MESSAGE_MEMORY_BYTES + FIRST_BYTES + STEP_BYTES;
+        assert_eq!(budget.held.get(), held as i64);
         drop((first, third));
         assert_eq!(budget.held.get(), 0);
         assert_eq!(budget.permits.available_permits(), 2 * MESSAGE_MEMORY_BYTES / PERMIT_BYTES);

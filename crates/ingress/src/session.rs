@@ -163,7 +163,11 @@ impl Session {
         match self.core.awaiting() {
             Awaiting::Command | Awaiting::Driver => {
                 if replied {
-                    self.deadline.set(self.shared.times.command);
+                    let command = Instant::now() + self.shared.times.command;
+                    // Between two BDAT the message is still being received: pauses count.
+                    let in_content = self.transaction.as_ref().is_some_and(|t| t.content.is_some());
+                    let until = if in_content { command.min(self.content_until) } else { command };
+                    self.deadline.set_at(until);
                 }
                 COMMAND_ROOM
             }

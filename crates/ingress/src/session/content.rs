@@ -38,7 +38,7 @@ impl Session {
         if size.zip(transaction.size_max()).is_some_and(|(size, max)| size > max) {
             return Err(replies::TOO_LARGE_FOR_RECIPIENT);
         }
-        let share = self.shared.budget.enter(size).await.map_err(|_| replies::NO_MEMORY)?;
+        let share = self.shared.budget.enter().await.map_err(|_| replies::NO_MEMORY)?;
         let arrival = runtime::clock::now();
         let origin = SmtpOrigin {
             client: self.peer,

@@ -157,22 +157,47 @@ async fn content_that_trickles_for_ever() {
     client.expect("421 4.4.2").await;
 }
 
+/// A pause between two BDAT belongs to the time that a message may take.
+#[tokio::test]
+async fn chunks_that_never_end() {
+    let server = Server::start_with(|config| config.limits.content_total_seconds = 1);
+    let mut client = server.greeted().await;
+    client.says("MAIL FROM:<a@example.com>", "250").await;
+    client.says("RCPT TO:<bob@example.org>", "250").await;
+    client.says("BDAT 16\r\nSubject: x\r\n\r\n", "250").await;
+    let mut pace = tokio::time::interval(std::time::Duration::from_millis(300));
+    for _ in 0..3 {
+        pace.tick().await;
+        client.says("NOOP", "250").await;
+    }
+    client.expect("421 4.4.2").await;
+}
+
+/// What a message declares to have holds nobody back; what has come does.
 #[tokio::test]
 async fn memory_for_content() {
     let server = Server::start_with(|config| {
         config.limits.memory_budget_bytes = 1280 * 1024;
         config.limits.memory_wait_seconds = 0;
+        config.limits.connections_per_client_max = 1000;
     });
-    let mut first = server.greeted().await;
-    first.says("MAIL FROM:<a@example.com> SIZE=2000000", "250").await;
-    first.says("RCPT TO:<bob@example.org>", "250").await;
-    first.says("DATA", "354").await;
-    let mut second = server.greeted().await;
-    second.says("MAIL FROM:<a@example.com>", "250").await;
-    second.says("RCPT TO:<bob@example.org>", "250").await;
-    second.says("DATA", "452 4.3.1").await;
+    let silent = async || {
+        let mut client = server.greeted().await;
+        client.says("MAIL FROM:<a@example.com> SIZE=2000000", "250").await;
+        client.says("RCPT TO:<bob@example.org>", "250").await;
+        client
+    };
+    let mut waiting = Vec::new();
+    for _ in 0..320 {
+        let mut client = silent().await;
+        client.says("DATA", "354").await;
+        waiting.push(client);
+    }
+    let mut late = silent().await;
+    late.says("DATA", "452 4.3.1").await;
+    let mut first = waiting.swap_remove(0);
     first.send(format!("{SMALL}.\r\n").as_bytes()).await;
     first.expect("250").await;
-    let reply = second.send_message("a@example.com", "bob@example.org", SMALL).await;
+    let reply = late.send_message("a@example.com", "bob@example.org", SMALL).await;
     assert!(reply.starts_with("250"), "{reply}");
 }
