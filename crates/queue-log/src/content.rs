@@ -46,6 +46,18 @@ pub(crate) enum ReadError {
     Io(#[from] io::Error),
 }
 
+impl ReadError {
+    /// Whether the records are gone or wrong for good, and not only out of reach.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged(..) => true,
+            Self::Io(error) => {
+                matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+            }
+        }
+    }
+}
+
 impl From<ReadError> for QueueError {
     fn from(error: ReadError) -> Self {
         Self::Unavailable(Cause::from(error))

@@ -46,6 +46,7 @@ impl LogDraft {
         admission: Admission,
     ) -> Self {
         let (envelope, body) = (Arc::new(envelope), BytesMut::new());
+        shared.drafts().insert(id);
         Self {
             shared,
             id,
@@ -80,7 +81,8 @@ impl LogDraft {
         self.file = Some(file);
         self.is_whole = result.is_ok();
         result.map_err(|error| {
-            let is_full = error.kind() == std::io::ErrorKind::StorageFull;
+            let full = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::QuotaExceeded];
+            let is_full = full.contains(&error.kind());
             if is_full { AcceptError::Full } else { AcceptError::Unavailable(error.into()) }
         })
     }
@@ -208,6 +210,10 @@ impl Draft for LogDraft {
 /// A draft that was not committed leaves nothing but a file that nothing refers to.
 impl Drop for LogDraft {
     fn drop(&mut self) {
+        // A commit that is under way goes on without us: its file stays until the index has it.
+        if self.pending.is_none() {
+            self.shared.drafts().remove(&self.id);
+        }
         if let Some(file) = &self.file
             && !self.is_committed
             && !self.may_be_kept

@@ -295,7 +295,8 @@ impl Janitor {
         for file in files {
             let Some(message) = content::message_of(&file.name) else { continue };
             let is_old = now.since(file.modified) > self.shared.config.orphan_age();
-            if is_old && !self.shared.index().schedule.has_message(message) {
+            let is_draft = self.shared.drafts().contains(&message);
+            if is_old && !is_draft && !self.shared.index().schedule.has_message(message) {
                 tracing::info!(file = file.name, "deleting a file that no message refers to");
                 self.delete_file(&format!("{}/{}", disk::CONTENT, file.name));
             }

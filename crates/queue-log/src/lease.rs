@@ -1,6 +1,7 @@
 //! A job in a worker's hands.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use queue::schedule::{LeaseLost, LeaseToken, Leased, View};
 use queue::stored::{StoredMessage, StoredState};
 use queue::{
     Content, ContentError, FollowUp, Job, JobId, Lease, LeaseReason, QueueError, SettleError,
-    Settlement,
+    Settlement, Wait,
 };
 use tokio::sync::oneshot;
 
@@ -19,6 +20,9 @@ use crate::draft::{BodyFile, Sync};
 use crate::index::{Counted, Effect, Files, Index, NewMessage, Next, Places};
 use crate::record::{self, FilePart};
 use crate::shared::{Message, Outcome, Request, Shared, closed};
+
+/// How long a job waits whose records cannot be read.
+const UNREADABLE: Duration = Duration::from_secs(60);
 
 /// How often a settlement is made anew because an operator changed the job meanwhile.
 const TRIES: usize = 16;
@@ -57,12 +61,27 @@ impl Held {
         match read {
             Ok(Some(read)) => Ok(Some(LogLease::new(self, read))),
             Ok(None) => Ok(None),
-            Err(error @ ReadError::Damaged(..)) => {
+            Err(error) if error.is_damage() => {
                 self.set_aside(&error);
                 Ok(None)
             }
-            Err(error @ ReadError::Io(_)) => Err(error.into()),
+            Err(error) => {
+                self.put_off(&error);
+                Ok(None)
+            }
         }
+    }
+
+    /// A job that cannot be read now waits, so that those behind it need not.
+    fn put_off(&self, error: &ReadError) {
+        let id = self.view.id;
+        tracing::error!(job = %id, %error, "a job cannot be read: tried again in a minute");
+        let now = self.shared.now();
+        let until = now + UNREADABLE;
+        let placement =
+            queue::schedule::Placement::Deferred { until, wake_by: until, wait: Wait::Time };
+        // A lease that lapsed finds the fault again.
+        let _ = self.shared.index().schedule.settle(&self.token, placement, self.view.payload, now);
     }
 
     /// A job whose records are damaged waits for an operator.

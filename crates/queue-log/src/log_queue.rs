@@ -21,7 +21,7 @@ use crate::act;
 use crate::cache::Cache;
 use crate::checkpoint::{self, Position};
 use crate::config::Config;
-use crate::content::{self, ReadError};
+use crate::content;
 use crate::disk::{self, Disk, OsDisk};
 use crate::draft::{self, LogDraft};
 use crate::index::{Index, Places};
@@ -290,7 +290,7 @@ impl Queue for LogQueue {
             let views = shared.index().schedule.of_message(message);
             read_jobs(&shared, views)
         });
-        read.await.map_err(|error| QueueError::Unavailable(error.into()))?
+        read.await.map_err(|error| QueueError::Unavailable(error.into()))
     }
 
     fn act(&self, filter: Filter, action: Action) -> BoxStream<'static, Result<Acted, QueueError>> {
@@ -350,21 +350,16 @@ fn matching(shared: Arc<Shared>, filter: Filter) -> BoxStream<'static, Result<Jo
         async move {
             let from = from?;
             let read = tokio::task::spawn_blocking(move || page(&shared, &filter, from));
-            let (jobs, next) = match read.await {
-                Ok(read) => read,
-                Err(error) => (Err(QueueError::Unavailable(error.into())), None),
-            };
-            let items: Vec<_> = match jobs {
-                Ok(jobs) => jobs.into_iter().map(Ok).collect(),
-                Err(error) => return Some((vec![Err(error)], None)),
-            };
-            Some((items, next.map(Some)))
+            match read.await {
+                Ok((jobs, next)) => Some((jobs.into_iter().map(Ok).collect(), next.map(Some))),
+                Err(error) => Some((vec![Err(QueueError::Unavailable(error.into()))], None)),
+            }
         }
     });
     pages.flat_map(stream::iter).boxed()
 }
 
-type Page = (Result<Vec<Job>, QueueError>, Option<JobId>);
+type Page = (Vec<Job>, Option<JobId>);
 
 fn page(shared: &Shared, filter: &Filter, from: Option<JobId>) -> Page {
     let now = shared.now();
@@ -377,28 +372,20 @@ fn page(shared: &Shared, filter: &Filter, from: Option<JobId>) -> Page {
     let only = filter.message;
     let next = page.next.filter(|next| only.is_none_or(|message| message == next.message));
     views.retain(|view| filter.may_match(view.id, &view.tenant, view.phase, now));
-    let jobs = read_jobs(shared, views).map(|mut jobs| {
-        jobs.retain(|job| filter.matches(job, now));
-        jobs
-    });
+    let mut jobs = read_jobs(shared, views);
+    jobs.retain(|job| filter.matches(job, now));
     (jobs, next)
 }
 
-/// Reads jobs; passes over those that ended meanwhile and those whose records are damaged.
-fn read_jobs(
-    shared: &Shared,
-    views: Vec<queue::schedule::View<Places>>,
-) -> Result<Vec<Job>, QueueError> {
+/// Reads jobs; passes over those that ended meanwhile and those whose records cannot be read.
+fn read_jobs(shared: &Shared, views: Vec<queue::schedule::View<Places>>) -> Vec<Job> {
     let mut jobs = Vec::with_capacity(views.len());
     for view in views {
         match content::read_job(shared, view.id) {
             Ok(Some(read)) => jobs.push(read.state.job(&read.message, &view)),
             Ok(None) => {}
-            Err(error @ ReadError::Damaged(..)) => {
-                tracing::error!(job = %view.id, %error, "cannot show a job");
-            }
-            Err(error @ ReadError::Io(_)) => return Err(error.into()),
+            Err(error) => tracing::error!(job = %view.id, %error, "cannot show a job"),
         }
     }
-    Ok(jobs)
+    jobs
 }

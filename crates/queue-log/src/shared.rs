@@ -1,10 +1,11 @@
 //! What the parts of an open queue have in common.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mail_types::Timestamp;
+use mail_types::{QueueId, Timestamp};
 use queue::contract::Cause;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) is_closed: AtomicBool,
     /// The segment that is appended to; all before it are read only.
     pub(crate) current: AtomicU32,
+    /// Messages that are being received: their files are nobody's orphans, however old.
+    drafts: Mutex<HashSet<QueueId>>,
     index: Mutex<Index>,
 }
 
@@ -61,8 +64,14 @@ impl Shared {
             is_broken: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             current: AtomicU32::new(0),
+            drafts: Mutex::default(),
             index: Mutex::new(index),
         }
+    }
+
+    /// Never held over I/O.
+    pub(crate) fn drafts(&self) -> MutexGuard<'_, HashSet<QueueId>> {
+        self.drafts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Never held over I/O.

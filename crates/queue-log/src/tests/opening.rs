@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use queue::{HopKind, Queue, QueueError};
+use queue::{Admission, HopKind, Queue, QueueError};
 
-use super::mail::{NOW, body, lease_all, send, small_segments};
+use super::mail::{NOW, body, content, envelope, head, job, lease_all, read, send, small_segments};
 use crate::{Config, LogQueue, Metrics, OpenError};
 
 fn try_open(dir: &Path, config: Config) -> Result<LogQueue, OpenError> {
@@ -88,4 +88,58 @@ async fn old_orphans_are_deleted_and_others_are_not() {
     }
     assert!(path(&kept.to_string()).exists());
     drop(queue);
+}
+
+/// However long it takes to send, a message that is being received keeps its file.
+#[tokio::test]
+async fn a_draft_is_no_orphan() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI64, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(AtomicI64::new(NOW.unix_ms()));
+    let reader = Arc::clone(&clock);
+    let queue = LogQueue::open(dir.path(), small_segments(), Metrics::default(), move || {
+        mail_types::Timestamp::from_unix_ms(reader.load(Ordering::SeqCst))
+    })
+    .unwrap();
+    let sent = body(1, 2 << 20);
+    let mut draft = queue.begin(envelope(), Admission::Outside).await.unwrap();
+    draft.write(sent.clone()).await.unwrap();
+    let path = |id: &str| dir.path().join(format!("content/{id}.body"));
+    assert!(path(&draft.id().to_string()).exists(), "the body has begun to be written");
+    let orphan = path("01JD5ZQ9W3T8M1V5K7N2B4C6XR");
+    std::fs::write(&orphan, "nobody's").unwrap();
+    clock.fetch_add(100 * 365 * 86_400_000, Ordering::SeqCst);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while orphan.exists() {
+        assert!(Instant::now() < deadline, "the orphan is deleted");
+        tokio::task::yield_now().await;
+    }
+    assert!(path(&draft.id().to_string()).exists(), "the draft's file is not");
+    draft.commit(head(), vec![job()]).await.unwrap();
+    drop((draft, queue));
+    let queue = try_open(dir.path(), small_segments()).unwrap();
+    let leases = lease_all(&queue).await;
+    assert_eq!(read(&*leases[0]).await.unwrap(), content(&sent));
+}
+
+/// What cannot be read holds up nothing else.
+#[tokio::test]
+async fn a_missing_segment_stops_no_other_mail() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = try_open(dir.path(), small_segments()).unwrap();
+    for n in 0..20 {
+        send(&queue, body(n, 15_000)).await.1.unwrap();
+    }
+    drop(queue);
+    let queue = try_open(dir.path(), small_segments()).unwrap();
+    let mut segments: Vec<_> =
+        std::fs::read_dir(dir.path().join("log")).unwrap().map(|e| e.unwrap().path()).collect();
+    segments.sort();
+    std::fs::remove_file(&segments[0]).unwrap();
+    let leases = lease_all(&queue).await;
+    let stats = queue.stats().await.unwrap();
+    assert!(stats.quarantined > 0, "{stats:?}");
+    assert_eq!(leases.len() as u64 + stats.quarantined, 20, "{stats:?}");
+    assert!(!leases.is_empty());
 }
