@@ -90,8 +90,8 @@ impl Watch {
     }
 }
 
-/// Whether more than half of the domains would be gone: a wiped or half-copied directory, more often
-/// than somebody's wish.
+/// Whether more than half of the domains would be gone: a wiped or half-copied directory, more
+/// often than somebody's wish.
 fn drops_most(old: &Table, new: &Table) -> bool {
     new.hosted_domains().len() * 2 < old.hosted_domains().len()
 }
