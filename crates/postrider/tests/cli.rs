@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used)] // helpers of tests, outside of a #[test] function
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/quickstart");
 
@@ -90,10 +90,68 @@ fn a_port_in_use_is_named() {
 
 #[test]
 fn a_queue_without_its_process_says_what_to_start() {
-    let output = postrider(&["queue", "list", "--config", QUICKSTART]);
+    let dir = tempfile::tempdir().unwrap();
+    let directory = changed(dir.path(), "postrider.yaml", "", "").display().to_string();
+    let output = postrider(&["queue", "list", "--config", &directory]);
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("is `postrider serve` running on this directory?"), "{said}");
+}
+
+/// A process that serves, ended with the test.
+struct Serving {
+    child: Child,
+    /// Open as long as it runs: it writes on after it is ready.
+    _stdout: Lines<BufReader<ChildStdout>>,
+}
+
+impl Serving {
+    fn start(directory: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+        command.args(["serve", directory]).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+        let is_ready = stdout.by_ref().map_while(Result::ok).any(|line| line == "ready");
+        let serving = Self { child, _stdout: stdout };
+        assert!(is_ready, "it ended before it was ready");
+        serving
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Every file below a directory, in order.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_second_process_on_the_same_data_leaves_the_first_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let etc = changed(dir.path(), "postrider.yaml", "", "");
+    let settings = "hostname: mx.example.org\nhttp: { address: \"127.0.0.1:0\" }\n";
+    fs::write(etc.join("postrider.yaml"), settings).unwrap();
+    let directory = etc.display().to_string();
+    let _first = Serving::start(&directory);
+    let before = files(&etc.join("data"));
+    let second = postrider(&["serve", &directory]);
+    let said = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert!(said.contains("another process uses") && said.contains("stop it"), "{said}");
+    assert_eq!(files(&etc.join("data")), before);
+    let asked = postrider(&["queue", "stats", "--config", &directory]);
+    assert!(asked.status.success(), "the first no longer answers: {asked:?}");
 }
 
 #[test]
