@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context;
 use mail_types::{Host, Mailbox};
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +106,7 @@ impl Config {
         let delivery = self.delivery.validate(self.lease());
         delivery.map_err(|error| refused("delivery")(&error))?;
         self.mda.validate().map_err(|error| refused("mda")(&error))?;
+        resolve::Dns::new(&self.resolver).context("resolver")?;
         self.log.validate().map_err(|error| refused("log")(&error))
     }
 
