@@ -101,10 +101,15 @@ impl Config {
     /// Checks every section, as `serve` and `check` both do before anything else.
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
         self.host()?;
-        self.ingress.validate().map_err(|error| refused("ingress")(&error))?;
-        self.queue.validate().map_err(|error| refused("queue")(&error))?;
+        // What others derive from a section is checked here and before them: an error names the
+        // field that can be set.
+        if self.ingress.limits.content_total_seconds == 0 {
+            return Err(refused("ingress")(&"limits.contentTotalSeconds is zero; raise it"));
+        }
         let delivery = self.delivery.validate(self.lease());
         delivery.map_err(|error| refused("delivery")(&error))?;
+        self.ingress.validate().map_err(|error| refused("ingress")(&error))?;
+        self.queue.validate().map_err(|error| refused("queue")(&error))?;
         self.mda.validate().map_err(|error| refused("mda")(&error))?;
         resolve::Dns::new(&self.resolver).context("resolver")?;
         self.log.validate().map_err(|error| refused("log")(&error))

@@ -54,6 +54,18 @@ fn mistakes_name_the_place_and_the_remedy() {
         ("postrider.yaml", "dataDir: data", "log: {filter: a=b=c}", vec!["log.filter: "]),
         (
             "postrider.yaml",
+            "ingress:",
+            "ingress:\n  limits: {contentTotalSeconds: 0}",
+            vec!["ingress.limits.contentTotalSeconds is zero"],
+        ),
+        (
+            "postrider.yaml",
+            "delivery:",
+            "delivery:\n  retry: {expireSeconds: 0}",
+            vec!["delivery.retry: "],
+        ),
+        (
+            "postrider.yaml",
             "dataDir: data",
             "queue: {leaseSeconds: 60}",
             vec!["delivery.", "a lease of 60 s is shorter"],
