@@ -95,12 +95,13 @@ impl Round {
         };
         let moment = wait::until("a moment with mail in flight", LIMIT, async || {
             let counted = in_flight().filter(|_| self.books.accepted() >= accepted)?;
-            let at = Instant::now();
+            let before = Instant::now();
             self.simulated.crash();
-            Some((at, counted))
+            Some((before, counted))
         });
-        let (at, (accepts, deliveries, retries)) = moment.await?;
-        self.crashes.push(at);
+        let (before, (accepts, deliveries, retries)) = moment.await?;
+        // It takes a while, and a delivery may begin meanwhile: from its begin to its end.
+        self.crashes.extend([before, Instant::now()]);
         println!(
             "  crash with {accepts} accepts, {deliveries} deliveries and {retries} retries in \
              flight; {} accepted so far",
