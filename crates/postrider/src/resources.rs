@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
-use domains::{Problem, Settings, Table, yaml};
+use domains::{Problem, Settings, Table};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,25 +20,18 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// Compiles every `*.yaml` of the directory, in order of their names.
 pub(crate) fn load(config: &Config) -> anyhow::Result<Table> {
-    let mut declared = Vec::new();
-    let mut problems: Vec<Problem> = Vec::new();
+    let mut texts = Vec::new();
     for path in files(&config.domains_dir)? {
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        match yaml::parse(&path.display().to_string(), &text) {
-            Ok(found) => declared.extend(found),
-            Err(found) => problems.extend(found),
-        }
+        let name = path.display().to_string();
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {name}"))?;
+        texts.push((name, text));
     }
     let settings = Settings { postmaster: config.postmaster.clone() };
-    if problems.is_empty() {
-        match Table::compile(&declared, &settings) {
-            Ok(table) => return Ok(table),
-            Err(found) => problems = found,
-        }
-    }
-    let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
-    Err(anyhow::Error::new(Refused::of_lines(&lines)))
+    let texts = texts.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+    Table::from_yaml(texts, &settings).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+        anyhow::Error::new(Refused::of_lines(&lines))
+    })
 }
 
 fn files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
