@@ -10,4 +10,3 @@ pub mod http;
 pub mod readiness;
 pub mod shutdown;
 pub mod telemetry;
-pub mod trace_context;
