@@ -138,6 +138,8 @@ pub struct LimitsConfig {
     pub tls_handshake_timeout_seconds: u64,
     /// Of content that is in memory, over all sessions.
     pub memory_budget_bytes: usize,
+    /// What of it a client address may hold (IPv6: /64).
+    pub memory_per_client_bytes: usize,
     /// How long a message waits for a share of it before `452 4.3.1`.
     pub memory_wait_seconds: u64,
 }
@@ -203,6 +205,7 @@ impl Default for LimitsConfig {
             write_timeout_seconds: 120,
             tls_handshake_timeout_seconds: 60,
             memory_budget_bytes: 256 * 1024 * 1024,
+            memory_per_client_bytes: 32 * 1024 * 1024,
             memory_wait_seconds: 30,
         }
     }
@@ -236,6 +239,20 @@ impl Config {
                 "limits.memoryBudgetBytes",
                 limits.memory_budget_bytes >= MESSAGE_MEMORY_BYTES,
                 BUDGET,
+            ),
+            (
+                "limits.memoryPerClientBytes",
+                limits.memory_per_client_bytes >= MESSAGE_MEMORY_BYTES,
+                BUDGET,
+            ),
+            ("limits.commandTimeoutSeconds", limits.command_timeout_seconds > 0, NO_TIME),
+            ("limits.contentTimeoutSeconds", limits.content_timeout_seconds > 0, NO_TIME),
+            ("limits.contentTotalSeconds", limits.content_total_seconds > 0, NO_TIME),
+            ("limits.writeTimeoutSeconds", limits.write_timeout_seconds > 0, NO_TIME),
+            (
+                "limits.tlsHandshakeTimeoutSeconds",
+                limits.tls_handshake_timeout_seconds > 0,
+                NO_TIME,
             ),
             ("limits.connectionsMax", limits.connections_max > 0, "is zero; nobody could connect"),
             ("limits.errorsMax", limits.errors_max > 0, "is zero; raise it"),
@@ -277,6 +294,7 @@ const HOSTNAME: &str = "is no host name; write the name under which other server
 const RECIPIENTS: &str = "is below 100, which every server must take (RFC 5321 §4.5.3.1.8)";
 const LINE: &str = "is below 510, which every server must take (RFC 5321 §4.5.3.1.4)";
 const MESSAGE: &str = "is below 65536, which every server must take (RFC 5321 §4.5.3.1.7)";
+const NO_TIME: &str = "is zero; no client could ever be in time";
 const BUDGET: &str = "is below 1310720, which one message may need";
 
 #[cfg(test)]

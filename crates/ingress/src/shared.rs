@@ -83,6 +83,7 @@ impl Shared {
             clients: Arc::default(),
             budget: Budget::new(
                 limits.memory_budget_bytes,
+                limits.memory_per_client_bytes,
                 memory_wait,
                 metrics.content_memory_bytes.clone(),
             ),

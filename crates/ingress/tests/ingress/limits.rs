@@ -201,3 +201,43 @@ async fn memory_for_content() {
     let reply = late.send_message("a@example.com", "bob@example.org", SMALL).await;
     assert!(reply.starts_with("250"), "{reply}");
 }
+
+/// Clients that send much and end nothing fill their own share, and nobody else's.
+#[tokio::test]
+async fn memory_of_one_client() {
+    const MESSAGE: usize = 1280 * 1024;
+    let server = Server::start_with(|config| {
+        config.limits.memory_budget_bytes = 8 * MESSAGE;
+        config.limits.memory_per_client_bytes = 2 * MESSAGE;
+        config.limits.memory_wait_seconds = 0;
+    });
+    let content = format!("S: x\r\n\r\n{}", "line of text\r\n".repeat(MESSAGE / 14));
+    let from = async |last: u8| {
+        let address = server.address(Kind::Relay);
+        let mut client = Client::connect_from([127, 0, 0, last].into(), address).await;
+        client.expect("220").await;
+        client.says("EHLO client.example", "250").await;
+        client
+    };
+    let mut stalled = Vec::new();
+    for last in [2, 2, 3, 3, 4, 4] {
+        let mut client = from(last).await;
+        client.begin("a@example.com", "bob@example.org").await;
+        client.send(content.as_bytes()).await;
+        stalled.push(client);
+    }
+    server.until_metric("ingress_content_memory_bytes", (6 * MESSAGE) as f64).await;
+    for last in [2, 3, 4] {
+        let mut greedy = from(last).await;
+        greedy.says("MAIL FROM:<a@example.com>", "250").await;
+        greedy.says("RCPT TO:<bob@example.org>", "250").await;
+        greedy.says("DATA", "452 4.3.1").await;
+    }
+    let reply = from(9).await.send_message("a@example.com", "bob@example.org", &content).await;
+    assert!(reply.starts_with("250"), "{reply}");
+    let mut first = stalled.swap_remove(0);
+    first.send(b".\r\n").await;
+    first.expect("250").await;
+    let reply = from(2).await.send_message("a@example.com", "bob@example.org", SMALL).await;
+    assert!(reply.starts_with("250"), "{reply}");
+}
