@@ -6,6 +6,7 @@ use std::time::Duration;
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use domains::{Identity, Table};
 use smtp::Credentials;
 use tokio::sync::Semaphore;
 
@@ -13,9 +14,10 @@ use crate::clients::{ClientKey, Failures};
 use crate::config::AuthConfig;
 
 /// What came of a login.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    Accepted,
+    /// By this hash.
+    Accepted(String),
     /// Wrong, or nobody of that name: the client cannot tell.
     Rejected,
     /// The client has failed too often; nothing was checked.
@@ -33,7 +35,25 @@ pub(crate) struct Authenticator {
     failure_delay: Duration,
 }
 
-/// Compared with when there is no such user, so that it takes as long. Its password is random.
+/// What a password is compared with.
+#[derive(Debug, Clone)]
+pub(crate) enum Hashes {
+    Own(Vec<String>),
+    /// There is no such user: somebody else's, so that it takes as long, in vain.
+    StandIn(Vec<String>),
+}
+
+impl Hashes {
+    pub(crate) fn of(table: &Table, login: &str) -> Self {
+        let hashes = |identity: &Identity| identity.password_hashes().to_vec();
+        match table.identity(login) {
+            Some(identity) => Self::Own(hashes(identity)),
+            None => Self::StandIn(table.stand_in(login).map_or_else(|| NOBODY.clone(), hashes)),
+        }
+    }
+}
+
+/// The stand-in when nobody has a password. Its password is random.
 static NOBODY: LazyLock<Vec<String>> = LazyLock::new(|| {
     let password: [u8; 32] = rand::random();
     let hash = Argon2::default().hash_password(&password);
@@ -53,14 +73,14 @@ impl Authenticator {
         }
     }
 
-    /// Checks a password against the hashes of an identity; `None` when there is none.
+    /// Checks a password.
     ///
     /// A failure is counted against the client and takes its time.
     pub(crate) async fn check(
         &self,
         client: ClientKey,
         credentials: &Credentials,
-        hashes: Option<Vec<String>>,
+        hashes: Hashes,
     ) -> Verdict {
         if self.failures.is_blocked(client) {
             return Verdict::Blocked;
@@ -68,15 +88,15 @@ impl Authenticator {
         let Ok(waiting) = self.waiting.try_acquire() else {
             return Verdict::Busy;
         };
-        // Who is suspended has none either.
-        let hashes = hashes.filter(|hashes| !hashes.is_empty());
-        let known = hashes.is_some();
-        let hashes = hashes.unwrap_or_else(|| NOBODY.clone());
-        let Some(matches) = self.verify(credentials.password().to_owned(), hashes).await else {
+        let (is_own, hashes) = match hashes {
+            Hashes::Own(hashes) => (true, hashes),
+            Hashes::StandIn(hashes) => (false, hashes),
+        };
+        let Some(matched) = self.verify(credentials.password().to_owned(), hashes).await else {
             return Verdict::Busy;
         };
-        if matches && known {
-            return Verdict::Accepted;
+        if let Some(hash) = matched.filter(|_| is_own) {
+            return Verdict::Accepted(hash);
         }
         self.failures.count(client);
         drop(waiting);
@@ -84,13 +104,13 @@ impl Authenticator {
         Verdict::Rejected
     }
 
-    /// `None` when the process is ending.
-    async fn verify(&self, password: String, hashes: Vec<String>) -> Option<bool> {
+    /// The hash that matches, if any; `None` when the process is ending.
+    async fn verify(&self, password: String, hashes: Vec<String>) -> Option<Option<String>> {
         // The permit goes with the work: a client that leaves frees nothing before it is done.
         let permit = Arc::clone(&self.hashing).acquire_owned().await.ok()?;
         let work = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            hashes.iter().any(|hash| is_match(&password, hash))
+            hashes.into_iter().find(|hash| is_match(&password, hash))
         });
         work.await.ok()
     }
@@ -122,8 +142,39 @@ mod tests {
         ClientKey::of("192.0.2.1".parse().unwrap())
     }
 
-    fn hashed(password: &str) -> Vec<String> {
-        vec![Argon2::default().hash_password(password.as_bytes()).unwrap().to_string()]
+    fn hash(password: &str) -> String {
+        Argon2::default().hash_password(password.as_bytes()).unwrap().to_string()
+    }
+
+    fn own(password: &str) -> Hashes {
+        Hashes::Own(vec![hash(password)])
+    }
+
+    /// A table in which alice has two passwords, of unlike cost.
+    fn table() -> (Table, [String; 2]) {
+        let params = argon2::Params::new(64, 1, 1, None).unwrap();
+        let cheap = Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+        let hashes = [hash("one"), cheap.hash_password(b"two").unwrap().to_string()];
+        let text = format!(
+            "
+apiVersion: postrider.dev/v1alpha1
+kind: MailDomain
+metadata: {{ name: d, namespace: t }}
+spec:
+  domain: d.example
+  inbound: {{ aliases: [{{ match: postmaster, to: [alice@d.example] }}] }}
+---
+apiVersion: postrider.dev/v1alpha1
+kind: Mailbox
+metadata: {{ name: alice, namespace: t }}
+spec:
+  address: alice@d.example
+  passwords: [{{ name: a, hash: \"{}\" }}, {{ name: b, hash: \"{}\" }}]
+",
+            hashes[0], hashes[1]
+        );
+        let declared = domains::yaml::parse("test.yaml", &text).unwrap();
+        (Table::compile(&declared, &domains::Settings::default()).unwrap(), hashes)
     }
 
     #[tokio::test]
@@ -132,11 +183,28 @@ mod tests {
         let right = Credentials::new("alice", "secret");
         let wrong = Credentials::new("alice", "guess");
         let check = |credentials, hashes| authenticator.check(client(), credentials, hashes);
-        assert_eq!(check(&right, Some(hashed("secret"))).await, Verdict::Accepted);
-        assert_eq!(check(&wrong, Some(hashed("secret"))).await, Verdict::Rejected);
-        assert_eq!(check(&right, None).await, Verdict::Rejected);
-        assert_eq!(check(&right, Some(vec!["no hash".to_owned()])).await, Verdict::Rejected);
-        assert_eq!(check(&right, Some(hashed("secret"))).await, Verdict::Blocked);
+        let secret = hash("secret");
+        let mine = Hashes::Own(vec![hash("other"), secret.clone()]);
+        assert_eq!(check(&right, mine).await, Verdict::Accepted(secret.clone()));
+        assert_eq!(check(&wrong, own("secret")).await, Verdict::Rejected);
+        assert_eq!(check(&right, Hashes::StandIn(vec![secret])).await, Verdict::Rejected);
+        let none = Hashes::Own(vec!["no hash".to_owned()]);
+        assert_eq!(check(&right, none).await, Verdict::Rejected);
+        assert_eq!(check(&right, own("secret")).await, Verdict::Blocked);
+    }
+
+    /// All passwords of somebody are tried for nobody, whatever each of them costs.
+    #[test]
+    fn unknown_users_are_as_much_work() {
+        let (table, hashes) = table();
+        for login in ["nobody@d.example", "zoe@d.example", "x", "", "Alice@elsewhere.example"] {
+            let Hashes::StandIn(stand_in) = Hashes::of(&table, login) else { panic!("{login}") };
+            assert_eq!(stand_in, hashes, "{login}");
+        }
+        let Hashes::Own(own) = Hashes::of(&table, "ALICE@d.example") else { panic!("unknown") };
+        assert_eq!(own, hashes);
+        let Hashes::StandIn(nobody) = Hashes::of(&Table::default(), "x") else { panic!("known") };
+        assert_eq!(nobody.len(), 1);
     }
 
     #[tokio::test]
@@ -147,10 +215,10 @@ mod tests {
             ..AuthConfig::default()
         });
         let wrong = Credentials::new("x", "guess");
-        let hashes = hashed("secret");
+        let (known, nobody) = (own("secret"), Hashes::StandIn(NOBODY.clone()));
         let mut spent = [Duration::ZERO; 2];
         for _ in 0..5 {
-            for (spent, hashes) in spent.iter_mut().zip([Some(hashes.clone()), None]) {
+            for (spent, hashes) in spent.iter_mut().zip([known.clone(), nobody.clone()]) {
                 let start = Instant::now();
                 authenticator.check(client(), &wrong, hashes).await;
                 *spent += start.elapsed();
@@ -164,9 +232,11 @@ mod tests {
     async fn more_than_may_wait_are_told_so() {
         let authenticator = authenticator();
         let credentials = Credentials::new("alice", "secret");
-        let first = authenticator.check(client(), &credentials, Some(hashed("secret")));
-        let second = authenticator.check(client(), &credentials, Some(hashed("secret")));
+        let secret = hash("secret");
+        let hashes = Hashes::Own(vec![secret.clone()]);
+        let first = authenticator.check(client(), &credentials, hashes.clone());
+        let second = authenticator.check(client(), &credentials, hashes);
         let (first, second) = tokio::join!(first, second);
-        assert_eq!((first, second), (Verdict::Accepted, Verdict::Busy));
+        assert_eq!((first, second), (Verdict::Accepted(secret), Verdict::Busy));
     }
 }

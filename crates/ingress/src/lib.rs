@@ -243,11 +243,7 @@ impl Door {
         );
         let session = async move {
             shared.metrics.connections_open.inc();
-            // Not cancel-safe, and need not be: a draft that was not committed is discarded.
-            let end = tokio::select! {
-                end = talk(&shared, kind, tcp, peer, stop) => end,
-                () = abort.cancelled() => End::Aborted,
-            };
+            let end = talk(&shared, kind, tcp, peer, stop, abort).await;
             shared.metrics.connections_open.dec();
             shared.metrics.ended(end);
             drop((slot, permit));
@@ -284,16 +280,20 @@ async fn talk(
     tcp: TcpStream,
     peer: SocketAddr,
     stop: CancellationToken,
+    abort: CancellationToken,
 ) -> End {
     let stream = match (kind, shared.acceptor()) {
         (ListenerKind::Submissions, Some(acceptor)) => {
             // Boxed: a handshake is large, and every idle session would carry room for it.
-            match Box::pin(shared.shake_hands(acceptor, tcp)).await {
-                Some(tls) => Stream::Tls(tls),
-                None => return End::Disconnected,
+            let shake_hands = Box::pin(shared.shake_hands(acceptor, tcp));
+            // May be dropped: nothing was said yet.
+            match abort.run_until_cancelled(shake_hands).await {
+                Some(Some(tls)) => Stream::Tls(tls),
+                Some(None) => return End::Disconnected,
+                None => return End::Aborted,
             }
         }
         _ => Stream::Clear(tcp),
     };
-    Session::new(Arc::clone(shared), kind, stream, peer, stop).run().await
+    Session::new(Arc::clone(shared), kind, stream, peer, stop).run(abort).await
 }

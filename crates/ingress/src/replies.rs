@@ -38,6 +38,9 @@ pub(crate) const AUTH_UNAVAILABLE: Canned =
 pub(crate) const BAD_CREDENTIALS: Canned =
     Canned::new(535, (5, 7, 8), "Authentication credentials invalid");
 
+pub(crate) const LOGIN_ENDED: Canned =
+    Canned::new(421, (4, 7, 0), "Your login is no longer valid, log in again");
+
 pub(crate) const NO_TABLE: Canned =
     Canned::new(451, (4, 3, 0), "Domains are not known yet, try again");
 pub(crate) const NOT_YOUR_ADDRESS: Canned =

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use domains::Identity;
+use domains::{Identity, Table};
 use mail_types::Reply;
 use smtp::{
     Answer, Awaiting, Credentials, Event, ListenerKind, MailCommand, RcptCommand, ServerSession,
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use self::transaction::Transaction;
-use crate::auth::Verdict;
+use crate::auth::{Hashes, Verdict};
 use crate::clients::ClientKey;
 use crate::deadline::Deadline;
 use crate::metrics::{End, fault, listener};
@@ -41,6 +41,9 @@ const OUTPUT_MAX: usize = 16 * 1024;
 /// How long we listen after we closed, so that our last reply is not lost in a reset.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long a client that was cut off is given to take the reply that says so.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// A session with what it needs to decide.
 pub(crate) struct Session {
     shared: Arc<Shared>,
@@ -52,10 +55,24 @@ pub(crate) struct Session {
     deadline: Deadline,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     tls: Option<String>,
-    identity: Option<Identity>,
+    login: Option<Login>,
     transaction: Option<Box<Transaction>>,
     /// When content that trickles is given up.
     content_until: Instant,
+}
+
+/// Who logged in, and by what.
+struct Login {
+    identity: Identity,
+    hash: String,
+}
+
+impl Login {
+    /// As the table is now: `None` when the mailbox is suspended or the password revoked.
+    fn renewed(&self, table: &Table) -> Option<Identity> {
+        let identity = table.identity(self.identity.login())?;
+        identity.password_hashes().contains(&self.hash).then(|| identity.clone())
+    }
 }
 
 impl Session {
@@ -80,15 +97,25 @@ impl Session {
             client: ClientKey::of(peer.ip()),
             deadline: Deadline::after(shared.times.command),
             stop: Box::pin(stop.cancelled_owned()),
-            identity: None,
+            login: None,
             transaction: None,
             content_until: Instant::now(),
             shared,
         }
     }
 
-    /// Serves the client until one of us ends it.
-    pub(crate) async fn run(mut self) -> End {
+    /// Serves the client until one of us ends it, or `abort` does.
+    pub(crate) async fn run(mut self, abort: CancellationToken) -> End {
+        // Not cancel-safe, and need not be: a draft that was not committed is discarded.
+        tokio::select! {
+            end = self.serve() => return end,
+            () = abort.cancelled() => {}
+        }
+        let goodbye = self.say_goodbye(replies::STOPPING, End::Aborted);
+        tokio::time::timeout(LAST_WORD, Box::pin(goodbye)).await.unwrap_or(End::Aborted)
+    }
+
+    async fn serve(&mut self) -> End {
         if self.tls.is_none() && self.stream.has_unread() {
             // The core refuses whatever comes before the greeting.
             self.buffer.extend_from_slice(b"\0");
@@ -247,27 +274,35 @@ impl Session {
         let Some(table) = self.shared.domains.load_full() else {
             return self.refuse("auth", replies::AUTH_UNAVAILABLE);
         };
-        let identity = table.identity(&credentials.login).cloned();
-        let hashes = identity.as_ref().map(|identity| identity.password_hashes().to_vec());
+        let hashes = Hashes::of(&table, &credentials.login);
         let verdict = self.shared.authenticator.check(self.client, &credentials, hashes).await;
         let (result, refusal) = match verdict {
-            Verdict::Accepted => ("accepted", None),
-            Verdict::Rejected => ("rejected", Some(replies::BAD_CREDENTIALS)),
-            Verdict::Blocked => ("blocked", Some(replies::TOO_MANY_FAILURES)),
-            Verdict::Busy => ("busy", Some(replies::AUTH_BUSY)),
+            Verdict::Accepted(hash) => {
+                let identity = table.identity(&credentials.login).cloned();
+                self.login = identity.map(|identity| Login { identity, hash });
+                self.shared.metrics.authenticated("accepted");
+                return Answer::Accept;
+            }
+            Verdict::Rejected => ("rejected", replies::BAD_CREDENTIALS),
+            Verdict::Blocked => ("blocked", replies::TOO_MANY_FAILURES),
+            Verdict::Busy => ("busy", replies::AUTH_BUSY),
         };
         self.shared.metrics.authenticated(result);
-        if let Some(refusal) = refusal {
-            let login = &credentials.login;
-            tracing::info!(event = "auth_refused", client = %self.peer, ?login, result);
-            return self.refuse("auth", refusal);
-        }
-        self.identity = identity;
-        Answer::Accept
+        let login = &credentials.login;
+        tracing::info!(event = "auth_refused", client = %self.peer, ?login, result);
+        self.refuse("auth", refusal)
+    }
+
+    fn identity(&self) -> Option<&Identity> {
+        self.login.as_ref().map(|login| &login.identity)
     }
 
     fn mail(&mut self, mail: MailCommand) -> Answer {
-        if let Some(identity) = &self.identity
+        if let Err(refusal) = self.renew_login() {
+            self.log_refusal("mail", &mail.reverse_path, refusal);
+            return self.refuse("mail", refusal);
+        }
+        if let Some(identity) = self.identity()
             && !policy::may_send_from(identity, &mail.reverse_path)
         {
             self.log_refusal("mail", &mail.reverse_path, replies::NOT_YOUR_ADDRESS);
@@ -278,11 +313,20 @@ impl Session {
         Answer::Accept
     }
 
+    /// A session may outlast what it was allowed by. While no table is known, nothing has changed.
+    fn renew_login(&mut self) -> Result<(), Canned> {
+        let table = self.shared.domains.load_full();
+        if let (Some(login), Some(table)) = (&mut self.login, table) {
+            login.identity = login.renewed(&table).ok_or(replies::LOGIN_ENDED)?;
+        }
+        Ok(())
+    }
+
     fn recipient(&mut self, rcpt: RcptCommand) -> Answer {
         let Some(table) = self.shared.domains.load_full() else {
             return self.refuse("rcpt", replies::NO_TABLE);
         };
-        let route = match policy::route(&table, &rcpt.forward_path, self.identity.as_ref()) {
+        let route = match policy::route(&table, &rcpt.forward_path, self.identity()) {
             Ok(route) => route,
             Err(refusal) => {
                 self.log_refusal("rcpt", &rcpt.forward_path, refusal);
@@ -301,6 +345,8 @@ impl Session {
         Answer::Refuse(reply)
     }
 
+    /// Texts of the client are values of type `str`, which the human form quotes: an address cannot
+    /// pretend to be the fields after it.
     fn log_refusal(&self, at: &'static str, subject: &dyn std::fmt::Display, canned: Canned) {
         let sender = self.transaction.as_ref().map(|open| open.reverse_path().to_string());
         tracing::info!(
@@ -310,7 +356,7 @@ impl Session {
             client = %self.peer,
             helo = self.core.helo(),
             sender,
-            subject = %subject,
+            subject = subject.to_string(),
             reply = %canned.reply(),
         );
     }

@@ -27,8 +27,8 @@ pub(crate) fn stored(job: &Job, stored: &Stored, took_ms: u64) {
     info!(
         event = "stored",
         id = %job.id,
-        sender = %job.envelope.reverse_path,
-        recipient = %job.recipients[stored.recipient as usize].recipient.address,
+        sender = job.envelope.reverse_path.to_string(),
+        recipient = job.recipients[stored.recipient as usize].recipient.address.to_string(),
         tenant = %job.envelope.tenant,
         mailbox = stored.mailbox,
         file = stored.file,
@@ -57,16 +57,18 @@ pub(crate) fn news(job: &Job, plan: &Plan, metrics: &Metrics) {
     if !plan.double_bounces().is_empty() {
         metrics.double_bounces.inc_by(plan.double_bounces().len() as u64);
         let recipients = addresses(job, plan.double_bounces().iter().copied());
-        let sender = &job.envelope.reverse_path;
-        warn!(event = "double_bounce", id = %job.id, %sender, recipients, "nobody to tell");
+        let sender = job.envelope.reverse_path.to_string();
+        warn!(event = "double_bounce", id = %job.id, sender, recipients, "nobody to tell");
     }
 }
 
+/// Texts of others are values of type `str`, which the human form quotes: an address cannot pretend
+/// to be the fields after it.
 fn line(job: &Job, group: &[News], first: &News) {
     info!(
         event = event_name(first.fate),
         id = %job.id,
-        sender = %job.envelope.reverse_path,
+        sender = job.envelope.reverse_path.to_string(),
         recipients = addresses(job, group.iter().map(|news| news.recipient)),
         count = group.len(),
         tenant = %job.envelope.tenant,
@@ -75,7 +77,7 @@ fn line(job: &Job, group: &[News], first: &News) {
         size = job.size,
         code = first.report.reply.code.value(),
         status = %first.report.reply.status_or_general(),
-        reply = %first.report.reply,
+        reply = first.report.reply.to_string(),
     );
 }
 

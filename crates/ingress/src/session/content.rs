@@ -38,7 +38,7 @@ impl Session {
         if size.zip(transaction.size_max()).is_some_and(|(size, max)| size > max) {
             return Err(replies::TOO_LARGE_FOR_RECIPIENT);
         }
-        let share = self.shared.budget.enter().await.map_err(|_| replies::NO_MEMORY)?;
+        let share = self.shared.budget.enter(self.client).await.map_err(|_| replies::NO_MEMORY)?;
         let arrival = runtime::clock::now();
         let origin = SmtpOrigin {
             client: self.peer,
@@ -46,7 +46,7 @@ impl Session {
             protocol: transaction.protocol().to_string(),
             tls: self.tls.clone(),
         };
-        let source = Source { origin, identity: self.identity.as_ref() };
+        let source = Source { origin, identity: self.login.as_ref().map(|login| &login.identity) };
         let expires = arrival + self.shared.message_lifetime;
         let envelope = transaction.envelope(source, arrival, expires);
         self.deadline.set(self.shared.times.store);
@@ -117,7 +117,7 @@ impl Session {
     fn examine(&self, transaction: &Transaction, content: &Content) -> Result<Head, Canned> {
         let context = Examined {
             shared: &self.shared,
-            identity: self.identity.as_ref(),
+            identity: self.identity(),
             helo: self.core.helo().unwrap_or_default(),
             peer: self.peer,
             tls: self.tls.as_deref(),
@@ -170,12 +170,12 @@ impl Session {
             listener = listener(self.core.kind()),
             client = %self.peer,
             helo = self.core.helo(),
-            sender = %transaction.reverse_path(),
+            sender = transaction.reverse_path().to_string(),
             recipients = transaction.recipients(),
             size = octets,
             protocol = %transaction.protocol(),
             tls = self.tls.as_deref(),
-            identity = self.identity.as_ref().map(domains::Identity::login),
+            identity = self.identity().map(domains::Identity::login),
         );
     }
 }

@@ -29,6 +29,7 @@ async fn the_grace_ends() {
     busy.send(b"Subject: x\r\n\r\nhalf").await;
     server.stop.cancel();
     server.tasks.wait().await;
+    busy.expect("421 4.3.2").await;
     busy.expect_end().await;
     assert!(server.queue.messages().is_empty());
 }

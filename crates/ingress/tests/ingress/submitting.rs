@@ -1,9 +1,11 @@
 //! Mail from users: who they are, and what they may call themselves.
 
+use std::sync::Arc;
+
 use ingress::Kind;
 
 use super::client::Client;
-use super::server::{PASSWORD, Server, login};
+use super::server::{PASSWORD, Server, login, table};
 
 #[tokio::test]
 async fn from_login_to_the_world() {
@@ -103,4 +105,20 @@ async fn nothing_goes_without_tls_and_auth() {
     client.says(&login("alice@example.org", PASSWORD), "538 5.7.11").await;
     client.says("MAIL FROM:<alice@example.org>", "530 5.7.0").await;
     client.says("RCPT TO:<bob@example.org>", "503").await;
+}
+
+/// A session does not outlast the password it was opened with.
+#[tokio::test]
+async fn a_revoked_password_ends_the_login() {
+    let server = Server::start();
+    let mut kept = server.logged_in().await;
+    kept.says("MAIL FROM:<alice@example.org>", "250").await;
+    kept.says("RSET", "250").await;
+    // The same password, but a new hash: whoever knew the old one must log in again.
+    server.domains.store(Some(Arc::new(table())));
+    kept.says("MAIL FROM:<alice@example.org>", "421 4.7.0").await;
+    kept.expect_end().await;
+    let mut again = server.logged_in().await;
+    again.says("MAIL FROM:<alice@example.org>", "250").await;
+    again.says("RCPT TO:<carol@elsewhere.example>", "250").await;
 }
