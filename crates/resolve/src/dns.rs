@@ -4,6 +4,7 @@
 #![allow(clippy::wildcard_enum_match_arm)]
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -27,16 +28,21 @@ pub struct Config {
     /// Name servers as `address:port`; without any, those of the system.
     pub name_servers: Vec<SocketAddr>,
     /// How long one server is waited for.
-    pub timeout_seconds: u64,
+    pub timeout_seconds: NonZeroU64,
     /// How often a question is asked before it counts as unanswered.
-    pub attempts: usize,
+    pub attempts: NonZeroUsize,
     /// Answers kept, each for its time to live.
     pub cache_entries: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { name_servers: Vec::new(), timeout_seconds: 5, attempts: 2, cache_entries: 10_000 }
+        Self {
+            name_servers: Vec::new(),
+            timeout_seconds: const { NonZeroU64::new(5).unwrap() },
+            attempts: const { NonZeroUsize::new(2).unwrap() },
+            cache_entries: 10_000,
+        }
     }
 }
 
@@ -65,9 +71,9 @@ impl Dns {
             TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         };
         let options = builder.options_mut();
-        options.timeout = Duration::from_secs(config.timeout_seconds.max(1));
+        options.timeout = Duration::from_secs(config.timeout_seconds.get());
         // Theirs are the tries after the first.
-        options.attempts = config.attempts.saturating_sub(1);
+        options.attempts = config.attempts.get() - 1;
         options.cache_size = config.cache_entries;
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.use_hosts_file = ResolveHosts::Never;

@@ -34,8 +34,8 @@ async fn serve(answers: &[(&str, u16, Answer)]) -> (NameServer, Dns) {
     let server = NameServer::start(zone(answers)).await.unwrap();
     let config = Config {
         name_servers: vec![server.address()],
-        timeout_seconds: 1,
-        attempts: 1,
+        timeout_seconds: 1.try_into().unwrap(),
+        attempts: 1.try_into().unwrap(),
         ..Config::default()
     };
     let dns = Dns::new(&config).unwrap();
