@@ -54,11 +54,6 @@ impl Domain {
         &self.0
     }
 
-    /// The form for people: U-labels where the A-labels have one.
-    pub fn to_unicode(&self) -> String {
-        Uts46::new().to_unicode(self.0.as_bytes(), AsciiDenyList::STD3, Hyphens::Allow).0.into()
-    }
-
     /// Whether this is `other` or a name below it.
     pub fn is_within(&self, other: &Self) -> bool {
         self.0.strip_suffix(&*other.0).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
@@ -152,7 +147,6 @@ mod tests {
         ] {
             assert_eq!(Domain::parse(input).map(String::from), Ok(want.into()), "{input}");
         }
-        assert_eq!(Domain::parse("xn--bcher-kva.example").unwrap().to_unicode(), "bücher.example");
     }
 
     #[test]

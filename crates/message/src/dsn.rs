@@ -20,7 +20,6 @@ pub enum Action {
     Delivered,
     /// Handed to a host that cannot send DSNs.
     Relayed,
-    Expanded,
 }
 
 impl Action {
@@ -30,7 +29,6 @@ impl Action {
             Self::Delayed => "delayed",
             Self::Delivered => "delivered",
             Self::Relayed => "relayed",
-            Self::Expanded => "expanded",
         }
     }
 }

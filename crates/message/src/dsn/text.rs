@@ -29,7 +29,6 @@ pub(super) fn explanation(report: &Report<'_>) -> String {
         (Action::Delayed, DELAYED),
         (Action::Delivered, "\r\nYour message was delivered to:\r\n"),
         (Action::Relayed, RELAYED),
-        (Action::Expanded, "\r\nYour message was passed on to the members of:\r\n"),
     ] {
         let recipients: Vec<_> = report.recipients.iter().filter(|r| r.action == action).collect();
         if recipients.is_empty() {
