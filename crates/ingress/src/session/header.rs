@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use memchr::memmem;
+use message::header;
 
 /// Header fields up to and with the empty line (RFC 5322 §2.1).
 ///
@@ -74,7 +75,7 @@ impl HeaderBlock {
             let line = &self.bytes[self.line..end];
             let continues = self.line > 0 && matches!(line.first(), Some(b' ' | b'\t'));
             let empty = line.is_empty();
-            let ended = empty || !(continues || is_field(line));
+            let ended = empty || !(continues || header::fields(line).next().is_some());
             if empty || !ended {
                 self.line = end + 2;
             }
@@ -92,13 +93,6 @@ impl HeaderBlock {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
-}
-
-/// A field name and a colon (RFC 5322 §2.2), or the white space before it of §4.5.
-fn is_field(line: &[u8]) -> bool {
-    let Some(colon) = memchr::memchr(b':', line) else { return false };
-    let name = line[..colon].trim_ascii_end();
-    !name.is_empty() && name.iter().all(|b| matches!(b, 33..=126))
 }
 
 #[cfg(test)]
