@@ -59,7 +59,7 @@ fn recipient(address: &str, action: Action) -> Result<RecipientReport> {
     let (code, class, text) = match action {
         Action::Failed => (550, 5, "no such user here\nsee https://example.net/550"),
         Action::Delayed => (450, 4, "mailbox busy, try again later"),
-        Action::Delivered | Action::Relayed | Action::Expanded => (250, 2, "ok, queued as 4711"),
+        Action::Delivered | Action::Relayed => (250, 2, "ok, queued as 4711"),
     };
     let status = EnhancedStatus::new(class, 1, 1);
     Ok(RecipientReport {
@@ -126,7 +126,7 @@ fn delays_are_temporary() -> Result<()> {
 
 #[test]
 fn successes_are_no_bounces() -> Result<()> {
-    for action in [Action::Delivered, Action::Relayed, Action::Expanded] {
+    for action in [Action::Delivered, Action::Relayed] {
         let returned = Returned::Headers(b"Subject: x\r\n");
         let verdict = judge_all(&["bob@example.net"], action, returned)?;
         assert_eq!(verdict, Verdict::of(&[], &[]), "{action:?}");
