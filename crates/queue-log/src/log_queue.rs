@@ -216,6 +216,7 @@ fn start(
 fn tell(shared: &Shared, found: &Recovered) {
     let counts = shared.index().schedule.counts();
     tracing::info!(
+        event = "queue_open",
         messages = counts.messages,
         jobs = counts.jobs,
         read_bytes = found.scanned_bytes,
