@@ -6,10 +6,12 @@
 //!   postfix/{usr,etc}  swaks/usr                  Debian packages, unpacked
 //!   python/bin/python3                            with flufl.bounce
 //!   cargo-deny/bin/cargo-deny
+//!   nats-server/bin/nats-server
 //! ```
 
 mod debian;
 mod deny;
+mod nats;
 mod python;
 
 use std::path::PathBuf;
@@ -25,9 +27,11 @@ pub(crate) enum Tool {
     Postfix,
     Swaks,
     Bounce,
+    Nats,
 }
 
-pub(crate) const ALL: [Tool; 4] = [Tool::Deny, Tool::Postfix, Tool::Swaks, Tool::Bounce];
+pub(crate) const ALL: [Tool; 5] =
+    [Tool::Deny, Tool::Postfix, Tool::Swaks, Tool::Bounce, Tool::Nats];
 
 /// Where the tools are.
 pub(crate) struct Brought {
@@ -44,6 +48,7 @@ pub(crate) fn bring(tool: Tool) -> Result<Brought> {
         Tool::Postfix => debian::bring_postfix(&dir)?,
         Tool::Swaks => debian::bring_swaks(&dir)?,
         Tool::Bounce => python::bring(&dir)?,
+        Tool::Nats => nats::bring(&dir)?,
     };
     Ok(Brought { dir, now })
 }
