@@ -24,7 +24,7 @@ pub(super) struct Part {
 }
 
 /// Cheap ones first.
-pub(super) const PARTS: [Part; 13] = [
+pub(super) const PARTS: [Part; 14] = [
     part("fmt", "every file is formatted", &[], fmt),
     part("tidy", "rules of the code that no other tool checks", &[], tidy),
     part("clippy", "no warning in any target", &[], clippy),
@@ -36,6 +36,7 @@ pub(super) const PARTS: [Part; 13] = [
     part("crash", "kill -9 under load loses nothing", &[], crash),
     part("fault", "full disks and failing syncs lose nothing", &[], fault),
     part("powercut", "a power cut under load loses nothing", POWERCUT_NEEDS, powercut),
+    part("cluster", "a real NATS cluster loses and regains a server", &[], cluster),
     part("readme", "the README's first commands, in a clean checkout", README_NEEDS, readme),
     Part { only_long: true, ..part("bench", "against Postfix", BENCH_NEEDS, bench) },
 ];
@@ -62,7 +63,7 @@ const fn part(
 }
 
 /// The test files of the package `tests` belong to the part whose name they begin with.
-const BY_FILE: [&str; 6] = ["fuzz", "sim", "interop", "crash", "fault", "powercut"];
+const BY_FILE: [&str; 7] = ["fuzz", "sim", "interop", "crash", "fault", "powercut", "cluster"];
 
 /// Fails when a test file belongs to no part: it would never run.
 pub(super) fn check_complete(metadata: &Metadata) -> Result<()> {
@@ -142,6 +143,11 @@ fn fault(context: &Context) -> Result<Counts> {
 
 fn powercut(context: &Context) -> Result<Counts> {
     of_files(&context.environment()?, "powercut", SHOWN)
+}
+
+fn cluster(context: &Context) -> Result<Counts> {
+    context.tool(Tool::Nats)?;
+    of_files(&context.environment()?, "cluster", SHOWN)
 }
 
 fn readme(context: &Context) -> Result<Counts> {
