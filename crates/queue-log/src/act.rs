@@ -2,21 +2,56 @@
 
 use std::sync::Arc;
 
+use futures::stream::{self, BoxStream, StreamExt};
 use queue::schedule::{Back, Placement};
-use queue::stored::Change;
-use queue::{ActResult, Acted, Action, JobId, Phase, QueueError};
+use queue::stored::{Acting, Change};
+use queue::{ActResult, Acted, Action, Filter, JobId, Phase, QueueError};
 use tokio::sync::oneshot;
 
-use crate::content::{self, ReadJob};
-use crate::index::{Effect, Next};
+use crate::content::{self, ReadError, ReadJob};
+use crate::index::{Effect, Next, Places};
+use crate::list::{self, Found};
+use crate::quarantine;
 use crate::record;
 use crate::shared::{Message, Outcome, Request, Shared, closed};
 
 /// How often an action is done anew because a worker changed the job meanwhile.
 const TRIES: usize = 16;
 
+/// Acts on the jobs that match. Those that cannot be read are told of last, in one error: who reads
+/// the stream may stop at the first.
+pub(crate) fn all(
+    shared: Arc<Shared>,
+    filter: Filter,
+    action: Action,
+) -> BoxStream<'static, Result<Acted, QueueError>> {
+    let jobs = list::matching(Arc::clone(&shared), filter).fuse();
+    let acting = stream::unfold((jobs, None), move |(mut jobs, mut failed)| {
+        let shared = Arc::clone(&shared);
+        async move {
+            loop {
+                let acted = match jobs.next().await {
+                    Some(Ok(Found::Unreadable(view, error)))
+                        if action != Action::CancelSilently =>
+                    {
+                        failed = Some(unreadable(view.id, error));
+                        continue;
+                    }
+                    Some(Ok(found)) => act(&shared, found.id(), action).await.transpose(),
+                    Some(Err(error)) => Some(Err(error)),
+                    None => return failed.take().map(|error| (Err(error), (jobs, None))),
+                };
+                if let Some(acted) = acted {
+                    return Some((acted, (jobs, failed)));
+                }
+            }
+        }
+    });
+    acting.boxed()
+}
+
 /// Acts on a job; `None` when it is no more.
-pub(crate) async fn act(
+async fn act(
     shared: &Arc<Shared>,
     job: JobId,
     action: Action,
@@ -27,11 +62,11 @@ pub(crate) async fn act(
     let _turn = shared.acting.acquire().await.map_err(|error| unavailable(error.into()))?;
     for _ in 0..TRIES {
         let reader = Arc::clone(shared);
-        let read = tokio::task::spawn_blocking(move || content::read_job(&reader, job));
+        let read = tokio::task::spawn_blocking(move || read(&reader, job, action));
         let read = read.await.map_err(|error| unavailable(error.into()))?;
-        let Some(read) = read? else { return Ok(None) };
+        let Some(known) = read? else { return Ok(None) };
         let permit = shared.requests.reserve().await.map_err(|_| unavailable(closed()))?;
-        let (request, result, reply) = match prepare(shared, job, action, read) {
+        let (request, result, reply) = match prepare(shared, job, action, known) {
             Prepared::Request(request, result, reply) => (request, result, reply),
             Prepared::Nothing(result) => return Ok(Some(Acted { job, result })),
             Prepared::Stale => continue,
@@ -55,10 +90,50 @@ enum Prepared {
     Stale,
 }
 
+/// What an action starts from.
+enum Known {
+    Job(ReadJob),
+    /// Its records cannot be read: all that it can do is end.
+    Unreadable(Places),
+}
+
+/// Reads a job. One that cannot be read can be dropped: of a damaged record a copy stays. Blocks.
+fn read(shared: &Shared, job: JobId, action: Action) -> Result<Option<Known>, QueueError> {
+    let Some(places) = shared.index().schedule.payload(job).copied() else { return Ok(None) };
+    let error = match content::read_job(shared, job) {
+        Ok(read) => return Ok(read.map(Known::Job)),
+        Err(error) => error,
+    };
+    if action != Action::CancelSilently {
+        return Err(unreadable(job, error));
+    }
+    tracing::error!(%job, %error, "a job that cannot be read is cancelled");
+    if let Some(at) = error.damaged_at() {
+        let kept = quarantine::keep(shared, job.message, at);
+        kept.map_err(|error| QueueError::Unavailable(error.into()))?;
+    }
+    Ok(Some(Known::Unreadable(places)))
+}
+
+/// Why an action cannot be done that needs what is written of the job.
+pub(crate) fn unreadable(job: JobId, source: ReadError) -> QueueError {
+    QueueError::Unavailable(Box::new(Unreadable { job, source }))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("what is written of {job} cannot be read: it can only be cancelled without a DSN")]
+struct Unreadable {
+    job: JobId,
+    source: ReadError,
+}
+
 /// Makes the record of an action. Until it is durable, a job that is not leased is not leased.
-fn prepare(shared: &Shared, job: JobId, action: Action, read: ReadJob) -> Prepared {
+fn prepare(shared: &Shared, job: JobId, action: Action, known: Known) -> Prepared {
     let now = shared.now();
-    let ReadJob { state, places, .. } = read;
+    let places = match &known {
+        Known::Job(read) => read.places,
+        Known::Unreadable(places) => *places,
+    };
     let mut index = shared.index();
     index.schedule.advance(now);
     index.sweep();
@@ -66,7 +141,14 @@ fn prepare(shared: &Shared, job: JobId, action: Action, read: ReadJob) -> Prepar
     let Some(view) = index.schedule.get(job).filter(|view| view.payload == places) else {
         return Prepared::Stale;
     };
-    let acting = state.acted(action, view.phase);
+    let acting = match known {
+        Known::Job(read) => read.state.acted(action, view.phase),
+        // Its worker may know what the disk does not.
+        Known::Unreadable(_) if view.phase == Phase::Active => {
+            Acting { result: ActResult::NotApplicable, change: Change::Nothing }
+        }
+        Known::Unreadable(_) => Acting { result: ActResult::Done, change: Change::Gone },
+    };
     let mut draft = record::Draft::new();
     let (next, back) = match &acting.change {
         Change::Nothing => return Prepared::Nothing(acting.result),

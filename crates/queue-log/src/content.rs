@@ -7,9 +7,10 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use mail_types::QueueId;
 use queue::contract::Cause;
-use queue::stored::{StoredMessage, StoredState};
+use queue::stored::{StoredError, StoredMessage, StoredState};
 use queue::{Content, ContentError, JobId, QueueError};
 
+use crate::cache::Fresh;
 use crate::disk::{self, DiskFile};
 use crate::index::{Location, Places};
 use crate::record::{self, ContentPlace, Entry, FilePart, Header};
@@ -40,8 +41,11 @@ pub(crate) fn message_of(name: &str) -> Option<QueueId> {
 /// Why a record cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
-    #[error("the record at {1} of segment {0} is damaged")]
-    Damaged(u32, u32),
+    /// Its checksum is wrong, or it makes no sense.
+    #[error("the record at {} of segment {} is damaged", .0.offset, .0.segment)]
+    Damaged(Location),
+    #[error("the record at {} of segment {} cannot be used", .0.offset, .0.segment)]
+    Newer(Location, #[source] StoredError),
     #[error("the log cannot be read")]
     Io(#[from] io::Error),
 }
@@ -51,9 +55,25 @@ impl ReadError {
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(..) => true,
+            Self::Newer(..) => false,
             Self::Io(error) => {
                 matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
             }
+        }
+    }
+
+    /// The record that can be read and is not as it was written.
+    pub(crate) fn damaged_at(&self) -> Option<Location> {
+        match self {
+            Self::Damaged(at) => Some(*at),
+            Self::Newer(..) | Self::Io(_) => None,
+        }
+    }
+
+    fn undecoded(error: StoredError, at: Location) -> Self {
+        match error {
+            StoredError::Damaged(_) => Self::Damaged(at),
+            StoredError::Newer(_) => Self::Newer(at, error),
         }
     }
 }
@@ -120,7 +140,6 @@ pub(crate) fn read_message(
     at: Location,
     id: QueueId,
 ) -> Result<ReadMessage, ReadError> {
-    let damaged = || ReadError::Damaged(at.segment.get(), at.offset);
     let meta = read_meta(shared, at)?;
     let (place, json) = record::entries(&meta)
         .find_map(|entry| match entry {
@@ -129,9 +148,37 @@ pub(crate) fn read_message(
             }
             Entry::Message(..) | Entry::Moved(..) | Entry::State(..) | Entry::Done(_) => None,
         })
-        .ok_or_else(damaged)?;
-    let message = StoredMessage::decode(json).map_err(|_| damaged())?;
+        .ok_or(ReadError::Damaged(at))?;
+    let message = StoredMessage::decode(json).map_err(|error| ReadError::undecoded(error, at))?;
     Ok(ReadMessage { message: Arc::new(message), place })
+}
+
+/// A message with what its record has of the content.
+pub(crate) struct Whole {
+    pub(crate) message: Arc<StoredMessage>,
+    pub(crate) inline: Vec<Bytes>,
+    /// Whether the inline content is as it was written.
+    pub(crate) is_intact: bool,
+    pub(crate) front: FilePart,
+    pub(crate) rest: FilePart,
+}
+
+/// Reads a message to be moved, from memory if it is there: what is in memory cannot be damaged on
+/// the disk. Blocks.
+pub(crate) fn read_whole(shared: &Shared, at: Location, id: QueueId) -> Result<Whole, ReadError> {
+    let fresh = shared.index().cache.get(id).cloned();
+    if let Some(Fresh { message, inline, rest }) = fresh {
+        return Ok(Whole { message, inline, is_intact: true, front: FilePart::default(), rest });
+    }
+    let ReadMessage { message, place } = read_message(shared, at, id)?;
+    let ContentPlace { inline_at, inline_bytes, front, rest } = place;
+    if inline_bytes == 0 {
+        return Ok(Whole { message, inline: Vec::new(), is_intact: true, front, rest });
+    }
+    let (content, is_intact) = read_inline(shared, at)?;
+    let start = (inline_at as usize).min(content.len());
+    let end = (start + inline_bytes as usize).min(content.len());
+    Ok(Whole { message, inline: vec![content.slice(start..end)], is_intact, front, rest })
 }
 
 pub(crate) fn read_state(
@@ -139,23 +186,22 @@ pub(crate) fn read_state(
     at: Location,
     job: JobId,
 ) -> Result<StoredState, ReadError> {
-    let damaged = || ReadError::Damaged(at.segment.get(), at.offset);
     let meta = read_meta(shared, at)?;
     let json = record::entries(&meta)
         .find_map(|entry| match entry {
             Entry::State(of, json) if of == job => Some(json),
             Entry::Message(..) | Entry::Moved(..) | Entry::State(..) | Entry::Done(_) => None,
         })
-        .ok_or_else(damaged)?;
-    StoredState::decode(json).map_err(|_| damaged())
+        .ok_or(ReadError::Damaged(at))?;
+    StoredState::decode(json).map_err(|error| ReadError::undecoded(error, at))
 }
 
 fn read_meta(shared: &Shared, at: Location) -> Result<Vec<u8>, ReadError> {
     let (file, mark) = open(shared, at)?;
     let mut head = vec![0; record::HEADER_BYTES + at.meta_bytes as usize];
     file.read_at(at.offset.into(), &mut head)?;
-    let damaged = ReadError::Damaged(at.segment.get(), at.offset);
-    Ok(record::checked_meta(&head, mark, at.offset).ok_or(damaged)?.to_vec())
+    let meta = record::checked_meta(&head, mark, at.offset);
+    Ok(meta.ok_or(ReadError::Damaged(at))?.to_vec())
 }
 
 fn open(shared: &Shared, at: Location) -> Result<(Arc<dyn DiskFile>, u64), ReadError> {
@@ -172,7 +218,7 @@ pub(crate) fn read_inline(shared: &Shared, at: Location) -> Result<(Bytes, bool)
     let mut bytes = vec![0; head_bytes + at.content_bytes as usize];
     file.read_at(at.offset.into(), &mut bytes)?;
     let header = Header::parse(&bytes, mark);
-    let header = header.ok_or(ReadError::Damaged(at.segment.get(), at.offset))?;
+    let header = header.ok_or(ReadError::Damaged(at))?;
     let content = Bytes::from(bytes).slice(head_bytes..);
     let is_intact = crc32c::crc32c(&content) == header.content_crc;
     Ok((content, is_intact))
@@ -207,8 +253,7 @@ fn parts(shared: &Shared, job: JobId) -> Result<Vec<Part>, ContentError> {
             let start = place.inline_at as usize;
             let inline = start..start + place.inline_bytes as usize;
             if !is_intact || inline.end > content.len() {
-                let at = places.message;
-                return Err(ReadError::Damaged(at.segment.get(), at.offset));
+                return Err(ReadError::Damaged(places.message));
             }
             parts.push(Part::Bytes(content.slice(inline)));
         }
@@ -230,7 +275,9 @@ fn parts(shared: &Shared, job: JobId) -> Result<Vec<Part>, ContentError> {
         {
             Err(ContentError::Damaged("part of the content is not there".into()))
         }
-        Err(error @ ReadError::Io(_)) => Err(ContentError::Unavailable(error.into())),
+        Err(error @ (ReadError::Io(_) | ReadError::Newer(..))) => {
+            Err(ContentError::Unavailable(error.into()))
+        }
     }
 }
 

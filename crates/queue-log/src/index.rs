@@ -27,7 +27,8 @@ impl Location {
         Self { segment, offset, meta_bytes, content_bytes }
     }
 
-    fn bytes(&self) -> u64 {
+    /// Octets in the log, but for what fills the record up.
+    pub(crate) fn bytes(&self) -> u64 {
         HEADER_BYTES as u64 + u64::from(self.meta_bytes) + u64::from(self.content_bytes)
     }
 }
@@ -85,9 +86,25 @@ pub(crate) enum Counted {
 /// What a durable record changes.
 pub(crate) enum Effect {
     Accepted(Box<NewMessage>),
-    Settled { token: LeaseToken, places: Places, next: Next, follow_ups: Vec<NewMessage> },
-    Acted { job: JobId, places: Places, next: Next, back: Back, before: Option<Placement> },
-    Moved { message: QueueId, jobs: Vec<JobId> },
+    Settled {
+        token: LeaseToken,
+        places: Places,
+        next: Next,
+        follow_ups: Vec<NewMessage>,
+    },
+    Acted {
+        job: JobId,
+        places: Places,
+        next: Next,
+        back: Back,
+        before: Option<Placement>,
+    },
+    /// Those that are `stopped` wait for an operator.
+    Moved {
+        message: QueueId,
+        jobs: Vec<JobId>,
+        stopped: Vec<JobId>,
+    },
 }
 
 /// Where a job goes on.
@@ -132,7 +149,14 @@ impl Index {
             Effect::Acted { job, places, next, back, before: _ } => {
                 self.acted(job, places, next, back, at, now);
             }
-            Effect::Moved { message, jobs } => self.moved(message, &jobs, at),
+            Effect::Moved { message, jobs, stopped } => {
+                self.moved(message, &jobs, at);
+                for job in stopped {
+                    if let Some(&places) = self.schedule.payload(job) {
+                        self.schedule.replace(job, Placement::Quarantined, places, now);
+                    }
+                }
+            }
         }
         self.sweep();
     }

@@ -12,14 +12,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use mail_types::{QueueId, Timestamp};
-use queue::JobId;
+use queue::stored::{StoredMessage, StoredState};
+use queue::{JobId, Phase};
 use tokio::sync::oneshot;
 
 use crate::checkpoint::{self, Position};
-use crate::content::{self, ReadError, body_path, front_path};
+use crate::content::{self, ReadError, Whole, body_path, front_path};
 use crate::disk;
 use crate::draft::{BodyFile, Sync};
-use crate::index::{Effect, Places};
+use crate::index::{Effect, Location, Places};
+use crate::quarantine::{self, Taken};
 use crate::record;
 use crate::segment::{self, DATA_START};
 use crate::shared::{Message, Outcome, Request, Shared};
@@ -183,25 +185,53 @@ impl Janitor {
         log > (2 * live).max(live + slack)
     }
 
+    /// Moves what can be read. What cannot be is passed over, so that one bad block does not stop
+    /// the rest; the error says that something of the segment is left.
     fn move_out(&self, sequence: u32) -> Result<(), MoveError> {
         let messages: Vec<_> = self.messages_in(sequence).into_iter().collect();
+        let mut left = None;
         for some in messages.chunks(MOVED_TOGETHER) {
             let mut files = Vec::new();
             for (message, jobs) in some {
-                files.extend(self.write_front(*message, jobs)?);
+                match self.write_front(*message, jobs) {
+                    Ok(moving) => files.extend(moving),
+                    Err(MoveError::Io(error)) => return Err(error.into()),
+                    Err(error) => left = self.pass_over(*message, error).err().or(left),
+                }
             }
-            self.shared.disk.sync_dir(disk::CONTENT)?;
-            let mut replies = Vec::new();
-            for moving in files {
-                replies.push(self.send(moving)?);
-            }
-            for (message, reply) in replies {
-                match Outcome::received(reply.blocking_recv()) {
-                    Outcome::Durable => drop(self.shared.metrics.moved_messages.inc()),
-                    Outcome::Changed => self.unless_queued(message),
-                    Outcome::Full(error) | Outcome::Refused(error) | Outcome::Unknown(error) => {
-                        return Err(io::Error::other(error).into());
-                    }
+            self.move_together(files)?;
+        }
+        left.map_or(Ok(()), Err)
+    }
+
+    /// Takes a message out of the queue whose record is damaged. Fails when it has to stay.
+    fn pass_over(&self, message: QueueId, error: MoveError) -> Result<(), MoveError> {
+        let damaged_at = match &error {
+            MoveError::Read(error) => error.damaged_at(),
+            MoveError::Io(_) | MoveError::InUse => None,
+        };
+        let Some(at) = damaged_at else {
+            tracing::warn!(%message, %error, "cannot move a message now");
+            return Err(error);
+        };
+        match quarantine::take_out(&self.shared, message, at)? {
+            Taken::Out => Ok(()),
+            Taken::Later => Err(MoveError::InUse),
+        }
+    }
+
+    fn move_together(&self, files: Vec<Moving>) -> Result<(), MoveError> {
+        self.shared.disk.sync_dir(disk::CONTENT)?;
+        let mut replies = Vec::new();
+        for moving in files {
+            replies.push(self.send(moving)?);
+        }
+        for (message, reply) in replies {
+            match Outcome::received(reply.blocking_recv()) {
+                Outcome::Durable => drop(self.shared.metrics.moved_messages.inc()),
+                Outcome::Changed => self.unless_queued(message),
+                Outcome::Full(error) | Outcome::Refused(error) | Outcome::Unknown(error) => {
+                    return Err(io::Error::other(error).into());
                 }
             }
         }
@@ -234,37 +264,59 @@ impl Janitor {
     ) -> Result<Option<Moving>, MoveError> {
         let shared = &self.shared;
         let Some((_, places)) = jobs.first() else { return Ok(None) };
-        let read = content::read_message(shared, places.message, id)?;
-        let place = read.place;
-        let mut front = place.front;
-        if place.inline_bytes > 0 {
-            let (content, is_intact) = content::read_inline(shared, places.message)?;
-            let start = (place.inline_at as usize).min(content.len());
-            let end = (start + place.inline_bytes as usize).min(content.len());
+        let Whole { message, inline, is_intact, mut front, rest } =
+            content::read_whole(shared, places.message, id)?;
+        if !inline.is_empty() {
             let mut file = BodyFile::at(front_path(id));
-            file.write(shared, &content[start..end], Sync::File)?;
-            front = file.part;
-            if !is_intact {
-                // What is damaged must not pass for whole.
-                front.crc = !front.crc;
+            for part in &inline {
+                file.write(shared, part, Sync::Later)?;
             }
+            file.write(shared, &[], Sync::File)?;
+            front = file.part;
+        }
+        if !is_intact {
+            quarantine::keep(shared, id, places.message)?;
+            // What is damaged must not pass for whole.
+            front.crc = !front.crc;
         }
         let mut draft = record::Draft::new();
-        draft.moved(&read.message, front, place.rest);
+        draft.moved(&message, front, rest);
+        let mut stopped = Vec::new();
         for (job, places) in jobs {
-            let state = match places.state {
-                Some(at) => content::read_state(shared, at, *job)?,
-                None => queue::stored::StoredState::fresh(&read.message.envelope),
-            };
-            draft.state(*job, &state);
+            let state = self.state(&message, *job, places.state)?;
+            if state.is_none() {
+                stopped.push(*job);
+            }
+            draft.state(*job, &state.unwrap_or_else(|| quarantine::unknown_state(&message)));
         }
-        Ok(Some(Moving { id, jobs: jobs.to_vec(), draft }))
+        Ok(Some(Moving { id, jobs: jobs.to_vec(), stopped, draft }))
+    }
+
+    /// The state of a job; `None` when its record is damaged, of which a copy is kept.
+    fn state(
+        &self,
+        message: &StoredMessage,
+        job: JobId,
+        at: Option<Location>,
+    ) -> Result<Option<StoredState>, MoveError> {
+        let shared = &self.shared;
+        let Some(at) = at else { return Ok(Some(StoredState::fresh(&message.envelope))) };
+        match content::read_state(shared, at, job) {
+            Err(ReadError::Damaged(_)) => {}
+            read => return Ok(Some(read?)),
+        }
+        // Whoever has leased the job knows its state, and writes it down.
+        if shared.index().schedule.get(job).is_some_and(|view| view.phase == Phase::Active) {
+            return Err(MoveError::InUse);
+        }
+        quarantine::keep(shared, job.message, at)?;
+        Ok(None)
     }
 
     fn send(&self, moving: Moving) -> Result<(QueueId, oneshot::Receiver<Outcome>), MoveError> {
         let record = moving.draft.finish().map_err(io::Error::other)?;
         let jobs = moving.jobs.iter().map(|(job, _)| *job).collect();
-        let effect = Effect::Moved { message: moving.id, jobs };
+        let effect = Effect::Moved { message: moving.id, jobs, stopped: moving.stopped };
         let (reply, receiver) = oneshot::channel();
         let request = Box::new(Request { record, expects: moving.jobs, effect, reply });
         let sent = self.shared.requests.blocking_send(Message::Append(request));
@@ -308,6 +360,8 @@ impl Janitor {
 struct Moving {
     id: QueueId,
     jobs: Vec<(JobId, Places)>,
+    /// Those of which the state is not known any more.
+    stopped: Vec<JobId>,
     draft: record::Draft,
 }
 
@@ -317,4 +371,6 @@ enum MoveError {
     Io(#[from] io::Error),
     #[error(transparent)]
     Read(#[from] ReadError),
+    #[error("a damaged record belongs to a job that is being worked on")]
+    InUse,
 }

@@ -18,6 +18,7 @@ use crate::cache::Fresh;
 use crate::content::{self, ReadError, ReadJob};
 use crate::draft::{BodyFile, Sync};
 use crate::index::{Counted, Effect, Files, Index, NewMessage, Next, Places};
+use crate::quarantine;
 use crate::record::{self, FilePart};
 use crate::shared::{Message, Outcome, Request, Shared, closed};
 
@@ -62,7 +63,7 @@ impl Held {
             Ok(Some(read)) => Ok(Some(LogLease::new(self, read))),
             Ok(None) => Ok(None),
             Err(error) if error.is_damage() => {
-                self.set_aside(&error);
+                self.set_aside(&error).await;
                 Ok(None)
             }
             Err(error) => {
@@ -84,11 +85,26 @@ impl Held {
         let _ = self.shared.index().schedule.settle(&self.token, placement, self.view.payload, now);
     }
 
+    /// Copies a record that is damaged; what is not there at all is only counted.
+    async fn keep(&self, error: &ReadError) {
+        let Some(at) = error.damaged_at() else {
+            self.shared.metrics.quarantined.inc();
+            return;
+        };
+        let (shared, message) = (Arc::clone(&self.shared), self.view.id.message);
+        let kept = tokio::task::spawn_blocking(move || quarantine::keep(&shared, message, at));
+        match kept.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%message, %error, "cannot copy a damaged record"),
+            Err(error) => tracing::error!(%message, %error, "copying a damaged record failed"),
+        }
+    }
+
     /// A job whose records are damaged waits for an operator.
-    fn set_aside(&self, error: &ReadError) {
+    async fn set_aside(&self, error: &ReadError) {
         let id = self.view.id;
         tracing::error!(job = %id, %error, "the records of a job are damaged: quarantined");
-        self.shared.metrics.quarantined.inc();
+        self.keep(error).await;
         let mut index = self.shared.index();
         let (token, now) = (&self.token, self.shared.now());
         let placement = queue::schedule::Placement::Quarantined;

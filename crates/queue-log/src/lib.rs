@@ -19,7 +19,8 @@
 //! Failure behaviour: what failed to be written or synced is answered *unavailable* only when it
 //! is certain not to come back: a new segment says durably where the old one ends. A full disk
 //! refuses mail while there is still room to record outcomes; when they cannot be recorded, nothing
-//! is leased. Damage is found by checksums, copied to `quarantine/`, counted and passed over.
+//! is leased. Damage is found by checksums, copied to `quarantine/`, counted and passed over; what
+//! is damaged while the queue is open leaves it when its segment is to be freed.
 
 mod act;
 mod any_octets;
@@ -32,8 +33,10 @@ mod draft;
 mod index;
 mod janitor;
 mod lease;
+mod list;
 mod log_queue;
 mod metrics;
+mod quarantine;
 mod record;
 mod recovery;
 mod segment;

@@ -8,12 +8,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{BoxStream, StreamExt};
 use mail_types::{Envelope, QueueId, Timestamp};
 use queue::schedule::{Leased, Schedule};
 use queue::{
-    AcceptError, Acted, Action, Admission, Draft, Filter, HopKind, Job, JobId, JobSummary, Lease,
-    NextHop, Queue, QueueError, Stats,
+    AcceptError, Acted, Action, Admission, Draft, Filter, HopKind, Job, JobSummary, Lease, NextHop,
+    Queue, QueueError, Stats,
 };
 use tokio::sync::mpsc;
 
@@ -21,12 +21,12 @@ use crate::act;
 use crate::cache::Cache;
 use crate::checkpoint::{self, Position};
 use crate::config::Config;
-use crate::content;
 use crate::disk::{self, Disk, OsDisk};
 use crate::draft::{self, LogDraft};
 use crate::index::{Index, Places};
 use crate::janitor::Janitor;
 use crate::lease::Held;
+use crate::list;
 use crate::metrics::Metrics;
 use crate::recovery::{self, Recovered, RecoveryError};
 use crate::shared::{Clock, Shared};
@@ -36,8 +36,6 @@ use crate::writer::Writer;
 const REQUESTS: usize = 1024;
 /// A waiting lease looks at least this often: the clock may have been set.
 const LOOK: Duration = Duration::from_millis(500);
-/// Jobs that a list reads at once.
-const PAGE: usize = 128;
 /// Octets of the log after which reading it is worth a checkpoint.
 const SCANNED: u64 = 16 << 20;
 
@@ -181,6 +179,14 @@ impl LogQueue {
         }
     }
 
+    /// Has the janitor look around now.
+    #[cfg(test)]
+    pub(crate) fn poke(&self) {
+        if let Some(threads) = &*self.threads.lock().unwrap() {
+            let _ = threads.stop.try_send(());
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
@@ -281,32 +287,18 @@ impl Queue for LogQueue {
     }
 
     fn list(&self, filter: Filter) -> BoxStream<'static, Result<JobSummary, QueueError>> {
-        let jobs = matching(Arc::clone(&self.shared), filter);
+        let jobs = list::matching(Arc::clone(&self.shared), filter);
         jobs.map(|job| job.map(|job| job.summary())).boxed()
     }
 
     async fn show(&self, message: QueueId) -> Result<Vec<Job>, QueueError> {
         let shared = Arc::clone(&self.shared);
-        let read = tokio::task::spawn_blocking(move || {
-            let views = shared.index().schedule.of_message(message);
-            read_jobs(&shared, views)
-        });
-        read.await.map_err(|error| QueueError::Unavailable(error.into()))
+        let read = tokio::task::spawn_blocking(move || list::show(&shared, message));
+        read.await.map_err(|error| QueueError::Unavailable(error.into()))?
     }
 
     fn act(&self, filter: Filter, action: Action) -> BoxStream<'static, Result<Acted, QueueError>> {
-        let shared = Arc::clone(&self.shared);
-        let jobs = matching(Arc::clone(&self.shared), filter);
-        jobs.filter_map(move |job| {
-            let shared = Arc::clone(&shared);
-            async move {
-                match job {
-                    Ok(job) => act::act(&shared, job.id, action).await.transpose(),
-                    Err(error) => Some(Err(error)),
-                }
-            }
-        })
-        .boxed()
+        act::all(Arc::clone(&self.shared), filter, action)
     }
 
     async fn stats(&self) -> Result<Stats, QueueError> {
@@ -341,52 +333,4 @@ async fn load(held: Vec<Held>) -> Result<Vec<Box<dyn Lease>>, QueueError> {
         }
     }
     Ok(leases)
-}
-
-/// The jobs that match, page by page.
-fn matching(shared: Arc<Shared>, filter: Filter) -> BoxStream<'static, Result<Job, QueueError>> {
-    let first = filter.message.map(|message| JobId { message, index: 0 });
-    let pages = stream::unfold(Some(first), move |from| {
-        let (shared, filter) = (Arc::clone(&shared), filter.clone());
-        async move {
-            let from = from?;
-            let read = tokio::task::spawn_blocking(move || page(&shared, &filter, from));
-            match read.await {
-                Ok((jobs, next)) => Some((jobs.into_iter().map(Ok).collect(), next.map(Some))),
-                Err(error) => Some((vec![Err(QueueError::Unavailable(error.into()))], None)),
-            }
-        }
-    });
-    pages.flat_map(stream::iter).boxed()
-}
-
-type Page = (Vec<Job>, Option<JobId>);
-
-fn page(shared: &Shared, filter: &Filter, from: Option<JobId>) -> Page {
-    let now = shared.now();
-    let mut index = shared.index();
-    index.schedule.advance(now);
-    index.sweep();
-    let page = index.schedule.page(from, PAGE);
-    drop(index);
-    let mut views = page.jobs;
-    let only = filter.message;
-    let next = page.next.filter(|next| only.is_none_or(|message| message == next.message));
-    views.retain(|view| filter.may_match(view.id, &view.tenant, view.phase, now));
-    let mut jobs = read_jobs(shared, views);
-    jobs.retain(|job| filter.matches(job, now));
-    (jobs, next)
-}
-
-/// Reads jobs; passes over those that ended meanwhile and those whose records cannot be read.
-fn read_jobs(shared: &Shared, views: Vec<queue::schedule::View<Places>>) -> Vec<Job> {
-    let mut jobs = Vec::with_capacity(views.len());
-    for view in views {
-        match content::read_job(shared, view.id) {
-            Ok(Some(read)) => jobs.push(read.state.job(&read.message, &view)),
-            Ok(None) => {}
-            Err(error) => tracing::error!(job = %view.id, %error, "cannot show a job"),
-        }
-    }
-    jobs
 }

@@ -6,6 +6,7 @@ mod damage;
 mod format;
 pub(crate) mod mail;
 mod opening;
+mod rot;
 mod space;
 
 pub(crate) use mail::NOW;

@@ -30,6 +30,8 @@ struct State {
     written_bytes: u64,
     /// Of every file.
     modified: Timestamp,
+    /// A place that cannot be read.
+    bad_block: Option<(usize, usize)>,
 }
 
 /// Whether syncs do what they promise.
@@ -171,6 +173,7 @@ impl SimDisk {
             syncs,
             written_bytes: 0,
             modified: crate::tests::NOW,
+            bad_block: None,
         })))
     }
 
@@ -235,6 +238,13 @@ impl SimDisk {
         if let Some(octet) = state.files[file].synced.get_mut(at) {
             *octet ^= 1;
         }
+    }
+
+    /// Reading there fails until it is said of another place, or of none.
+    pub(crate) fn bad_block(&self, place: Option<(&str, u64)>) {
+        let mut state = self.state();
+        let place = place.map(|(path, at)| (state.file(path).unwrap(), at.try_into().unwrap()));
+        state.bad_block = place;
     }
 
     pub(crate) fn truncate(&self, path: &str) {
@@ -361,6 +371,12 @@ impl DiskFile for SimFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let state = self.disk.state();
         let start = usize::try_from(offset).unwrap();
+        if let Some((file, at)) = state.bad_block
+            && file == self.file
+            && (start..start + buf.len()).contains(&at)
+        {
+            return Err(io::Error::other("a bad block"));
+        }
         let bytes = state.files[self.file].current.get(start..start + buf.len());
         buf.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())

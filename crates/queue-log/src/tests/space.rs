@@ -8,7 +8,7 @@ use super::mail::{body, content, defer, done, lease_all, open, read, send, small
 use crate::disk::{SimDisk, Syncs};
 use crate::{Config, LogQueue};
 
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !is_so().await {
         assert!(Instant::now() < deadline, "{what} in time");
