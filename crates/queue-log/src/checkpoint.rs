@@ -75,7 +75,8 @@ pub(crate) fn save(shared: &Shared, position: Position) -> io::Result<()> {
     bytes.extend(&json);
     bytes.extend(u32::try_from(json.len()).map_err(io::Error::other)?.to_le_bytes());
     bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
-    disk::write_whole(&*shared.disk, disk::ROOT, PATH, &bytes)
+    let write = || disk::write_whole(&*shared.disk, disk::ROOT, PATH, &bytes);
+    shared.room.taking(bytes.len() as u64, write)
 }
 
 /// Fills the index from the last checkpoint, if there is one, and all of it can be understood.

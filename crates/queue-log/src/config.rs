@@ -20,8 +20,8 @@ pub struct Config {
     pub cache_bytes: u64,
     /// The store's size at which mail from outside is refused; none: the file system's.
     pub max_bytes: Option<u64>,
-    /// What must be free on the file system for mail from outside: the reserve for DSNs, forwards
-    /// and outcomes.
+    /// What mail from outside leaves free on the file system, besides the next file of the log: the
+    /// reserve for DSNs, forwards and outcomes.
     pub min_free_bytes: u64,
     /// How long a lease lasts unless extended: longer than what lies between two extensions.
     pub lease_seconds: u64,

@@ -14,8 +14,9 @@ use tokio::sync::oneshot;
 use crate::cache::Fresh;
 use crate::content::body_path;
 use crate::disk::{self, DiskFile};
-use crate::index::{Counted, Effect, Files, NewMessage};
+use crate::index::{Counted, Effect, Files, Index, NewMessage};
 use crate::record::{self, FilePart};
+use crate::room::Promise;
 use crate::shared::{Message, Outcome, Request, Shared, closed};
 
 /// Octets of a large body that are gathered before they are written.
@@ -70,11 +71,15 @@ impl LogDraft {
         if !std::mem::replace(&mut self.is_whole, false) {
             return Err(AcceptError::Unavailable("part of the body was not written".into()));
         }
+        let promise = self.promise();
+        self.is_whole = promise.is_err();
+        let promise = promise?;
         let bytes = self.body.split().freeze();
         let mut file = self.file.take().unwrap_or_else(|| BodyFile::new(self.id));
         let shared = Arc::clone(&self.shared);
         let written = tokio::task::spawn_blocking(move || {
             let result = file.write(&shared, &bytes, sync);
+            drop(promise);
             (file, result)
         });
         let (file, result) = written.await.map_err(|e| AcceptError::Unavailable(e.into()))?;
@@ -87,8 +92,23 @@ impl LogDraft {
         })
     }
 
-    fn admit(&self, size: u64) -> Result<(), AcceptError> {
-        admit(&self.shared, &self.envelope, self.admission, size)
+    /// The right to write what was gathered.
+    fn promise(&self) -> Result<Promise, AcceptError> {
+        let more = self.body.len() as u64;
+        let octets = Octets { size: self.body_bytes(), more };
+        let index = self.shared.index();
+        admit(&self.shared, &index, &self.envelope, self.admission, octets)?;
+        Ok(self.shared.room.promise(more))
+    }
+
+    /// What is let in counts at once: many that come together must not all see the same room.
+    fn let_in(&self, size: u64) -> Result<(), AcceptError> {
+        let more = size - self.file.as_ref().map_or(0, |file| file.part.bytes);
+        let octets = Octets { size, more };
+        let mut index = self.shared.index();
+        admit(&self.shared, &index, &self.envelope, self.admission, octets)?;
+        index.count(&self.envelope.tenant, size, more);
+        Ok(())
     }
 
     async fn submit(&mut self, head: &Head, jobs: Vec<NewJob>) -> Result<(), AcceptError> {
@@ -101,7 +121,6 @@ impl LogDraft {
             header_bytes: head.header.len() as u64,
             body_bytes: self.body_bytes(),
         });
-        self.admit(message.size())?;
         let body = if self.file.is_some() { Bytes::new() } else { self.body.clone().freeze() };
         let inline = vec![[&head.prefix[..], &head.header].concat().into(), body];
         let mut draft = record::Draft::new();
@@ -110,12 +129,12 @@ impl LogDraft {
         let requests = self.shared.requests.clone();
         let permit = requests.reserve().await.map_err(|_| AcceptError::Unavailable(closed()))?;
         let files = if self.file.is_some() { Files::Some } else { Files::None };
-        let (tenant, size) = (self.envelope.tenant.clone(), message.size());
+        let size = message.size();
         let fresh = Some(Fresh { message: Arc::clone(&message), inline, rest });
         let counted = Counted::Arriving;
         let effect = Effect::Accepted(Box::new(NewMessage { message, fresh, files, counted }));
         let (reply, pending) = oneshot::channel();
-        self.shared.index().count(&tenant, size);
+        self.let_in(size)?;
         permit.send(Message::Append(Box::new(Request {
             record,
             expects: Vec::new(),
@@ -147,12 +166,21 @@ impl LogDraft {
     }
 }
 
-/// Whether a message of `size` octets may come in.
+/// How large a message is, as far as it is known.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Octets {
+    pub(crate) size: u64,
+    /// What has yet to be written.
+    pub(crate) more: u64,
+}
+
+/// Whether a message may come in.
 pub(crate) fn admit(
     shared: &Shared,
+    index: &Index,
     envelope: &Envelope,
     admission: Admission,
-    size: u64,
+    octets: Octets,
 ) -> Result<(), AcceptError> {
     if shared.is_closed() {
         return Err(AcceptError::Unavailable(closed()));
@@ -160,13 +188,12 @@ pub(crate) fn admit(
     if admission == Admission::Internal {
         return Ok(());
     }
-    let index = shared.index();
-    if shared.is_full(&index, size) {
+    if shared.is_full(index, octets.more) {
         return Err(AcceptError::Full);
     }
     let quota = shared.config.quota();
     let is_limited = quota.messages != u64::MAX || quota.bytes != u64::MAX;
-    if is_limited && !index.usage(&envelope.tenant).admits(size, quota) {
+    if is_limited && !index.usage(&envelope.tenant).admits(octets.size, quota) {
         return Err(AcceptError::TenantQuota);
     }
     Ok(())
@@ -183,7 +210,6 @@ impl Draft for LogDraft {
         let inline = self.shared.config.inline_body_bytes as usize;
         let limit = if self.file.is_some() { WRITE_BYTES } else { inline };
         if self.body.len() > limit {
-            self.admit(self.body_bytes())?;
             self.flush(Sync::Later).await?;
         }
         Ok(())
@@ -262,7 +288,8 @@ impl BodyFile {
             None => self.file.insert(shared.disk.create(&self.path)?),
         };
         if !bytes.is_empty() {
-            file.write_at(self.part.bytes, &mut [IoSlice::new(bytes)])?;
+            let write = || file.write_at(self.part.bytes, &mut [IoSlice::new(bytes)]);
+            shared.room.taking(bytes.len() as u64, write)?;
             self.part.bytes += bytes.len() as u64;
             self.part.crc = crc32c::crc32c_append(self.part.crc, bytes);
             self.is_durable = false;

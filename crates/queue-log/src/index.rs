@@ -64,6 +64,8 @@ pub(crate) struct Index {
     pub(crate) cache: Cache,
     /// Messages on their way to the log, by tenant.
     arriving: HashMap<TenantId, Usage>,
+    /// Octets of them that are not in files yet.
+    arriving_bytes: u64,
     /// Messages that are gone and have files of content.
     garbage: Vec<QueueId>,
 }
@@ -123,7 +125,8 @@ impl From<Option<Placement>> for Next {
 impl Index {
     pub(crate) fn new(schedule: Schedule<Places>, cache: Cache) -> Self {
         let (segments, arriving) = (BTreeMap::new(), HashMap::new());
-        Self { schedule, segments, cache, arriving, garbage: Vec::new() }
+        let (arriving_bytes, garbage) = (0, Vec::new());
+        Self { schedule, segments, cache, arriving, arriving_bytes, garbage }
     }
 
     /// Octets that the log has on the disk.
@@ -350,11 +353,13 @@ impl Index {
     }
 
     pub(crate) fn arriving_bytes(&self) -> u64 {
-        self.arriving.values().map(|usage| usage.bytes).sum()
+        self.arriving_bytes
     }
 
-    /// Counts a message as arriving until it is queued or refused.
-    pub(crate) fn count(&mut self, tenant: &TenantId, size: u64) {
+    /// Counts a message as arriving until it is queued or refused; `more` of its octets go into the
+    /// log.
+    pub(crate) fn count(&mut self, tenant: &TenantId, size: u64, more: u64) {
+        self.arriving_bytes += more;
         let usage = self.arriving.entry(tenant.clone()).or_default();
         usage.messages += 1;
         usage.bytes += size;
@@ -364,6 +369,8 @@ impl Index {
         if new.counted == Counted::No {
             return;
         }
+        let in_file = new.fresh.as_ref().map_or(0, |fresh| fresh.rest.bytes);
+        self.arriving_bytes -= new.message.size() - in_file;
         let tenant = &new.message.envelope.tenant;
         let Some(usage) = self.arriving.get_mut(tenant) else { return };
         usage.messages -= 1;

@@ -90,8 +90,8 @@ impl Janitor {
         let shared = &self.shared;
         let used = shared.used_bytes(&shared.index());
         shared.metrics.store_bytes.set(used);
-        let is_short = match shared.disk.free_bytes() {
-            Ok(free) => free < shared.config.min_free_bytes,
+        let is_short = match shared.room.look(&*shared.disk) {
+            Ok(free) => free < shared.reserve_bytes(),
             Err(error) => {
                 tracing::error!(%error, "cannot ask how much room is left");
                 return;

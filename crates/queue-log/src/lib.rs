@@ -39,6 +39,7 @@ mod metrics;
 mod quarantine;
 mod record;
 mod recovery;
+mod room;
 mod segment;
 mod shared;
 #[cfg(test)]

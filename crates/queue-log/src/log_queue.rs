@@ -22,7 +22,7 @@ use crate::cache::Cache;
 use crate::checkpoint::{self, Position};
 use crate::config::Config;
 use crate::disk::{self, Disk, OsDisk};
-use crate::draft::{self, LogDraft};
+use crate::draft::{self, LogDraft, Octets};
 use crate::index::{Index, Places};
 use crate::janitor::Janitor;
 use crate::lease::Held;
@@ -238,7 +238,8 @@ impl Queue for LogQueue {
         envelope: Envelope,
         admission: Admission,
     ) -> Result<Box<dyn Draft>, AcceptError> {
-        draft::admit(&self.shared, &envelope, admission, 0)?;
+        let shared = &self.shared;
+        draft::admit(shared, &shared.index(), &envelope, admission, Octets::default())?;
         let id = QueueId::new(envelope.arrival, rand::random());
         Ok(Box::new(LogDraft::new(Arc::clone(&self.shared), id, envelope, admission)))
     }

@@ -14,6 +14,7 @@ use crate::disk::Disk;
 use crate::index::{Effect, Index, Places};
 use crate::metrics::Metrics;
 use crate::record::Record;
+use crate::room::Room;
 use queue::JobId;
 
 pub(crate) type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
@@ -30,7 +31,9 @@ pub(crate) struct Shared {
     pub(crate) acting: Semaphore,
     /// Octets in files of content.
     pub(crate) file_bytes: AtomicU64,
-    /// The file system has less room than outside mail needs.
+    /// What the file system has left.
+    pub(crate) room: Arc<Room>,
+    /// The file system had less room than outside mail needs, or none for a segment.
     pub(crate) is_short: AtomicBool,
     /// The log cannot be written: outcomes could not be recorded, so nothing is leased.
     pub(crate) is_broken: AtomicBool,
@@ -60,6 +63,7 @@ impl Shared {
             changed: Notify::new(),
             acting: Semaphore::new(1),
             file_bytes: AtomicU64::new(0),
+            room: Arc::default(),
             is_short: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
@@ -103,15 +107,24 @@ impl Shared {
     pub(crate) fn limit_bytes(&self, index: &Index) -> u64 {
         self.config.max_bytes.unwrap_or_else(|| {
             let free = self.disk.free_bytes().unwrap_or(0);
-            self.used_bytes(index) + free.saturating_sub(self.config.min_free_bytes)
+            self.used_bytes(index) + free.saturating_sub(self.reserve_bytes())
         })
     }
 
-    /// Whether mail of `size` octets from outside has to wait until mail has drained.
-    pub(crate) fn is_full(&self, index: &Index, size: u64) -> bool {
+    /// What mail from outside leaves free of the file system: any message may make the log begin
+    /// another segment.
+    pub(crate) fn reserve_bytes(&self) -> u64 {
+        self.config.min_free_bytes.saturating_add(self.config.segment_bytes.into())
+    }
+
+    /// Whether mail from outside has to wait until mail has drained that has `more` octets to be
+    /// written.
+    pub(crate) fn is_full(&self, index: &Index, more: u64) -> bool {
         let max = self.config.max_bytes.unwrap_or(u64::MAX);
-        let wanted = self.used_bytes(index).saturating_add(index.arriving_bytes() + size);
-        self.is_short.load(Ordering::Relaxed) || wanted > max
+        let coming = index.arriving_bytes().saturating_add(more);
+        self.is_short.load(Ordering::Relaxed)
+            || self.used_bytes(index).saturating_add(coming) > max
+            || self.room.left() < self.reserve_bytes().saturating_add(coming)
     }
 }
 

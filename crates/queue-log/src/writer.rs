@@ -335,7 +335,7 @@ impl Writer {
         self.next_sequence = sequence.get().wrapping_add(1);
         let path = segment::path(sequence.get());
         let created = self.shared.disk.create(&path).and_then(|file| {
-            file.allocate(bytes)?;
+            self.shared.room.taking(bytes, || file.allocate(bytes))?;
             // The first sync of the file makes its length durable, together with what it has.
             self.shared.disk.sync_dir(disk::LOG)?;
             Ok(file)

@@ -32,6 +32,9 @@ struct State {
     modified: Timestamp,
     /// A place that cannot be read.
     bad_block: Option<(usize, usize)>,
+    capacity: u64,
+    /// Nobody is told how much is free.
+    hides_free: bool,
 }
 
 /// Whether syncs do what they promise.
@@ -133,6 +136,11 @@ impl State {
         self.renames.push(change);
     }
 
+    fn free(&self) -> u64 {
+        let used = self.names.values().map(|&file| self.files[file].current.len() as u64);
+        self.capacity.saturating_sub(used.sum())
+    }
+
     fn file(&self, path: &str) -> io::Result<usize> {
         self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -174,6 +182,8 @@ impl SimDisk {
             written_bytes: 0,
             modified: crate::tests::NOW,
             bad_block: None,
+            capacity: 1 << 40,
+            hides_free: false,
         })))
     }
 
@@ -238,6 +248,21 @@ impl SimDisk {
         if let Some(octet) = state.files[file].synced.get_mut(at) {
             *octet ^= 1;
         }
+    }
+
+    /// So much fits on it, what is there included.
+    pub(crate) fn hold_at_most(&self, capacity: u64) {
+        self.state().capacity = capacity;
+    }
+
+    /// Asking what is free fails from now on.
+    pub(crate) fn hide_free(&self) {
+        self.state().hides_free = true;
+    }
+
+    /// What is free, whoever may ask.
+    pub(crate) fn free(&self) -> u64 {
+        self.state().free()
     }
 
     /// Reading there fails until it is said of another place, or of none.
@@ -308,7 +333,11 @@ impl Disk for SimDisk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        Ok(1 << 40)
+        let state = self.state();
+        if state.hides_free {
+            return Err(io::Error::other("it does not say"));
+        }
+        Ok(state.free())
     }
 }
 
@@ -337,6 +366,10 @@ impl DiskFile for SimFile {
         let mut state = self.disk.state();
         state.step(Operation::Allocate, &self.path).map_err(|(error, _)| error)?;
         let len = usize::try_from(len).unwrap();
+        let more = len.saturating_sub(state.files[self.file].current.len());
+        if more as u64 > state.free() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let file = &mut state.files[self.file];
         file.current.resize(len, 0);
         file.synced.resize(len, 0);

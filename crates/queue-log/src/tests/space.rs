@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use queue::{Filter, Queue};
+use queue::{AcceptError, Admission, Filter, FollowUp, FollowUpKind, HopKind, Queue, Settlement};
 
-use super::mail::{body, content, defer, done, lease_all, open, read, send, small_segments};
+use super::mail::{
+    body, content, defer, done, envelope, head, job, lease_all, open, read, send, small_segments,
+};
 use crate::disk::{SimDisk, Syncs};
 use crate::{Config, LogQueue};
 
@@ -100,4 +102,42 @@ async fn moved_content_is_read_as_it_was() {
     for mut lease in held {
         lease.settle(&done()).await.unwrap();
     }
+}
+
+/// Between two looks at the disk a burst stops before the reserve; what drains goes on into it.
+#[tokio::test]
+async fn a_burst_cannot_eat_into_the_reserve() {
+    for size in [3_000, 9_000, 40_000] {
+        let disk = SimDisk::new(1, Syncs::Honest);
+        let config = Config { min_free_bytes: 600 << 10, ..small_segments() };
+        disk.hold_at_most(3 << 20);
+        let queue = open(&disk, &config);
+        disk.hide_free();
+        let (mut accepted, mut refused) = (0, 0);
+        let together = 500_000 / size;
+        for round in 0..10 {
+            let sends = (0..together).map(|n| send(&queue, body(round * together + n, size)));
+            for (_, sent) in futures::future::join_all(sends).await {
+                match sent {
+                    Ok(()) => accepted += 1,
+                    Err(AcceptError::Full) => refused += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert!(disk.free() >= config.min_free_bytes, "{} octets are left", disk.free());
+        }
+        assert!(refused > 0 && accepted * size > 1 << 20, "{accepted} accepted, {refused} refused");
+        let mut draft = queue.begin(envelope(), Admission::Internal).await.unwrap();
+        draft.write(body(1, size)).await.unwrap();
+        draft.commit(head(), vec![job()]).await.unwrap();
+        let lease = queue.lease(HopKind::Smtp, 1, usize::MAX).await.unwrap().pop();
+        lease.unwrap().settle(&bounce(size)).await.unwrap();
+        assert!(matches!(send(&queue, body(1, size)).await.1, Err(AcceptError::Full)));
+    }
+}
+
+fn bounce(size: usize) -> Settlement {
+    let (kind, envelope, head) = (FollowUpKind::FailedDsn, envelope(), head());
+    let dsn = FollowUp { kind, envelope, head, body: body(1, size), jobs: vec![job()] };
+    Settlement { follow_ups: vec![dsn], ..done() }
 }
