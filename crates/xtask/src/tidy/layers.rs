@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 6] = [
     &["mail-types"],
     &["smtp", "message", "retry", "resolve"],
     &["domains", "queue"],
-    &["queue-log", "outcome", "admin", "runtime"],
+    &["queue-log", "queue-jetstream", "outcome", "admin", "runtime"],
     &["ingress", "delivery", "mda"],
     &["postrider"],
 ];

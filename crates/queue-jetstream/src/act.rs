@@ -1,0 +1,109 @@
+//! What an operator does to a job.
+
+use std::sync::Arc;
+
+use queue::schedule::{Back, Placement};
+use queue::stored::{Change, StoredState};
+use queue::{ActResult, Acted, Action, JobId, Phase, QueueError};
+
+use crate::read::{self, ReadJob};
+use crate::shared::Shared;
+use crate::step::{self, Stepped};
+
+/// How often an action is done anew because a worker changed the job meanwhile.
+const TRIES: usize = 16;
+
+/// Acts on a job; `None` when it is no more.
+pub(crate) async fn act(
+    shared: &Arc<Shared>,
+    job: JobId,
+    action: Action,
+) -> Result<Option<Acted>, QueueError> {
+    // A task of its own: dropped half way, an action that is stored would not be known.
+    let (mine, id) = (Arc::clone(shared), format!("{job}-act-{:016x}", rand::random::<u64>()));
+    let acting = shared.tasks.spawn(async move { act_now(&mine, job, action, &id).await });
+    acting.await.map_err(|error| QueueError::Unavailable(error.into())).flatten()
+}
+
+async fn act_now(
+    shared: &Arc<Shared>,
+    job: JobId,
+    action: Action,
+    id: &str,
+) -> Result<Option<Acted>, QueueError> {
+    let unavailable = |error: queue::contract::Cause| QueueError::Unavailable(error);
+    // One at a time: what an action stops while it is recorded, another must not start again.
+    let _acting = shared.acting.acquire().await.map_err(|error| unavailable(error.into()))?;
+    for _ in 0..TRIES {
+        let _turn = shared.turn(job).await;
+        let Some(read) = read::read_job(shared, job).await? else { return Ok(None) };
+        let Some(prepared) = prepare(shared, job, action, &read) else { continue };
+        let (next, back) = match &prepared.change {
+            Change::Nothing => return Ok(Some(Acted { job, result: prepared.result })),
+            Change::State(state) => (Some(&**state), state.back()),
+            Change::Gone => (None, Back::Gone),
+        };
+        let stepped = step::step(shared, job, &read, next, id).await;
+        apply(shared, job, &read, &prepared, stepped.as_ref().ok(), next, back);
+        match stepped.map_err(|error| unavailable(error.into()))? {
+            Stepped::At(_) | Stepped::Gone => {
+                return Ok(Some(Acted { job, result: prepared.result }));
+            }
+            Stepped::Lost => return Ok(None),
+            Stepped::Changed => {}
+        }
+    }
+    Err(unavailable("the job changes all the time".into()))
+}
+
+struct Prepared {
+    result: ActResult,
+    change: Change,
+    /// Where the job was, unless it is leased; until the action is durable it is not leased.
+    before: Option<Placement>,
+}
+
+/// `None` when the job has other records by now.
+fn prepare(shared: &Shared, job: JobId, action: Action, read: &ReadJob) -> Option<Prepared> {
+    let now = shared.now();
+    let mut index = shared.index();
+    index.schedule.advance(now);
+    let before = index.schedule.placement(job);
+    let view = index.schedule.get(job).filter(|view| view.payload == read.place)?;
+    let acting = read.state.acted(action, view.phase);
+    let before = before.filter(|_| view.phase != Phase::Active);
+    if before.is_some() && acting.change != Change::Nothing {
+        index.schedule.replace(job, Placement::Held, read.place, now);
+    }
+    Some(Prepared { result: acting.result, change: acting.change, before })
+}
+
+/// Tells the schedule what came of it.
+fn apply(
+    shared: &Shared,
+    job: JobId,
+    read: &ReadJob,
+    prepared: &Prepared,
+    stepped: Option<&Stepped>,
+    next: Option<&StoredState>,
+    back: Back,
+) {
+    let now = shared.now();
+    let mut index = shared.index();
+    let schedule = &mut index.schedule;
+    match (stepped, prepared.before) {
+        (Some(Stepped::At(place)), Some(_)) => match next.and_then(StoredState::placement) {
+            Some(placement) => drop(schedule.replace(job, placement, *place, now)),
+            None => drop(schedule.remove(job)),
+        },
+        (Some(Stepped::At(place)), None) => drop(schedule.request(job, back, *place)),
+        (Some(Stepped::Gone | Stepped::Lost), _) => drop(schedule.remove(job)),
+        (Some(Stepped::Changed) | None, Some(before)) => {
+            let place = schedule.payload(job).copied().unwrap_or(read.place);
+            schedule.replace(job, before, place, now);
+        }
+        (Some(Stepped::Changed) | None, None) => {}
+    }
+    drop(index);
+    shared.changed.notify_waiters();
+}

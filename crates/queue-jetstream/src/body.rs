@@ -1,0 +1,263 @@
+//! Content in the body streams: written once, in chunks, and read back.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use mail_types::QueueId;
+use queue::ContentError;
+use queue::contract::Cause;
+use queue::stored::StoredMessage;
+use tokio::task::{JoinError, JoinSet};
+
+use crate::broker::{Broker, Publish, PublishError};
+use crate::frame::Section;
+use crate::names::{body_stream, body_subject};
+use crate::record::{Arrival, Chunk, Chunks, Manifest, ManifestPlace};
+
+/// Octets of a chunk.
+pub(crate) const CHUNK: usize = 256 << 10;
+/// Chunks on their way to the servers at once.
+const IN_FLIGHT: usize = 3;
+/// How often a chunk is sent.
+const TRIES: usize = 3;
+
+/// Numbers of chunks, which their message ids have: those of a draft begin at 0.
+pub(crate) const HEAD: usize = 1_000_000;
+const COPIED: usize = 2_000_000;
+
+/// Which message a body stream's message belongs to, for those who look for orphans.
+pub(crate) const OF_MESSAGE: &str = "Postrider-Message";
+
+/// Writes the content of a message to a body stream.
+pub(crate) struct BodyWriter {
+    broker: Broker,
+    message: QueueId,
+    stream: u16,
+    pending: BytesMut,
+    /// Aborted when dropped.
+    in_flight: JoinSet<(usize, Result<Chunk, PublishError>)>,
+    written: Vec<(usize, Chunk)>,
+    count: usize,
+    /// What was lost cannot be made up for: nothing that comes after is of use.
+    failure: Option<PublishError>,
+}
+
+impl BodyWriter {
+    pub(crate) fn new(broker: Broker, message: QueueId, stream: u16) -> Self {
+        Self {
+            broker,
+            message,
+            stream,
+            pending: BytesMut::new(),
+            in_flight: JoinSet::new(),
+            written: Vec::new(),
+            count: 0,
+            failure: None,
+        }
+    }
+
+    /// The same for what is added to a message that has chunks of a first writer.
+    pub(crate) fn more(broker: Broker, message: QueueId, stream: u16, count: usize) -> Self {
+        Self { count, ..Self::new(broker, message, stream) }
+    }
+
+    /// Octets that no chunk has yet.
+    pub(crate) fn pending(&self) -> &[u8] {
+        &self.pending
+    }
+
+    /// Whether nothing was sent.
+    pub(crate) fn is_unsent(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Appends; waits while too many chunks are on their way.
+    pub(crate) async fn write(&mut self, octets: &[u8]) -> Result<(), PublishError> {
+        self.pending.extend_from_slice(octets);
+        while self.pending.len() >= CHUNK {
+            let chunk = self.pending.split_to(CHUNK).freeze();
+            self.send(chunk).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what is left, and waits until all is stored.
+    pub(crate) async fn finish(&mut self) -> Result<Chunks, PublishError> {
+        if !self.pending.is_empty() {
+            let rest = self.pending.split().freeze();
+            self.send(rest).await?;
+        }
+        while !self.in_flight.is_empty() {
+            self.one_stored().await?;
+        }
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        self.written.sort_unstable_by_key(|(number, _)| *number);
+        let parts = self.written.iter().map(|(_, chunk)| *chunk).collect();
+        Ok(Chunks { stream: self.stream, parts })
+    }
+
+    async fn send(&mut self, octets: Bytes) -> Result<(), PublishError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        if self.in_flight.len() >= IN_FLIGHT {
+            self.one_stored().await?;
+        }
+        let number = self.count;
+        self.count += 1;
+        let (broker, stream, message) = (self.broker.clone(), self.stream, self.message);
+        self.in_flight.spawn(async move {
+            let id = format!("{message}-c{number}");
+            let stored = store(&broker, stream, message, &id, &octets).await;
+            let chunk = stored.map(|sequence| Chunk {
+                sequence,
+                octets: u32::try_from(octets.len()).unwrap_or(u32::MAX),
+                checksum: crc32c::crc32c(&octets),
+            });
+            (number, chunk)
+        });
+        Ok(())
+    }
+
+    async fn one_stored(&mut self) -> Result<(), PublishError> {
+        let Some(sent) = self.in_flight.join_next().await else { return Ok(()) };
+        let ended = |error: JoinError| PublishError::Refused(error.to_string().into());
+        let stored = sent.map_err(ended).and_then(|(number, chunk)| Ok((number, chunk?)));
+        self.written.push(stored.inspect_err(|error| self.failure = Some(error.clone()))?);
+        Ok(())
+    }
+}
+
+/// Stores a message in a body stream, repeated while no server says what became of it.
+async fn store(
+    broker: &Broker,
+    stream: u16,
+    message: QueueId,
+    id: &str,
+    octets: &Bytes,
+) -> Result<u64, PublishError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let publish = Publish::new(body_subject(stream), id, octets.clone())
+            .header(OF_MESSAGE, &message.to_string());
+        match broker.publish(publish).await {
+            Err(PublishError::Unknown(_)) if tries < TRIES => {}
+            // What refers to it is not published before it is known to be there.
+            Err(PublishError::Unknown(error)) => return Err(PublishError::Refused(error)),
+            stored => return stored,
+        }
+    }
+}
+
+/// Copies the inline content of a message to a body stream, and says where all of it is.
+pub(crate) async fn settle_down(
+    broker: &Broker,
+    arrival: &Arrival,
+    stream: u16,
+) -> Result<ManifestPlace, PublishError> {
+    let message = &arrival.message;
+    let stream = if arrival.chunks.parts.is_empty() { stream } else { arrival.chunks.stream };
+    let mut writer = BodyWriter::more(broker.clone(), message.id, stream, COPIED);
+    writer.write(&arrival.inline.octets).await?;
+    let mut chunks = writer.finish().await?;
+    if !arrival.inline.is_intact {
+        // What is damaged must not pass for whole.
+        chunks.parts.iter_mut().for_each(|part| part.checksum = !part.checksum);
+    }
+    chunks.parts.extend(&arrival.chunks.parts);
+    let manifest = Manifest { message: Arc::clone(message), chunks };
+    let id = format!("{}-m", message.id);
+    let sequence = store(broker, stream, message.id, &id, &manifest.encode()).await?;
+    Ok(ManifestPlace { stream, sequence })
+}
+
+/// Reads a manifest. `None` when the leader says that it is not there.
+pub(crate) async fn read_manifest(
+    broker: &Broker,
+    place: ManifestPlace,
+) -> Result<Option<Result<Manifest, Box<str>>>, Cause> {
+    let read = broker.read(&body_stream(place.stream), place.sequence).await?;
+    Ok(read.map(|message| {
+        Manifest::decode(&message.payload).map_err(|error| error.to_string().into())
+    }))
+}
+
+/// Content: what is inline and then the chunks, each checked as it is read.
+pub(crate) fn content(
+    broker: &Broker,
+    message: &StoredMessage,
+    inline: Section,
+    chunks: Chunks,
+) -> queue::Content {
+    let parts: u64 = chunks.parts.iter().map(|part| u64::from(part.octets)).sum();
+    let size = message.size();
+    let fault = match (inline.is_intact, inline.octets.len() as u64 + parts == size) {
+        (true, true) => None,
+        (false, _) => Some("its content is not what was written"),
+        (true, false) => Some("its parts do not add up to its size"),
+    };
+    if let Some(fault) = fault {
+        let damaged = ContentError::Damaged(fault.into());
+        return queue::Content { size, chunks: stream::once(async { Err(damaged) }).boxed() };
+    }
+    let stream_name: Arc<str> = body_stream(chunks.stream).into();
+    let broker = broker.clone();
+    let inline = stream::iter(pieces(inline.octets).into_iter().map(Ok));
+    let rest = stream::iter(chunks.parts).then(move |chunk| {
+        let (broker, stream_name) = (broker.clone(), Arc::clone(&stream_name));
+        async move { read_chunk(&broker, &stream_name, chunk).await }
+    });
+    queue::Content { size, chunks: until_error(inline.chain(rest).boxed()) }
+}
+
+/// At most 1 MiB each.
+fn pieces(mut octets: Bytes) -> Vec<Bytes> {
+    let mut pieces = Vec::new();
+    while !octets.is_empty() {
+        pieces.push(octets.split_to(octets.len().min(CHUNK)));
+    }
+    pieces
+}
+
+fn until_error(
+    chunks: BoxStream<'static, Result<Bytes, ContentError>>,
+) -> BoxStream<'static, Result<Bytes, ContentError>> {
+    let ended = false;
+    stream::unfold((chunks, ended), |(mut chunks, ended)| async move {
+        if ended {
+            return None;
+        }
+        let chunk = chunks.next().await?;
+        let ended = chunk.is_err();
+        Some((chunk, (chunks, ended)))
+    })
+    .boxed()
+}
+
+async fn read_chunk(broker: &Broker, stream: &str, chunk: Chunk) -> Result<Bytes, ContentError> {
+    let read = broker.read(stream, chunk.sequence).await.map_err(ContentError::Unavailable)?;
+    let damaged = |what: &str| {
+        let place = format!("message {} of {stream} {what}", chunk.sequence);
+        ContentError::Damaged(place.into())
+    };
+    let octets = read.ok_or_else(|| damaged("is missing"))?.payload;
+    if octets.len() != chunk.octets as usize || crc32c::crc32c(&octets) != chunk.checksum {
+        return Err(damaged("is not what was written"));
+    }
+    Ok(octets)
+}
+
+/// Deletes chunks that nothing refers to. What cannot be deleted now is an orphan.
+pub(crate) async fn delete(broker: &Broker, chunks: &Chunks) {
+    let stream = body_stream(chunks.stream);
+    for chunk in &chunks.parts {
+        if let Err(error) = broker.delete(&stream, chunk.sequence).await {
+            tracing::debug!(%error, "a chunk is left to the collector");
+        }
+    }
+}

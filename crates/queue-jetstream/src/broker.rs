@@ -1,0 +1,210 @@
+//! What is asked of NATS, and what its answers mean.
+//!
+//! The client library's own acknowledgements are not used: an answer that no server gave counts
+//! there as one, and a publish's error loses whether anything was kept.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{DirectGetErrorKind, RawMessageError, RawMessageErrorKind};
+use async_nats::{Client, HeaderMap, Request, RequestErrorKind, Subject};
+use bytes::Bytes;
+use queue::contract::Cause;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::metrics::Metrics;
+
+pub(crate) const MESSAGE_ID: &str = "Nats-Msg-Id";
+const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
+pub(crate) const TTL: &str = "Nats-TTL";
+
+/// Between two tries of an `ack`.
+const ACK_RETRY: Duration = Duration::from_millis(250);
+
+/// A connection to the servers.
+#[derive(Clone)]
+pub(crate) struct Broker {
+    pub(crate) client: Client,
+    pub(crate) context: jetstream::Context,
+    timeout: Duration,
+    metrics: Metrics,
+}
+
+/// A message to be stored.
+pub(crate) struct Publish {
+    pub(crate) subject: String,
+    pub(crate) payload: Bytes,
+    headers: HeaderMap,
+}
+
+impl Publish {
+    /// `id` names the message: published again under it, it is stored once.
+    pub(crate) fn new(subject: String, id: &str, payload: Bytes) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(MESSAGE_ID, id);
+        Self { subject, payload, headers }
+    }
+
+    /// Only if the last message of the subject has this sequence; 0: if there is none.
+    pub(crate) fn expecting(mut self, sequence: u64) -> Self {
+        self.headers.insert(EXPECTED_LAST, sequence.to_string());
+        self
+    }
+
+    pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+}
+
+/// Why a message was not stored, or may not have been.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum PublishError {
+    /// Nothing was kept.
+    #[error("the stream is full: {0}")]
+    Full(Arc<str>),
+    /// Nothing was kept: the subject has another last message than was expected.
+    #[error("the record has changed")]
+    Changed,
+    /// Nothing was kept.
+    #[error("the server refused the message: {0}")]
+    Refused(Arc<str>),
+    /// It may have been kept.
+    #[error("no server answered: {0}")]
+    Unknown(Arc<str>),
+}
+
+/// What a stream answers to a publish.
+#[derive(Deserialize)]
+struct Answer {
+    seq: Option<u64>,
+    error: Option<AnswerError>,
+}
+
+#[derive(Deserialize)]
+struct AnswerError {
+    err_code: u64,
+    description: String,
+}
+
+impl AnswerError {
+    fn meaning(self) -> PublishError {
+        let text: Arc<str> = format!("{} ({})", self.description, self.err_code).into();
+        match self.err_code {
+            // Wrong last sequence, also of a subject.
+            10071 | 10164 => PublishError::Changed,
+            // No room: of the account, the server, the storage.
+            10002 | 10023 | 10047 | 10028 => PublishError::Full(text),
+            // The store failed; with `discard: new` mostly because a limit is reached.
+            10077 if self.description.contains("maximum") => PublishError::Full(text),
+            _ => PublishError::Refused(text),
+        }
+    }
+}
+
+impl Broker {
+    pub(crate) fn new(client: Client, timeout: Duration, metrics: Metrics) -> Self {
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(timeout);
+        Self { client, context, timeout, metrics }
+    }
+
+    /// Stores a message; returns its sequence when a majority has it on its disks.
+    pub(crate) async fn publish(&self, publish: Publish) -> Result<u64, PublishError> {
+        self.metrics.published_bytes.inc_by(publish.payload.len() as u64);
+        let request = Request::new()
+            .payload(publish.payload)
+            .headers(publish.headers)
+            .timeout(Some(self.timeout));
+        let answer = match self.client.send_request(publish.subject, request).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.not_answered(&error)),
+        };
+        let answer: Answer = serde_json::from_slice(&answer.payload)
+            .map_err(|error| PublishError::Unknown(error.to_string().into()))?;
+        match answer {
+            Answer { error: Some(error), .. } => Err(error.meaning()),
+            Answer { seq: Some(seq), .. } => Ok(seq),
+            Answer { .. } => Err(PublishError::Unknown("an answer without a sequence".into())),
+        }
+    }
+
+    fn not_answered(&self, error: &async_nats::RequestError) -> PublishError {
+        let text: Arc<str> = error.to_string().into();
+        match error.kind() {
+            RequestErrorKind::NoResponders
+            | RequestErrorKind::InvalidSubject
+            | RequestErrorKind::MaxPayloadExceeded => PublishError::Refused(text),
+            RequestErrorKind::TimedOut | RequestErrorKind::Other => {
+                self.metrics.unknown_outcomes.inc();
+                PublishError::Unknown(text)
+            }
+        }
+    }
+
+    /// Ends a message of a work queue; returns when a server has said so.
+    pub(crate) async fn ack(&self, reply: Subject) {
+        loop {
+            let request = Request::new().payload("+ACK".into()).timeout(Some(self.timeout));
+            match self.client.send_request(reply.clone(), request).await {
+                Ok(_) => return,
+                Err(error) => tracing::debug!(%error, "an acknowledgement is repeated"),
+            }
+            tokio::time::sleep(ACK_RETRY).await;
+        }
+    }
+
+    /// A message of a stream. Only the leader's word counts for its absence.
+    pub(crate) async fn read(
+        &self,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<Option<StreamMessage>, Cause> {
+        let handle = self.context.get_stream_no_info(stream).await?;
+        match handle.direct_get(sequence).await {
+            Ok(message) => return Ok(Some(message)),
+            Err(error) if error.kind() != DirectGetErrorKind::NotFound => {
+                tracing::debug!(%error, stream, sequence, "asking the leader");
+            }
+            Err(_) => {}
+        }
+        match handle.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) => absent(error),
+        }
+    }
+
+    /// The last message of a subject, as the leader knows it.
+    pub(crate) async fn last(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<StreamMessage>, Cause> {
+        let handle = self.context.get_stream_no_info(stream).await?;
+        match handle.get_last_raw_message_by_subject(subject).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) => absent(error),
+        }
+    }
+
+    /// Forgets a message that nothing refers to. What is left by an error is an orphan.
+    pub(crate) async fn delete(&self, stream: &str, sequence: u64) -> Result<(), Cause> {
+        // Not the library's call: that overwrites the message on the disk.
+        let subject = format!("STREAM.MSG.DELETE.{stream}");
+        let wanted = json!({"seq": sequence, "no_erase": true});
+        let _: serde_json::Value = self.context.request(subject, &wanted).await?;
+        Ok(())
+    }
+}
+
+fn absent(error: RawMessageError) -> Result<Option<StreamMessage>, Cause> {
+    match error.kind() {
+        RawMessageErrorKind::NoMessageFound => Ok(None),
+        RawMessageErrorKind::InvalidSubject
+        | RawMessageErrorKind::JetStream(_)
+        | RawMessageErrorKind::Other => Err(error.into()),
+    }
+}

@@ -1,0 +1,110 @@
+//! What an operator may set.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use queue::schedule::Usage;
+use serde::{Deserialize, Serialize};
+
+/// Settings of the queue on JetStream. Sizes in octets, times in seconds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Config {
+    /// Servers as `nats://host:port` or `tls://host:port`.
+    pub urls: Vec<String>,
+    /// The monitoring endpoint of each server as `http://host:port`: where it tells whether it
+    /// syncs before it acknowledges.
+    pub monitor_urls: Vec<String>,
+    /// Go on although nobody can tell whether the servers sync before they acknowledge. A power
+    /// cut may then lose mail that was answered 250.
+    pub allow_unverified_sync: bool,
+    /// A file with the seed of the nkey to log in with.
+    pub nkey_file: Option<PathBuf>,
+    /// Certificates of authorities that the servers' certificates are checked by.
+    pub ca_file: Option<PathBuf>,
+    /// Copies of each stream: 1 or 3.
+    pub replicas: usize,
+    /// Shares of the next hops by SMTP, each with one owner at a time. Not to be changed while
+    /// mail is queued.
+    pub partitions: u16,
+    /// Octets of mail from outside that may wait for its first attempt, over all partitions.
+    pub intake_bytes: u64,
+    /// Octets of DSNs and forwards that may wait for their first attempt.
+    pub reserve_bytes: u64,
+    /// Messages of an intake that its owner has in hand.
+    pub window: usize,
+    /// After so long without a sign of life of its owner a message is another's.
+    pub ack_wait_seconds: u64,
+    /// How long an answer of a server is waited for.
+    pub timeout_seconds: u64,
+    /// How long a lease lasts unless extended: longer than what lies between two extensions.
+    pub lease_seconds: u64,
+    /// Messages that a tenant may have in the queue.
+    pub tenant_messages: Option<u64>,
+    /// Octets of content that a tenant may have in the queue.
+    pub tenant_bytes: Option<u64>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            urls: vec!["nats://127.0.0.1:4222".to_owned()],
+            monitor_urls: Vec::new(),
+            allow_unverified_sync: false,
+            nkey_file: None,
+            ca_file: None,
+            replicas: 3,
+            partitions: 4,
+            intake_bytes: 8 << 30,
+            reserve_bytes: 1 << 30,
+            window: 2000,
+            ack_wait_seconds: 120,
+            timeout_seconds: 10,
+            lease_seconds: 20 * 60,
+            tenant_messages: None,
+            tenant_bytes: None,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with the settings, in words for an operator.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.urls.is_empty() {
+            return Err("urls is empty: name a server as nats://host:4222".into());
+        }
+        if ![1, 3, 5].contains(&self.replicas) {
+            return Err("replicas must be 1, 3 or 5".into());
+        }
+        if self.partitions == 0 || self.partitions > 256 {
+            return Err("partitions must be from 1 to 256".into());
+        }
+        if self.window == 0 || self.window > 50_000 {
+            return Err("window must be from 1 to 50000".into());
+        }
+        let times = [self.ack_wait_seconds, self.timeout_seconds, self.lease_seconds];
+        if times.contains(&0) {
+            return Err("ackWaitSeconds, timeoutSeconds and leaseSeconds must not be zero".into());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn ack_wait(&self) -> Duration {
+        Duration::from_secs(self.ack_wait_seconds)
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_seconds)
+    }
+
+    pub(crate) fn lease_time(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds)
+    }
+
+    pub(crate) fn quota(&self) -> Usage {
+        Usage {
+            messages: self.tenant_messages.unwrap_or(u64::MAX),
+            bytes: self.tenant_bytes.unwrap_or(u64::MAX),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What waits for its first attempt: pulled, kept in hand, and told to the schedule.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::{PullConsumer, pull};
+use futures::StreamExt;
+use queue::JobId;
+use queue::contract::Cause;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::broker::Publish;
+use crate::index::{InHand, Way};
+use crate::names::{Lane, Partition, job_subject, message_of};
+use crate::record::Arrival;
+use crate::shared::Shared;
+use crate::streams::{self, QUARANTINE};
+
+/// How long a server keeps a pull that it cannot answer.
+const EXPIRES: Duration = Duration::from_secs(5);
+/// What it may be late by.
+const GRACE: Duration = Duration::from_millis(500);
+/// Messages of a pull at most: what is left to others for `ackWaitSeconds` by who dies.
+const PULL_MAX: usize = 256;
+/// Between a pull that failed and the next.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Messages of one pull as they come; it ends when it is complete or its time is up.
+pub(crate) struct Pull {
+    batch: pull::Batch,
+    until: Instant,
+}
+
+impl Pull {
+    pub(crate) async fn start(consumer: &PullConsumer, max: usize) -> Result<Self, Cause> {
+        let until = Instant::now() + EXPIRES + GRACE;
+        // Without heartbeats: with them the library hangs after the first.
+        let batch = consumer.batch().max_messages(max).expires(EXPIRES).messages().await?;
+        Ok(Self { batch, until })
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<Option<Message>, Cause> {
+        match timeout_at(self.until, self.batch.next()).await {
+            Ok(Some(message)) => message.map(Some),
+            Ok(None) | Err(_) => Ok(None),
+        }
+    }
+}
+
+/// Keeps up to a window of an intake's messages in hand, until the queue is closed.
+///
+/// It begins when the records of the partition are known: a message that is there although it has
+/// a record must not be taken for one that waits.
+pub(crate) async fn run(shared: Arc<Shared>, way: Way, mut loaded: watch::Receiver<bool>) {
+    let work = async {
+        if loaded.wait_for(|loaded| *loaded).await.is_err() {
+            return;
+        }
+        loop {
+            if let Err(error) = pull(&shared, way).await {
+                tracing::debug!(%error, partition = %way.partition, "a pull failed");
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    };
+    shared.closed.run_until_cancelled(work).await;
+}
+
+async fn pull(shared: &Arc<Shared>, way: Way) -> Result<(), Cause> {
+    let lane = Lane::Partition(way.partition);
+    let consumer = streams::consumer(shared, way.door, lane).await?;
+    let old = streams::state(shared, &way.door.stream(lane)).await?.last_sequence;
+    loop {
+        let room = shared.config.window.saturating_sub(shared.index().in_hand(way));
+        if room == 0 {
+            // The end of one makes room.
+            let _ = tokio::time::timeout(RETRY, shared.changed.notified()).await;
+            continue;
+        }
+        let mut pull = Pull::start(&consumer, room.min(PULL_MAX)).await?;
+        while let Some(message) = pull.next().await? {
+            receive(shared, way, old, message).await?;
+        }
+    }
+}
+
+/// `old` is the last sequence that others may have had in hand before us.
+async fn receive(shared: &Arc<Shared>, way: Way, old: u64, message: Message) -> Result<(), Cause> {
+    let Some(reply) = message.reply.clone() else { return Ok(()) };
+    let info = message.info()?;
+    let (is_repeat, sequence) = (info.delivered > 1, info.stream_sequence);
+    if is_repeat {
+        shared.metrics.redelivered.inc();
+    }
+    let Some(id) = message_of(&message.subject) else {
+        return quarantine(shared, &message, "its subject names no message").await;
+    };
+    if !is_new(shared, id, &reply) {
+        return Ok(());
+    }
+    let arrival = match Arrival::decode(&message.payload) {
+        Ok(arrival) => Arc::new(arrival),
+        Err(error) => return quarantine(shared, &message, &error.to_string()).await,
+    };
+    // A server that crashed may have forgotten how often it delivered a message.
+    if (is_repeat || sequence <= old) && has_moved_on(shared, way.partition, &arrival).await? {
+        let broker = shared.broker.clone();
+        shared.tasks.spawn(async move { broker.ack(reply).await });
+        return Ok(());
+    }
+    let in_hand = InHand { arrival, way, reply, copied: None };
+    shared.index().insert_arrival(in_hand, shared.now());
+    shared.changed.notify_waiters();
+    Ok(())
+}
+
+/// Whether a message is neither in hand nor has ended here already.
+fn is_new(shared: &Arc<Shared>, id: mail_types::QueueId, reply: &async_nats::Subject) -> bool {
+    let mut index = shared.index();
+    if let Some(in_hand) = index.hand.get_mut(&id) {
+        in_hand.reply = reply.clone();
+        return false;
+    }
+    if index.ending.contains_key(&id) || index.schedule.has_message(id) {
+        drop(index);
+        let (broker, reply) = (shared.broker.clone(), reply.clone());
+        shared.tasks.spawn(async move { broker.ack(reply).await });
+        return false;
+    }
+    true
+}
+
+/// Whether a message that came again has a record, or the mark of its end.
+async fn has_moved_on(
+    shared: &Shared,
+    partition: Partition,
+    arrival: &Arrival,
+) -> Result<bool, Cause> {
+    let message = &arrival.message;
+    let Some(job) = message.jobs.first() else { return Ok(false) };
+    let id = JobId { message: message.id, index: 0 };
+    let subject = job_subject(partition, &message.envelope.tenant, &job.next_hop, id);
+    Ok(shared.broker.last(&partition.jobs_stream(), &subject).await?.is_some())
+}
+
+/// Puts a message that cannot be understood aside as it is, for an operator.
+pub(crate) async fn quarantine(
+    shared: &Arc<Shared>,
+    message: &Message,
+    reason: &str,
+) -> Result<(), Cause> {
+    shared.metrics.quarantined.inc();
+    let subject = message.subject.as_str();
+    tracing::error!(subject, reason, "a message cannot be read: it is kept in `{QUARANTINE}`");
+    let aside = format!("{QUARANTINE}.{subject}");
+    let publish = Publish::new(aside.clone(), &aside, message.payload.clone());
+    shared.broker.publish(publish.header("Postrider-Reason", reason)).await?;
+    if let Some(reply) = message.reply.clone() {
+        shared.broker.ack(reply).await;
+    }
+    Ok(())
+}
+
+/// Tells the servers that what is in hand is being worked on, until the queue is closed.
+pub(crate) async fn keep_in_hand(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(shared.config.ack_wait() / 3);
+    let work = async {
+        loop {
+            ticks.tick().await;
+            let replies: Vec<_> =
+                shared.index().hand.values().map(|in_hand| in_hand.reply.clone()).collect();
+            for reply in replies {
+                if let Err(error) = shared.broker.client.publish(reply, "+WPI".into()).await {
+                    tracing::debug!(%error, "cannot say that a message is in hand");
+                }
+            }
+        }
+    };
+    shared.closed.run_until_cancelled(work).await;
+}

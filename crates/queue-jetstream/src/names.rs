@@ -1,0 +1,201 @@
+//! What streams and subjects are called.
+//!
+//! ```text
+//! intake-s0   in.s0.TENANT.HOP.MESSAGE      reserve   re.s0.TENANT.HOP.MESSAGE
+//! jobs-s0     job.s0.TENANT.HOP.MESSAGE.INDEX
+//! body-0      body.0
+//! ```
+
+use std::fmt;
+
+use mail_types::{QueueId, TenantId};
+use queue::{HopKind, JobId, NextHop};
+
+/// A share of the next hops of a kind. Printed as `s0` or `m0`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Partition {
+    kind: HopKind,
+    number: u16,
+}
+
+impl Partition {
+    /// The partition of a next hop, of so many that its kind has. Stable between versions.
+    pub(crate) fn of(hop: &NextHop, partitions: u16) -> Self {
+        let number = u64::from(fnv1a(hop.key())) % u64::from(partitions.max(1));
+        Self { kind: hop.kind(), number: u16::try_from(number).unwrap_or(0) }
+    }
+
+    pub(crate) fn all(kind: HopKind, partitions: u16) -> impl Iterator<Item = Self> {
+        (0..partitions).map(move |number| Self { kind, number })
+    }
+
+    pub(crate) fn jobs_stream(self) -> String {
+        format!("jobs-{self}")
+    }
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            HopKind::Smtp => 's',
+            HopKind::Mailbox => 'm',
+        };
+        write!(f, "{kind}{}", self.number)
+    }
+}
+
+/// Where a message waits for whoever takes it first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Lane {
+    /// For one next hop: its partition's owner.
+    Partition(Partition),
+    /// For several: anybody.
+    Split,
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Partition(partition) => partition.fmt(f),
+            Self::Split => f.write_str("split"),
+        }
+    }
+}
+
+/// By which way a message came into the queue.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Door {
+    Outside,
+    /// DSNs and forwards: room that mail from outside cannot use.
+    Reserve,
+}
+
+impl Door {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Outside => "in",
+            Self::Reserve => "re",
+        }
+    }
+
+    pub(crate) fn stream(self, lane: Lane) -> String {
+        match self {
+            Self::Outside => format!("intake-{lane}"),
+            Self::Reserve => RESERVE.to_owned(),
+        }
+    }
+
+    pub(crate) fn filter(self, lane: Lane) -> String {
+        format!("{}.{lane}.>", self.prefix())
+    }
+
+    pub(crate) fn subject(
+        self,
+        lane: Lane,
+        tenant: &TenantId,
+        hop: &NextHop,
+        message: QueueId,
+    ) -> String {
+        let (tenant, hop) = (token(tenant.as_str()), token(hop.key()));
+        format!("{}.{lane}.{tenant}.{hop}.{message}", self.prefix())
+    }
+}
+
+pub(crate) const RESERVE: &str = "reserve";
+
+pub(crate) fn job_subject(
+    partition: Partition,
+    tenant: &TenantId,
+    hop: &NextHop,
+    job: JobId,
+) -> String {
+    let (tenant, hop) = (token(tenant.as_str()), token(hop.key()));
+    format!("job.{partition}.{tenant}.{hop}.{job}")
+}
+
+/// The message of an intake's subject.
+pub(crate) fn message_of(subject: &str) -> Option<QueueId> {
+    subject.rsplit('.').next()?.parse().ok()
+}
+
+/// The job of a record's subject.
+pub(crate) fn job_of(subject: &str) -> Option<JobId> {
+    let mut tokens = subject.rsplitn(3, '.');
+    let (index, message) = (tokens.next()?, tokens.next()?);
+    Some(JobId { message: message.parse().ok()?, index: index.parse().ok()? })
+}
+
+pub(crate) fn body_stream(number: u16) -> String {
+    format!("body-{number}")
+}
+
+pub(crate) fn body_subject(number: u16) -> String {
+    format!("body.{number}")
+}
+
+/// The body stream of a message, of so many.
+pub(crate) fn body_of(message: QueueId, streams: u16) -> u16 {
+    let number = u64::from(fnv1a(&message.to_string())) % u64::from(streams.max(1));
+    u16::try_from(number).unwrap_or(0)
+}
+
+/// A name as one token of a subject: no two names alike.
+fn token(name: &str) -> String {
+    let mut token = String::with_capacity(name.len());
+    for octet in name.bytes() {
+        match octet {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' => token.push(char::from(octet)),
+            b'.' => token.push('_'),
+            _ => token.push_str(&format!("={octet:02x}")),
+        }
+    }
+    if token.is_empty() {
+        token.push('=');
+    }
+    token
+}
+
+/// FNV-1a with 32 bits: stable between versions, which `std`'s hasher is not.
+fn fnv1a(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193))
+}
+
+#[cfg(test)]
+mod tests {
+    use mail_types::Host;
+
+    use super::*;
+
+    #[test]
+    fn subjects_name_their_message_and_job() {
+        let hop = NextHop::smtp(&Host::parse("[IPv6:2001:db8::1]").unwrap());
+        let tenant = TenantId::new("a_b.c");
+        let message: QueueId = "01JD5ZQ9W3T8M1V5K7N2B4C6XR".parse().unwrap();
+        let partition = Partition::of(&hop, 4);
+        let subject = Door::Outside.subject(Lane::Partition(partition), &tenant, &hop, message);
+        assert_eq!(message_of(&subject), Some(message));
+        assert_eq!(subject.split('.').count(), 5);
+        let job = JobId { message, index: 12 };
+        assert_eq!(job_of(&job_subject(partition, &tenant, &hop, job)), Some(job));
+        assert_eq!(job_of("job.s0.x"), None);
+    }
+
+    #[test]
+    fn tokens_are_apart() {
+        let names = ["a.b", "a_b", "a=5fb", "", "=", "ä", "*", ">", "a b"];
+        for (i, a) in names.iter().enumerate() {
+            let token_of_a = token(a);
+            assert!(!token_of_a.contains(['.', '*', '>', ' ']), "{token_of_a}");
+            assert!(names.iter().skip(i + 1).all(|b| token(b) != token_of_a), "{a}");
+        }
+    }
+
+    #[test]
+    fn partitions_are_stable() {
+        let hop = |name: &str| NextHop::smtp(&Host::parse(name).unwrap());
+        assert_eq!(Partition::of(&hop("a.example"), 4).to_string(), "s0");
+        let used: std::collections::BTreeSet<_> =
+            (0..64).map(|n| Partition::of(&hop(&format!("d{n}.example")), 4)).collect();
+        assert_eq!(used.len(), 4);
+    }
+}

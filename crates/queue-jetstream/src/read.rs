@@ -1,0 +1,129 @@
+//! Jobs and content, read back.
+
+use std::sync::Arc;
+
+use queue::contract::Cause;
+use queue::stored::{StoredMessage, StoredState};
+use queue::{Content, ContentError, JobId, QueueError};
+
+use crate::body;
+use crate::frame::Section;
+use crate::index::Place;
+use crate::names::Partition;
+use crate::record::{Arrival, JobRecord, Manifest};
+use crate::shared::Shared;
+
+/// Why a job cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// For good.
+    #[error("{0}")]
+    Damaged(Box<str>),
+    #[error("no server answers")]
+    Unavailable(#[source] Cause),
+}
+
+impl From<ReadError> for QueueError {
+    fn from(error: ReadError) -> Self {
+        Self::Unavailable(error.into())
+    }
+}
+
+/// Where the content of a message is.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    Arrival(Arc<Arrival>),
+    Manifest(Arc<Manifest>),
+}
+
+impl Source {
+    pub(crate) fn message(&self) -> &Arc<StoredMessage> {
+        match self {
+            Self::Arrival(arrival) => &arrival.message,
+            Self::Manifest(manifest) => &manifest.message,
+        }
+    }
+
+    pub(crate) fn content(&self, shared: &Shared) -> Content {
+        let (inline, chunks) = match self {
+            Self::Arrival(arrival) => (arrival.inline.clone(), arrival.chunks.clone()),
+            Self::Manifest(manifest) => (Section::NONE, manifest.chunks.clone()),
+        };
+        body::content(&shared.broker, self.message(), inline, chunks)
+    }
+}
+
+/// A job as it was stored.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadJob {
+    pub(crate) source: Source,
+    pub(crate) state: StoredState,
+    pub(crate) place: Place,
+    /// Unless it is in an intake.
+    pub(crate) record: Option<JobRecord>,
+}
+
+/// Reads what is known of a job; `None` when it is no more.
+pub(crate) async fn read_job(shared: &Shared, job: JobId) -> Result<Option<ReadJob>, ReadError> {
+    let mut seen = None;
+    loop {
+        let (place, in_hand) = {
+            let index = shared.index();
+            let Some(&place) = index.schedule.payload(job) else { return Ok(None) };
+            (place, index.hand.get(&job.message).map(|hand| Arc::clone(&hand.arrival)))
+        };
+        let (partition, sequence) = match (place, in_hand) {
+            (Place::Intake, Some(arrival)) => {
+                let state = StoredState::fresh(&arrival.message.envelope);
+                let source = Source::Arrival(arrival);
+                return Ok(Some(ReadJob { source, state, place, record: None }));
+            }
+            (Place::Intake, None) => return Ok(None),
+            (Place::Record(partition, sequence), _) => (partition, sequence),
+        };
+        if let Some(read) = read_record(shared, partition, sequence).await? {
+            return Ok(Some(read));
+        }
+        // It has moved on while it was looked for; else it is gone.
+        if seen.replace(sequence) == Some(sequence) {
+            return Err(ReadError::Damaged("its record is missing".into()));
+        }
+    }
+}
+
+async fn read_record(
+    shared: &Shared,
+    partition: Partition,
+    sequence: u64,
+) -> Result<Option<ReadJob>, ReadError> {
+    let read = shared
+        .broker
+        .read(&partition.jobs_stream(), sequence)
+        .await
+        .map_err(ReadError::Unavailable)?;
+    let Some(stored) = read else { return Ok(None) };
+    let damaged = |error: &dyn std::fmt::Display| ReadError::Damaged(error.to_string().into());
+    let record = JobRecord::decode(&stored.payload).map_err(|error| damaged(&error))?;
+    let manifest = body::read_manifest(&shared.broker, record.head.manifest).await;
+    let manifest = match manifest.map_err(ReadError::Unavailable)? {
+        Some(Ok(manifest)) => manifest,
+        Some(Err(error)) => return Err(damaged(&error)),
+        None => return Err(ReadError::Damaged("the record of its message is missing".into())),
+    };
+    Ok(Some(ReadJob {
+        source: Source::Manifest(Arc::new(manifest)),
+        state: record.state.clone(),
+        place: Place::Record(partition, sequence),
+        record: Some(record),
+    }))
+}
+
+/// The content of a job as it is stored now: it may have moved since the job was leased.
+pub(crate) async fn content(shared: &Shared, job: JobId) -> Result<Content, ContentError> {
+    match read_job(shared, job).await {
+        Ok(Some(read)) => Ok(read.source.content(shared)),
+        Ok(None) => Err(ContentError::Unavailable("the job is no more".into())),
+        Err(ReadError::Damaged(what)) => Err(ContentError::Damaged(what)),
+        Err(ReadError::Unavailable(error)) => Err(ContentError::Unavailable(error)),
+    }
+}

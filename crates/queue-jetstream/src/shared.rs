@@ -1,0 +1,112 @@
+//! What the parts of an open queue have in common.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mail_types::Timestamp;
+use queue::{HopKind, JobId, NextHop};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::Broker;
+use crate::config::Config;
+use crate::index::Index;
+use crate::metrics::Metrics;
+use crate::names::Partition;
+
+pub(crate) type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
+
+pub(crate) struct Shared {
+    pub(crate) broker: Broker,
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    /// Something may be leased that could not be before.
+    pub(crate) changed: Notify,
+    /// One operator's action at a time.
+    pub(crate) acting: Semaphore,
+    pub(crate) closed: CancellationToken,
+    /// Everything that goes on besides its callers.
+    pub(crate) tasks: TaskTracker,
+    /// Names this process in the records it writes: what it wrote, it knows.
+    pub(crate) writer: String,
+    stepping: Mutex<HashSet<JobId>>,
+    stepped: Notify,
+    index: Mutex<Index>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        broker: Broker,
+        config: Config,
+        clock: Clock,
+        metrics: Metrics,
+        index: Index,
+    ) -> Self {
+        Self {
+            broker,
+            config,
+            clock,
+            metrics,
+            changed: Notify::new(),
+            acting: Semaphore::new(1),
+            closed: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            writer: format!("{:016x}", rand::random::<u64>()),
+            stepping: Mutex::default(),
+            stepped: Notify::new(),
+            index: Mutex::new(index),
+        }
+    }
+
+    /// Never held over I/O. A panic under it leaves what one step left.
+    pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// How many partitions a kind of next hops has: mailboxes have one store.
+    pub(crate) fn partitions(&self, kind: HopKind) -> u16 {
+        match kind {
+            HopKind::Smtp => self.config.partitions,
+            HopKind::Mailbox => 1,
+        }
+    }
+
+    pub(crate) fn partition(&self, hop: &NextHop) -> Partition {
+        Partition::of(hop, self.partitions(hop.kind()))
+    }
+
+    /// Waits until nobody else takes a step with the job, and keeps others waiting.
+    pub(crate) async fn turn(self: &Arc<Self>, job: JobId) -> Turn {
+        loop {
+            let mut stepped = std::pin::pin!(self.stepped.notified());
+            stepped.as_mut().enable();
+            if self.steps().insert(job) {
+                return Turn { shared: Arc::clone(self), job };
+            }
+            stepped.await;
+        }
+    }
+
+    fn steps(&self) -> MutexGuard<'_, HashSet<JobId>> {
+        self.stepping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to change what is stored of a job.
+pub(crate) struct Turn {
+    shared: Arc<Shared>,
+    job: JobId,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.shared.steps().remove(&self.job);
+        self.shared.stepped.notify_waiters();
+    }
+}

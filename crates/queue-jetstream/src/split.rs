@@ -1,0 +1,75 @@
+//! A message for several next hops becomes that many jobs, by repeatable steps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::Message;
+use queue::JobId;
+use queue::contract::Cause;
+use queue::stored::StoredState;
+
+use crate::body;
+use crate::intake::{Pull, quarantine};
+use crate::jobs;
+use crate::names::{self, Door, Lane};
+use crate::record::{Arrival, JobHead, JobRecord};
+use crate::shared::Shared;
+use crate::step::{self, Stepped};
+use crate::streams::{self, BODY_STREAMS};
+
+/// Messages of a pull at most: who splits holds nothing else of them.
+const PULL_MAX: usize = 16;
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Splits what comes in by a door, until the queue is closed. Anybody may, and all do.
+pub(crate) async fn run(shared: Arc<Shared>, door: Door) {
+    let work = async {
+        loop {
+            if let Err(error) = pull(&shared, door).await {
+                tracing::debug!(%error, "a message was not split yet");
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    };
+    shared.closed.run_until_cancelled(work).await;
+}
+
+async fn pull(shared: &Arc<Shared>, door: Door) -> Result<(), Cause> {
+    let consumer = streams::consumer(shared, door, Lane::Split).await?;
+    loop {
+        let mut pull = Pull::start(&consumer, PULL_MAX).await?;
+        while let Some(message) = pull.next().await? {
+            split(shared, &message).await?;
+        }
+    }
+}
+
+async fn split(shared: &Arc<Shared>, message: &Message) -> Result<(), Cause> {
+    let arrival = match Arrival::decode(&message.payload) {
+        Ok(arrival) => arrival,
+        Err(error) => return quarantine(shared, message, &error.to_string()).await,
+    };
+    let stored = &arrival.message;
+    let stream = names::body_of(stored.id, BODY_STREAMS);
+    let manifest = body::settle_down(&shared.broker, &arrival, stream).await?;
+    for (index, job) in (0u16..).zip(&stored.jobs) {
+        let id = JobId { message: stored.id, index };
+        let head = JobHead {
+            tenant: stored.envelope.tenant.clone(),
+            next_hop: job.next_hop.clone(),
+            size: stored.size(),
+            manifest,
+        };
+        let record = JobRecord { head, state: StoredState::fresh(&stored.envelope) };
+        let name = format!("{id}-split");
+        let stepped = step::put(shared, id, &record.head, Some(&record), 0, &name).await?;
+        // Otherwise it was there: somebody began to split the message before.
+        if let Stepped::At(place) = stepped {
+            jobs::known(shared, id, &record, place);
+        }
+    }
+    if let Some(reply) = message.reply.clone() {
+        shared.broker.ack(reply).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! A step in the life of a job, made durable.
+//!
+//! ```text
+//!            done                       goes on
+//! intake     ack                        content to a body stream, record if there is none, ack
+//! record     mark of its end by CAS     record by CAS
+//! ```
+//!
+//! Whoever takes a step has the job's [`crate::shared::Turn`]; between processes the
+//! compare-and-set decides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::HeaderValue;
+use async_nats::jetstream::message::StreamMessage;
+use bytes::Bytes;
+use mail_types::QueueId;
+use queue::JobId;
+use queue::contract::Cause;
+use queue::stored::StoredState;
+
+use crate::body;
+use crate::broker::{self, Publish, PublishError};
+use crate::index::{InHand, Place};
+use crate::names::{self, body_stream, job_subject};
+use crate::read::{ReadJob, Source};
+use crate::record::{JobHead, JobRecord, Manifest, ManifestPlace};
+use crate::shared::Shared;
+use crate::streams::BODY_STREAMS;
+
+/// Names the process that wrote a record.
+pub(crate) const WRITER: &str = "Postrider-Writer";
+/// How long the mark of a job that has ended is kept: longer than a message may be under way to
+/// whoever would begin the job again.
+const MARK: Duration = Duration::from_secs(24 * 3600);
+/// How often a record is sent.
+const TRIES: usize = 3;
+
+/// What a step came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stepped {
+    At(Place),
+    Gone,
+    /// Nothing was written: the job has another record by now, one of ours.
+    Changed,
+    /// Nothing was written: somebody else has the job.
+    Lost,
+}
+
+/// Makes `next` what is stored of a job; `None` ends it. `id` names the step: taken again under
+/// it, it is taken once.
+pub(crate) async fn step(
+    shared: &Arc<Shared>,
+    job: JobId,
+    read: &ReadJob,
+    next: Option<&StoredState>,
+    id: &str,
+) -> Result<Stepped, PublishError> {
+    if shared.index().schedule.payload(job) != Some(&read.place) {
+        return Ok(Stepped::Changed);
+    }
+    match (read.place, next) {
+        (Place::Intake, None) => {
+            end_arrival(shared, job.message).await;
+            Ok(Stepped::Gone)
+        }
+        (Place::Intake, Some(state)) => move_out(shared, job, read, state, id).await,
+        (Place::Record(_, sequence), next) => {
+            let Some(JobRecord { head, .. }) = &read.record else { return Ok(Stepped::Changed) };
+            let record = next.map(|state| JobRecord { head: head.clone(), state: state.clone() });
+            let stepped = put(shared, job, head, record.as_ref(), sequence, id).await?;
+            if stepped == Stepped::Gone {
+                forget_content(shared, job, read);
+            }
+            Ok(stepped)
+        }
+    }
+}
+
+/// The message has ended in its intake; waits until a server has said so.
+pub(crate) async fn end_arrival(shared: &Arc<Shared>, message: QueueId) {
+    let ended = {
+        let mut index = shared.index();
+        let ended = index.hand.remove(&message);
+        if let Some(ended) = &ended {
+            index.ending.insert(message, ended.way);
+        }
+        ended
+    };
+    let Some(InHand { reply, arrival, copied, .. }) = ended else { return };
+    if shared.closed.run_until_cancelled(shared.broker.ack(reply)).await.is_none() {
+        return;
+    }
+    shared.index().ending.remove(&message);
+    if copied.is_none() && !arrival.chunks.parts.is_empty() {
+        let (broker, chunks) = (shared.broker.clone(), arrival.chunks.clone());
+        shared.tasks.spawn(async move { body::delete(&broker, &chunks).await });
+    }
+}
+
+/// From the intake to a record of its own.
+async fn move_out(
+    shared: &Arc<Shared>,
+    job: JobId,
+    read: &ReadJob,
+    state: &StoredState,
+    id: &str,
+) -> Result<Stepped, PublishError> {
+    let Source::Arrival(arrival) = &read.source else { return Ok(Stepped::Changed) };
+    let Some(new) = arrival.message.jobs.first() else { return Ok(Stepped::Lost) };
+    let copied = shared.index().hand.get(&job.message).and_then(|in_hand| in_hand.copied);
+    let manifest = match copied {
+        Some(manifest) => manifest,
+        None => {
+            let stream = names::body_of(job.message, BODY_STREAMS);
+            let manifest = body::settle_down(&shared.broker, arrival, stream).await?;
+            if let Some(in_hand) = shared.index().hand.get_mut(&job.message) {
+                in_hand.copied = Some(manifest);
+            }
+            shared.metrics.moved.inc();
+            manifest
+        }
+    };
+    let head = JobHead {
+        tenant: arrival.message.envelope.tenant.clone(),
+        next_hop: new.next_hop.clone(),
+        size: arrival.message.size(),
+        manifest,
+    };
+    let record = JobRecord { head, state: state.clone() };
+    let stepped = put(shared, job, &record.head, Some(&record), 0, id).await?;
+    if let Stepped::At(_) | Stepped::Lost = stepped {
+        // The record speaks for it now; until the end in the intake is known, it may come again.
+        let mine = Arc::clone(shared);
+        shared.tasks.spawn(async move { end_arrival(&mine, job.message).await });
+    }
+    Ok(stepped)
+}
+
+/// Replaces the record `expected` of a job, or makes its first; `None` marks its end.
+pub(crate) async fn put(
+    shared: &Shared,
+    job: JobId,
+    head: &JobHead,
+    record: Option<&JobRecord>,
+    expected: u64,
+    id: &str,
+) -> Result<Stepped, PublishError> {
+    let partition = shared.partition(&head.next_hop);
+    let subject = job_subject(partition, &head.tenant, &head.next_hop, job);
+    let mut tries = 0;
+    let stored = loop {
+        tries += 1;
+        let payload = record.map(JobRecord::encode).unwrap_or_default();
+        let mut publish = Publish::new(subject.clone(), id, payload)
+            .header(WRITER, &shared.writer)
+            .expecting(expected);
+        if record.is_none() {
+            publish = publish.header(broker::TTL, &format!("{}s", MARK.as_secs()));
+        }
+        match shared.broker.publish(publish).await {
+            Err(PublishError::Unknown(_)) if tries < TRIES => {}
+            stored => break stored,
+        }
+    };
+    match stored {
+        Ok(_) if record.is_none() => Ok(Stepped::Gone),
+        Ok(sequence) => Ok(Stepped::At(Place::Record(partition, sequence))),
+        Err(PublishError::Changed) => {
+            let unknown = |error: Cause| PublishError::Unknown(error.to_string().into());
+            let stream = partition.jobs_stream();
+            let last = shared.broker.last(&stream, &subject).await.map_err(unknown)?;
+            let Some(last) = last else { return Ok(Stepped::Lost) };
+            let there = Place::Record(partition, last.sequence);
+            Ok(found(shared, job, &last, there, id))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What the record says that was found instead of the one expected.
+fn found(shared: &Shared, job: JobId, last: &StreamMessage, there: Place, id: &str) -> Stepped {
+    let header = |name: &str| last.headers.get(name).map(HeaderValue::as_str);
+    match (header(broker::MESSAGE_ID) == Some(id), is_mark(&last.payload)) {
+        (true, true) => Stepped::Gone,
+        (true, false) => Stepped::At(there),
+        (false, false) if header(WRITER) == Some(&shared.writer) => {
+            shared.index().schedule.set_payload(job, there);
+            Stepped::Changed
+        }
+        (false, _) => Stepped::Lost,
+    }
+}
+
+/// Deletes the content of a job that has ended, unless other jobs of its message have not.
+fn forget_content(shared: &Arc<Shared>, job: JobId, read: &ReadJob) {
+    let (Source::Manifest(manifest), Some(record)) = (&read.source, &read.record) else { return };
+    let tasks = shared.tasks.clone();
+    let (shared, manifest, place) =
+        (Arc::clone(shared), Arc::clone(manifest), record.head.manifest);
+    tasks.spawn(async move {
+        match is_needed(&shared, job, &manifest).await {
+            Ok(true) => {}
+            Ok(false) => delete_content(&shared, &manifest, place).await,
+            Err(error) => tracing::debug!(%job, %error, "content is left to the collector"),
+        }
+    });
+}
+
+async fn is_needed(shared: &Shared, ended: JobId, manifest: &Manifest) -> Result<bool, Cause> {
+    let message = &manifest.message;
+    for (index, job) in (0u16..).zip(&message.jobs).filter(|(index, _)| *index != ended.index) {
+        let partition = shared.partition(&job.next_hop);
+        let id = JobId { message: message.id, index };
+        let subject = job_subject(partition, &message.envelope.tenant, &job.next_hop, id);
+        let last = shared.broker.last(&partition.jobs_stream(), &subject).await?;
+        // One that is not split off yet has no record: its content is needed too.
+        if last.is_none_or(|last| !last.payload.is_empty()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn delete_content(shared: &Shared, manifest: &Manifest, place: ManifestPlace) {
+    body::delete(&shared.broker, &manifest.chunks).await;
+    let deleted = shared.broker.delete(&body_stream(place.stream), place.sequence).await;
+    if let Err(error) = deleted {
+        tracing::debug!(%error, "a manifest is left to the collector");
+    }
+}
+
+/// The mark of a job that has ended.
+pub(crate) fn is_mark(payload: &Bytes) -> bool {
+    payload.is_empty()
+}

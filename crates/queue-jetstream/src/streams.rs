@@ -1,0 +1,182 @@
+//! The streams, as they must be: created when they are not there, refused when they differ.
+
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
+use queue::HopKind;
+use queue::contract::Cause;
+
+use crate::broker::Broker;
+use crate::config::Config;
+use crate::names::{Door, Lane, Partition, RESERVE, body_stream, body_subject};
+use crate::shared::Shared;
+
+/// Streams that content is spread over.
+pub(crate) const BODY_STREAMS: u16 = 2;
+/// What cannot be read is kept here.
+pub(crate) const QUARANTINE: &str = "quarantine";
+/// A message published again within this is stored once.
+const DUPLICATES: Duration = Duration::from_secs(600);
+
+/// A stream that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    #[error(
+        "stream {stream}: {setting} is {found}, but must be {wanted}: edit it with \
+         `nats stream edit {stream}`, or delete it if it is empty"
+    )]
+    Differs { stream: String, setting: &'static str, found: String, wanted: String },
+    #[error("stream {stream} cannot be asked for")]
+    Ask {
+        stream: String,
+        #[source]
+        source: Cause,
+    },
+    #[error("stream {stream} cannot be created")]
+    Create {
+        stream: String,
+        #[source]
+        source: Cause,
+    },
+}
+
+/// Creates what is missing and checks what is there.
+pub(crate) async fn ensure(broker: &Broker, config: &Config) -> Result<(), StreamError> {
+    for wanted in all(config) {
+        ensure_one(broker, wanted).await?;
+    }
+    Ok(())
+}
+
+fn all(config: &Config) -> Vec<stream::Config> {
+    let smtp: Vec<_> = Partition::all(HopKind::Smtp, config.partitions).collect();
+    let partitions: Vec<_> = smtp.into_iter().chain(Partition::all(HopKind::Mailbox, 1)).collect();
+    let lanes = partitions.iter().map(|&partition| Lane::Partition(partition));
+    let lanes: Vec<_> = lanes.chain([Lane::Split]).collect();
+    let each = i64::try_from(config.intake_bytes / lanes.len() as u64).unwrap_or(i64::MAX);
+    let reserve = i64::try_from(config.reserve_bytes).unwrap_or(i64::MAX);
+    let intake = |lane: &Lane| {
+        let subject = Door::Outside.filter(*lane);
+        work_queue(config, Door::Outside.stream(*lane), subject, each)
+    };
+    let mut streams: Vec<_> = lanes.iter().map(intake).collect();
+    streams.push(work_queue(config, RESERVE.to_owned(), "re.>".to_owned(), reserve));
+    for partition in partitions {
+        streams.push(stream::Config {
+            max_messages_per_subject: 1,
+            allow_message_ttl: true,
+            ..base(config, partition.jobs_stream(), format!("job.{partition}.>"))
+        });
+    }
+    for number in 0..BODY_STREAMS {
+        streams.push(base(config, body_stream(number), body_subject(number)));
+    }
+    streams.push(base(config, QUARANTINE.to_owned(), format!("{QUARANTINE}.>")));
+    streams
+}
+
+fn base(config: &Config, name: String, subject: String) -> stream::Config {
+    stream::Config {
+        name,
+        subjects: vec![subject],
+        storage: StorageType::File,
+        num_replicas: config.replicas,
+        duplicate_window: DUPLICATES,
+        allow_direct: true,
+        ..Default::default()
+    }
+}
+
+fn work_queue(config: &Config, name: String, subject: String, max_bytes: i64) -> stream::Config {
+    stream::Config {
+        retention: RetentionPolicy::WorkQueue,
+        discard: DiscardPolicy::New,
+        max_bytes,
+        ..base(config, name, subject)
+    }
+}
+
+async fn ensure_one(broker: &Broker, wanted: stream::Config) -> Result<(), StreamError> {
+    let stream = wanted.name.clone();
+    let found = match broker.context.get_stream(&stream).await {
+        Ok(found) => found,
+        Err(error) => {
+            let is_absent = matches!(error.kind(), GetStreamErrorKind::JetStream(api)
+                if api.error_code() == ErrorCode::STREAM_NOT_FOUND);
+            if !is_absent {
+                return Err(StreamError::Ask { stream, source: error.into() });
+            }
+            let created = broker.context.create_stream(wanted).await;
+            return match created {
+                Ok(_) => Ok(()),
+                Err(error) => Err(StreamError::Create { stream, source: error.into() }),
+            };
+        }
+    };
+    compare(&found.cached_info().config, &wanted)
+}
+
+/// What mail depends on must be as wanted; the rest is the operator's.
+fn compare(found: &stream::Config, wanted: &stream::Config) -> Result<(), StreamError> {
+    // A limit without a value is written as -1 by some and as 0 by others.
+    let limit = |value: i64| value.max(0).to_string();
+    let stream = wanted.name.clone();
+    for (setting, found, wanted) in [
+        ("retention", format!("{:?}", found.retention), format!("{:?}", wanted.retention)),
+        ("discard", format!("{:?}", found.discard), format!("{:?}", wanted.discard)),
+        ("storage", format!("{:?}", found.storage), format!("{:?}", wanted.storage)),
+        ("subjects", format!("{:?}", found.subjects), format!("{:?}", wanted.subjects)),
+        ("replicas", found.num_replicas.to_string(), wanted.num_replicas.to_string()),
+        ("max_age", format!("{:?}", found.max_age), format!("{:?}", wanted.max_age)),
+        ("max_bytes", limit(found.max_bytes), limit(wanted.max_bytes)),
+        ("max_msgs", limit(found.max_messages), limit(wanted.max_messages)),
+        (
+            "max_msgs_per_subject",
+            limit(found.max_messages_per_subject),
+            limit(wanted.max_messages_per_subject),
+        ),
+    ] {
+        if found != wanted {
+            return Err(StreamError::Differs { stream, setting, found, wanted });
+        }
+    }
+    Ok(())
+}
+
+/// The consumer by which a lane's messages of a door are pulled.
+pub(crate) async fn consumer(
+    shared: &Shared,
+    door: Door,
+    lane: Lane,
+) -> Result<PullConsumer, Cause> {
+    let stream = shared.broker.context.get_stream_no_info(door.stream(lane)).await?;
+    let name = lane.to_string();
+    let config = pull::Config {
+        durable_name: Some(name.clone()),
+        filter_subject: door.filter(lane),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: shared.config.ack_wait(),
+        max_deliver: -1,
+        max_ack_pending: -1,
+        ..Default::default()
+    };
+    Ok(stream.get_or_create_consumer(&name, config).await?)
+}
+
+/// Octets of all streams, on one server.
+pub(crate) async fn size(shared: &Shared) -> Result<u64, Cause> {
+    let mut size = 0;
+    for config in all(&shared.config) {
+        size += state(shared, &config.name).await?.bytes;
+    }
+    Ok(size)
+}
+
+/// What a stream holds, as its leader knows it.
+pub(crate) async fn state(shared: &Shared, stream: &str) -> Result<stream::State, Cause> {
+    let stream = shared.broker.context.get_stream(stream).await?;
+    Ok(stream.cached_info().state.clone())
+}
