@@ -115,6 +115,10 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        // What makes a worker panic is tried again when the lease lapses, not at once.
+        if std::thread::panicking() {
+            return;
+        }
         let mut index = self.shared.index();
         index.schedule.release(&self.token, self.shared.now());
         index.sweep();

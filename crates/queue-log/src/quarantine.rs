@@ -33,7 +33,7 @@ pub(crate) fn keep(shared: &Shared, message: QueueId, at: Location) -> io::Resul
     disk.open(&path)?.read_at(at.offset.into(), &mut octets)?;
     disk::write_whole(disk, disk::QUARANTINE, &copy, &octets)?;
     shared.metrics.quarantined.inc();
-    tracing::error!(%message, path, offset = at.offset, copy, "a record is damaged: check the disk");
+    tracing::error!(%message, path, offset = at.offset, copy, "a damaged record: check the disk");
     Ok(())
 }
 

@@ -78,6 +78,7 @@ macro_rules! conformance_suite {
                 an_extended_lease_lasts
                 a_lapsed_lease_settles_nothing
                 a_released_or_dropped_lease_is_due_at_once
+                a_job_that_makes_its_worker_panic_waits_for_the_end_of_its_lease
                 a_waiting_lease_gets_what_is_committed
                 a_waiting_lease_gets_what_comes_due
                 a_dropped_wait_takes_nothing

@@ -94,7 +94,8 @@ pub trait Draft: Send {
     async fn commit(&mut self, head: Head, jobs: Vec<NewJob>) -> Result<(), AcceptError>;
 }
 
-/// A job that is ours until the lease lapses. Dropping it gives the job back unsettled.
+/// A job that is ours until the lease lapses. Dropping it gives the job back unsettled; dropped by
+/// a panic, the job waits until the lease lapses, so that what is poison is not taken at once.
 #[async_trait]
 pub trait Lease: Send + Sync {
     fn job(&self) -> &Job;

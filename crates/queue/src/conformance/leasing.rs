@@ -72,6 +72,21 @@ pub async fn a_released_or_dropped_lease_is_due_at_once<H: Harness>() {
     assert_eq!(trial.lease().await.job().id.message, id);
 }
 
+pub async fn a_job_that_makes_its_worker_panic_waits_for_the_end_of_its_lease<H: Harness>() {
+    let trial = Trial::<H>::new().await;
+    let id = trial.send(&Mail::to("a.example")).await;
+    let lease = trial.lease().await;
+    let mut worker = tokio::task::JoinSet::new();
+    worker.spawn(async move {
+        let _lease = lease;
+        panic!("a fault of the worker, as the test wants it");
+    });
+    assert!(worker.join_next().await.unwrap().is_err());
+    trial.nothing_due("it would make the next worker panic at once").await;
+    trial.advance(LEASE + Duration::from_secs(1));
+    assert_eq!(trial.lease().await.job().id.message, id);
+}
+
 pub async fn a_waiting_lease_gets_what_is_committed<H: Harness>() {
     let trial = Trial::<H>::new().await;
     let queue = trial.queue();

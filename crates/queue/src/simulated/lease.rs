@@ -105,6 +105,9 @@ impl Lease for SimulatedLease {
 /// Releasing is dropping: a lease that was settled has nothing left to give back.
 impl Drop for SimulatedLease {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
         let mut store = self.shared.lock();
         if store.epoch() == self.epoch {
             store.release(&self.token, self.shared.now());
