@@ -45,6 +45,14 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 impl OnServer {
+    /// What was the dead process's is free at once, and not when its time is up.
+    async fn free_partitions(&self) {
+        let client = async_nats::connect(self.server.url()).await.unwrap();
+        let context = async_nats::jetstream::new(client);
+        let stream = context.get_stream("KV_own").await.unwrap();
+        stream.purge().await.unwrap();
+    }
+
     async fn open_queue(config: Config, clock: VirtualClock) -> Arc<JetQueue> {
         let kinds = vec![HopKind::Smtp, HopKind::Mailbox];
         let queue = JetQueue::open(config, kinds, Metrics::default(), clock.reader()).await;
@@ -69,6 +77,7 @@ impl Harness for OnServer {
     async fn crash(&mut self) {
         self.queue.halt();
         now(self.server.restart()).unwrap();
+        self.free_partitions().await;
         let config = config(&self.server, &self.settings);
         self.queue = Self::open_queue(config, self.clock.clone()).await;
     }

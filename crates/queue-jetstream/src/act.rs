@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use queue::contract::Cause;
 use queue::schedule::{Back, Placement};
-use queue::stored::{Change, StoredState};
+use queue::stored::{Acting, Change, StoredState};
 use queue::{ActResult, Acted, Action, JobId, Phase, QueueError};
 
 use crate::read::{self, ReadJob};
@@ -19,36 +20,53 @@ pub(crate) async fn act(
     job: JobId,
     action: Action,
 ) -> Result<Option<Acted>, QueueError> {
-    // A task of its own: dropped half way, an action that is stored would not be known.
-    let (mine, id) = (Arc::clone(shared), format!("{job}-act-{:016x}", rand::random::<u64>()));
-    let acting = shared.tasks.spawn(async move { act_now(&mine, job, action, &id).await });
-    acting.await.map_err(|error| QueueError::Unavailable(error.into())).flatten()
-}
-
-async fn act_now(
-    shared: &Arc<Shared>,
-    job: JobId,
-    action: Action,
-    id: &str,
-) -> Result<Option<Acted>, QueueError> {
-    let unavailable = |error: queue::contract::Cause| QueueError::Unavailable(error);
+    let unavailable = |error: Cause| QueueError::Unavailable(error);
     // One at a time: what an action stops while it is recorded, another must not start again.
     let _acting = shared.acting.acquire().await.map_err(|error| unavailable(error.into()))?;
+    // A task of its own: dropped half way, an action that is stored would not be known.
+    let mine = Arc::clone(shared);
+    let acting = shared.tasks.spawn(async move {
+        change(&mine, job, "act", |state, phase| state.acted(action, phase)).await
+    });
+    let result = acting.await.map_err(|error| unavailable(error.into())).flatten()?;
+    Ok(result.map(|result| Acted { job, result }))
+}
+
+/// Gives a job that waits in an intake a record of its own: room for others.
+pub(crate) async fn park(shared: &Arc<Shared>, job: JobId) -> Result<(), QueueError> {
+    let waits = |state: &StoredState, phase| match phase {
+        Phase::Ready | Phase::Deferred => {
+            Acting { result: ActResult::Done, change: Change::State(Box::new(state.clone())) }
+        }
+        Phase::Active | Phase::Held | Phase::Quarantined => {
+            Acting { result: ActResult::NotApplicable, change: Change::Nothing }
+        }
+    };
+    change(shared, job, "park", waits).await.map(drop)
+}
+
+/// Records what `decide` makes of a job's state; `None` when the job is no more.
+async fn change(
+    shared: &Arc<Shared>,
+    job: JobId,
+    name: &str,
+    decide: impl Fn(&StoredState, Phase) -> Acting,
+) -> Result<Option<ActResult>, QueueError> {
+    let unavailable = |error: Cause| QueueError::Unavailable(error);
+    let id = format!("{job}-{name}-{:016x}", rand::random::<u64>());
     for _ in 0..TRIES {
         let _turn = shared.turn(job).await;
         let Some(read) = read::read_job(shared, job).await? else { return Ok(None) };
-        let Some(prepared) = prepare(shared, job, action, &read) else { continue };
+        let Some(prepared) = prepare(shared, job, &read, &decide) else { continue };
         let (next, back) = match &prepared.change {
-            Change::Nothing => return Ok(Some(Acted { job, result: prepared.result })),
+            Change::Nothing => return Ok(Some(prepared.result)),
             Change::State(state) => (Some(&**state), state.back()),
             Change::Gone => (None, Back::Gone),
         };
-        let stepped = step::step(shared, job, &read, next, id).await;
+        let stepped = step::step(shared, job, &read, next, &id).await;
         apply(shared, job, &read, &prepared, stepped.as_ref().ok(), next, back);
         match stepped.map_err(|error| unavailable(error.into()))? {
-            Stepped::At(_) | Stepped::Gone => {
-                return Ok(Some(Acted { job, result: prepared.result }));
-            }
+            Stepped::At(_) | Stepped::Gone => return Ok(Some(prepared.result)),
             Stepped::Lost => return Ok(None),
             Stepped::Changed => {}
         }
@@ -64,13 +82,18 @@ struct Prepared {
 }
 
 /// `None` when the job has other records by now.
-fn prepare(shared: &Shared, job: JobId, action: Action, read: &ReadJob) -> Option<Prepared> {
+fn prepare(
+    shared: &Shared,
+    job: JobId,
+    read: &ReadJob,
+    decide: impl Fn(&StoredState, Phase) -> Acting,
+) -> Option<Prepared> {
     let now = shared.now();
     let mut index = shared.index();
     index.schedule.advance(now);
     let before = index.schedule.placement(job);
     let view = index.schedule.get(job).filter(|view| view.payload == read.place)?;
-    let acting = read.state.acted(action, view.phase);
+    let acting = decide(&read.state, view.phase);
     let before = before.filter(|_| view.phase != Phase::Active);
     if before.is_some() && acting.change != Change::Nothing {
         index.schedule.replace(job, Placement::Held, read.place, now);

@@ -33,8 +33,12 @@ pub struct Config {
     pub reserve_bytes: u64,
     /// Messages of an intake that its owner has in hand.
     pub window: usize,
+    /// Octets of them: one message more is taken while there are fewer.
+    pub window_bytes: u64,
     /// After so long without a sign of life of its owner a message is another's.
     pub ack_wait_seconds: u64,
+    /// After so long without a sign of life of its owner a partition is another's.
+    pub ownership_ttl_seconds: u64,
     /// How long an answer of a server is waited for.
     pub timeout_seconds: u64,
     /// How long a lease lasts unless extended: longer than what lies between two extensions.
@@ -58,7 +62,9 @@ impl Default for Config {
             intake_bytes: 8 << 30,
             reserve_bytes: 1 << 30,
             window: 2000,
+            window_bytes: 32 << 20,
             ack_wait_seconds: 120,
+            ownership_ttl_seconds: 15,
             timeout_seconds: 10,
             lease_seconds: 20 * 60,
             tenant_messages: None,
@@ -86,11 +92,23 @@ impl Config {
         if times.contains(&0) {
             return Err("ackWaitSeconds, timeoutSeconds and leaseSeconds must not be zero".into());
         }
+        if self.ownership_ttl_seconds < 2 {
+            return Err("ownershipTtlSeconds must be at least 2".into());
+        }
         Ok(())
+    }
+
+    /// The files that the settings name: relative to wherever the settings are.
+    pub fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        self.nkey_file.iter_mut().chain(&mut self.ca_file)
     }
 
     pub(crate) fn ack_wait(&self) -> Duration {
         Duration::from_secs(self.ack_wait_seconds)
+    }
+
+    pub(crate) fn ownership_ttl(&self) -> Duration {
+        Duration::from_secs(self.ownership_ttl_seconds)
     }
 
     pub(crate) fn timeout(&self) -> Duration {

@@ -2,15 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::Subject;
 use mail_types::{QueueId, TenantId, Timestamp};
 use queue::JobId;
 use queue::schedule::{NewEntry, Placement, Schedule, Usage};
 use queue::stored::StoredState;
+use tokio::time::Instant;
 
 use crate::names::{Door, Partition};
 use crate::record::{Arrival, JobRecord, ManifestPlace};
+use crate::usage::Others;
 
 /// Where a job is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +22,17 @@ pub(crate) enum Place {
     Intake,
     /// As a record in the stream of its partition.
     Record(Partition, u64),
+}
+
+impl Place {
+    /// Whether what is stored at `other` is later.
+    pub(crate) fn is_before(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Intake, Self::Record(..)) => true,
+            (Self::Record(_, this), Self::Record(_, other)) => this < other,
+            (_, Self::Intake) => false,
+        }
+    }
 }
 
 /// By which intake a message came.
@@ -39,23 +53,53 @@ pub(crate) struct InHand {
     pub(crate) copied: Option<ManifestPlace>,
 }
 
+/// A message that we committed.
+struct Arriving {
+    tenant: TenantId,
+    size: u64,
+    since: Instant,
+}
+
+/// How long it takes until the owner of a partition has told of a message.
+const ARRIVING: Duration = Duration::from_secs(3);
+
 pub(crate) struct Index {
     pub(crate) schedule: Schedule<Place>,
     pub(crate) hand: HashMap<QueueId, InHand>,
     /// Messages of an intake whose end no server has confirmed yet.
     pub(crate) ending: HashMap<QueueId, Way>,
+    /// Jobs that we ended, with the sequence of their marks, until these have come back to us: a
+    /// record that comes before is of the past.
+    ended: HashMap<JobId, (Partition, u64)>,
+    /// How far the records of a partition have come to us.
+    positions: HashMap<Partition, u64>,
     /// Messages that we committed and that have not come back to us as their partitions' owner.
-    arriving: HashMap<QueueId, (TenantId, u64)>,
+    arriving: HashMap<QueueId, Arriving>,
+    /// What other processes have.
+    pub(crate) others: Others,
 }
 
 impl Index {
     pub(crate) fn new(schedule: Schedule<Place>) -> Self {
-        Self { schedule, hand: HashMap::new(), ending: HashMap::new(), arriving: HashMap::new() }
+        Self {
+            schedule,
+            hand: HashMap::new(),
+            ending: HashMap::new(),
+            ended: HashMap::new(),
+            positions: HashMap::new(),
+            arriving: HashMap::new(),
+            others: Others::default(),
+        }
     }
 
     /// A message that was just committed counts for its tenant.
     pub(crate) fn arriving(&mut self, message: QueueId, tenant: TenantId, size: u64) {
-        self.arriving.insert(message, (tenant, size));
+        self.arriving.insert(message, Arriving { tenant, size, since: Instant::now() });
+    }
+
+    /// What was committed a while ago is counted by its partition's owner.
+    pub(crate) fn expire_arriving(&mut self) {
+        self.arriving.retain(|_, arriving| arriving.since.elapsed() < ARRIVING);
     }
 
     /// It has been seen in the queue, or was not committed.
@@ -63,11 +107,42 @@ impl Index {
         self.arriving.remove(&message);
     }
 
+    /// We marked a job's end.
+    pub(crate) fn ended(&mut self, job: JobId, partition: Partition, mark: u64) {
+        if self.positions.get(&partition).is_none_or(|position| *position < mark) {
+            self.ended.insert(job, (partition, mark));
+        }
+    }
+
+    /// A partition's records up to this one have come to us.
+    pub(crate) fn passed(&mut self, partition: Partition, sequence: u64) {
+        self.positions.insert(partition, sequence);
+    }
+
+    /// Whether a record with this sequence is of a job that we have ended since.
+    pub(crate) fn is_past(&self, job: JobId, sequence: u64) -> bool {
+        self.ended.get(&job).is_some_and(|(_, mark)| sequence <= *mark)
+    }
+
+    /// The mark of a job's end has come back.
+    pub(crate) fn mark_seen(&mut self, job: JobId) {
+        self.ended.remove(&job);
+    }
+
+    /// Nothing comes back of a partition that is another's.
+    pub(crate) fn forget_marks(&mut self, partition: Partition) {
+        self.ended.retain(|_, (of, _)| *of != partition);
+        self.positions.remove(&partition);
+    }
+
     pub(crate) fn usage(&self, tenant: &TenantId) -> Usage {
         let mut usage = self.schedule.usage(tenant);
-        for (_, size) in self.arriving.values().filter(|(of, _)| of == tenant) {
+        let (messages, bytes) = self.others.of(tenant);
+        usage.messages += messages;
+        usage.bytes += bytes;
+        for arriving in self.arriving.values().filter(|arriving| arriving.tenant == *tenant) {
             usage.messages += 1;
-            usage.bytes += size;
+            usage.bytes += arriving.size;
         }
         usage
     }
@@ -110,6 +185,12 @@ impl Index {
             payload: place,
         };
         self.schedule.insert(entry, now)
+    }
+
+    /// Octets of an intake's messages that are in hand.
+    pub(crate) fn in_hand_bytes(&self, way: Way) -> u64 {
+        let of_way = self.hand.values().filter(|in_hand| in_hand.way == way);
+        of_way.map(|in_hand| in_hand.arrival.inline.octets.len() as u64).sum()
     }
 
     /// How many messages of an intake are in hand.

@@ -10,6 +10,7 @@ use queue::JobId;
 use queue::contract::Cause;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::broker::Publish;
 use crate::index::{InHand, Way};
@@ -24,6 +25,10 @@ const EXPIRES: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_millis(500);
 /// Messages of a pull at most: what is left to others for `ackWaitSeconds` by who dies.
 const PULL_MAX: usize = 256;
+/// What is under way to us when we stop comes within this.
+const LATE: Duration = Duration::from_millis(50);
+/// A pull with less room than the largest message would never bring it.
+const PULL_BYTES_MIN: usize = 2 << 20;
 /// Between a pull that failed and the next.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -34,10 +39,17 @@ pub(crate) struct Pull {
 }
 
 impl Pull {
-    pub(crate) async fn start(consumer: &PullConsumer, max: usize) -> Result<Self, Cause> {
+    /// The pull brings up to `max` messages, and no more once they have so many octets.
+    pub(crate) async fn start(
+        consumer: &PullConsumer,
+        max: usize,
+        octets: usize,
+    ) -> Result<Self, Cause> {
         let until = Instant::now() + EXPIRES + GRACE;
         // Without heartbeats: with them the library hangs after the first.
-        let batch = consumer.batch().max_messages(max).expires(EXPIRES).messages().await?;
+        let octets = octets.max(PULL_BYTES_MIN);
+        let batch = consumer.batch().max_messages(max).max_bytes(octets).expires(EXPIRES);
+        let batch = batch.messages().await?;
         Ok(Self { batch, until })
     }
 
@@ -49,41 +61,71 @@ impl Pull {
     }
 }
 
-/// Keeps up to a window of an intake's messages in hand, until the queue is closed.
+/// Keeps up to a window of an intake's messages in hand, until told to stop.
 ///
 /// It begins when the records of the partition are known: a message that is there although it has
 /// a record must not be taken for one that waits.
-pub(crate) async fn run(shared: Arc<Shared>, way: Way, mut loaded: watch::Receiver<bool>) {
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    way: Way,
+    mut loaded: watch::Receiver<bool>,
+    stop: CancellationToken,
+) {
     let work = async {
         if loaded.wait_for(|loaded| *loaded).await.is_err() {
             return;
         }
-        loop {
-            if let Err(error) = pull(&shared, way).await {
+        while !stop.is_cancelled() {
+            if let Err(error) = pull(&shared, way, &stop).await {
                 tracing::debug!(%error, partition = %way.partition, "a pull failed");
+                tokio::time::sleep(RETRY).await;
             }
-            tokio::time::sleep(RETRY).await;
         }
     };
     shared.closed.run_until_cancelled(work).await;
 }
 
-async fn pull(shared: &Arc<Shared>, way: Way) -> Result<(), Cause> {
+async fn pull(shared: &Arc<Shared>, way: Way, stop: &CancellationToken) -> Result<(), Cause> {
     let lane = Lane::Partition(way.partition);
     let consumer = streams::consumer(shared, way.door, lane).await?;
     let old = streams::state(shared, &way.door.stream(lane)).await?.last_sequence;
-    loop {
-        let room = shared.config.window.saturating_sub(shared.index().in_hand(way));
-        if room == 0 {
+    while !stop.is_cancelled() {
+        let (room, room_bytes) = room(shared, way);
+        if room == 0 || room_bytes == 0 {
             // The end of one makes room.
             let _ = tokio::time::timeout(RETRY, shared.changed.notified()).await;
             continue;
         }
-        let mut pull = Pull::start(&consumer, room.min(PULL_MAX)).await?;
-        while let Some(message) = pull.next().await? {
+        let mut pull = Pull::start(&consumer, room.min(PULL_MAX), room_bytes).await?;
+        loop {
+            // Cancel-safe: a message that was not taken is still in the pull.
+            let message = tokio::select! {
+                message = pull.next() => message?,
+                () = stop.cancelled() => return hand_back(shared, pull).await,
+            };
+            let Some(message) = message else { break };
             receive(shared, way, old, message).await?;
         }
     }
+    Ok(())
+}
+
+/// What a pull still brings is for the next owner.
+async fn hand_back(shared: &Shared, mut pull: Pull) -> Result<(), Cause> {
+    while let Ok(Ok(Some(message))) = tokio::time::timeout(LATE, pull.next()).await {
+        if let Some(reply) = message.reply.clone() {
+            shared.broker.client.publish(reply, "-NAK".into()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// How many messages, and octets, may be taken in hand.
+fn room(shared: &Shared, way: Way) -> (usize, usize) {
+    let index = shared.index();
+    let room = shared.config.window.saturating_sub(index.in_hand(way));
+    let room_bytes = shared.config.window_bytes.saturating_sub(index.in_hand_bytes(way));
+    (room, usize::try_from(room_bytes).unwrap_or(usize::MAX))
 }
 
 /// `old` is the last sequence that others may have had in hand before us.

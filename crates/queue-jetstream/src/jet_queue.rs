@@ -1,6 +1,7 @@
 //! The queue as the roles see it.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::ConnectOptions;
@@ -8,12 +9,12 @@ use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 use mail_types::{Envelope, QueueId, Timestamp};
 use queue::contract::Cause;
-use queue::schedule::{Leased, Schedule, View};
+use queue::schedule::{Leased, Schedule};
 use queue::{
-    AcceptError, Acted, Action, Admission, Draft, Filter, HopKind, Job, JobId, JobSummary, Lease,
-    NextHop, Queue, QueueError, Stats,
+    AcceptError, Acted, Action, Admission, Draft, Filter, HopKind, Job, JobSummary, Lease, NextHop,
+    Queue, QueueError, Stats,
 };
-use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::broker::Broker;
 use crate::config::Config;
@@ -22,23 +23,26 @@ use crate::index::{Index, Place, Way};
 use crate::lease::Held;
 use crate::metrics::Metrics;
 use crate::names::{Door, Lane, Partition, RESERVE};
-use crate::read::{self, ReadError};
+use crate::server::{self, ServerError};
 use crate::shared::{Clock, Shared};
 use crate::streams::{self, StreamError};
-use crate::{act, end, intake, jobs, split};
+use crate::{end, everywhere, here, intake, ownership, split, usage};
 
 /// A waiting lease looks at least this often: the clock may have been set.
 const LOOK: Duration = Duration::from_millis(500);
-/// Jobs that a list reads at once.
-const PAGE: usize = 128;
-/// Reads that a list has under way at once.
+/// Between two looks at what others do.
+const PAUSE: Duration = Duration::from_millis(2);
+/// Between two looks at how the servers are set.
+const VERIFY: Duration = Duration::from_secs(300);
+/// Reads that a lease has under way at once.
 const READS: usize = 16;
 
 /// The queue on JetStream: one of the processes that share it.
 pub struct JetQueue {
     shared: Arc<Shared>,
-    partitions: Vec<Partition>,
-    loaded: Vec<watch::Receiver<bool>>,
+    kinds: Vec<HopKind>,
+    /// Ends when all partitions are given back.
+    owning: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Why the queue cannot be used.
@@ -53,7 +57,21 @@ pub enum OpenError {
         source: Cause,
     },
     #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error(transparent)]
     Stream(#[from] StreamError),
+}
+
+impl OpenError {
+    /// Whether it may pass without an operator: servers that are not there yet, or lead nothing.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect { .. } => true,
+            Self::Config(_) => false,
+            Self::Server(error) => matches!(error, ServerError::Silent { .. }),
+            Self::Stream(error) => !matches!(error, StreamError::Differs { .. }),
+        }
+    }
 }
 
 impl JetQueue {
@@ -68,52 +86,67 @@ impl JetQueue {
         config.validate().map_err(OpenError::Config)?;
         let client = connect(&config).await?;
         let broker = Broker::new(client, config.timeout(), metrics.clone());
+        server::verify(&broker, &config).await?;
         streams::ensure(&broker, &config).await?;
         let clock: Clock = Box::new(clock);
         let index = Index::new(Schedule::new(config.lease_time()));
         let shared = Arc::new(Shared::new(broker, config, clock, metrics, index));
-        let mut queue = Self { shared, partitions: Vec::new(), loaded: Vec::new() };
-        queue.start(&kinds);
+        let queue = Self { shared, kinds, owning: Mutex::default() };
+        queue.start();
         Ok(queue)
     }
 
-    fn start(&mut self, kinds: &[HopKind]) {
-        let shared = &self.shared;
-        for &kind in kinds {
-            for partition in Partition::all(kind, shared.partitions(kind)) {
-                let (loading, loaded) = watch::channel(false);
-                shared.tasks.spawn(jobs::run(Arc::clone(shared), partition, loading));
-                for door in [Door::Outside, Door::Reserve] {
-                    shared.tasks.spawn(intake::run(
-                        Arc::clone(shared),
-                        Way { partition, door },
-                        loaded.clone(),
-                    ));
-                }
-                self.partitions.push(partition);
-                self.loaded.push(loaded);
-            }
+    fn start(&self) {
+        self.shared.tasks.spawn(usage::run(Arc::clone(&self.shared)));
+        self.shared.tasks.spawn(keep_verified(Arc::clone(&self.shared)));
+        if self.kinds.is_empty() {
+            return;
         }
-        if !kinds.is_empty() {
-            for door in [Door::Outside, Door::Reserve] {
-                shared.tasks.spawn(split::run(Arc::clone(shared), door));
-            }
-            shared.tasks.spawn(intake::keep_in_hand(Arc::clone(shared)));
+        let (shared, tasks) = (&self.shared, &self.shared.tasks);
+        for door in [Door::Outside, Door::Reserve] {
+            tasks.spawn(split::run(Arc::clone(shared), door));
         }
+        tasks.spawn(intake::keep_in_hand(Arc::clone(shared)));
+        tasks.spawn(everywhere::answer(Arc::clone(shared)));
+        let owning = tasks.spawn(ownership::run(Arc::clone(shared), self.kinds.clone()));
+        *self.owning.lock().unwrap_or_else(PoisonError::into_inner) = Some(owning);
+    }
+
+    /// The partitions that are ours now, as `s0`.
+    pub fn partitions(&self) -> Vec<String> {
+        let tenures = self.shared.tenures();
+        let valid = tenures.values().filter(|tenure| tenure.is_valid());
+        let mut partitions: Vec<_> = valid.map(|tenure| tenure.partition.to_string()).collect();
+        partitions.sort();
+        partitions
     }
 
     /// Waits until all that the servers hold is known here: what waits to be split is split, what
     /// waits in an intake is in hand. For a process that serves all next hops, and tests.
     pub async fn caught_up(&self) -> Result<(), QueueError> {
-        for loaded in &self.loaded {
-            let mut loaded = loaded.clone();
-            loaded.wait_for(|loaded| *loaded).await.map_err(|_| QueueError::Closed)?;
+        let mut lanes = vec![Lane::Split];
+        for &kind in &self.kinds {
+            for partition in Partition::all(kind, self.shared.partitions(kind)) {
+                self.loaded(partition).await?;
+                lanes.push(Lane::Partition(partition));
+            }
         }
-        let partitions = self.partitions.iter().map(|&partition| Lane::Partition(partition));
-        for lane in partitions.chain([Lane::Split]) {
+        for lane in lanes {
             self.drained(&Door::Outside.stream(lane), Door::Outside, Some(lane)).await?;
         }
         self.drained(RESERVE, Door::Reserve, None).await
+    }
+
+    async fn loaded(&self, partition: Partition) -> Result<(), QueueError> {
+        loop {
+            let tenure = self.shared.tenures().get(&partition).cloned();
+            if let Some(tenure) = tenure {
+                let mut loaded = tenure.loaded();
+                loaded.wait_for(|loaded| *loaded).await.map_err(|_| QueueError::Closed)?;
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     async fn drained(
@@ -122,7 +155,6 @@ impl JetQueue {
         door: Door,
         lane: Option<Lane>,
     ) -> Result<(), QueueError> {
-        const PAUSE: Duration = Duration::from_millis(2);
         loop {
             let state = streams::state(&self.shared, stream).await;
             if state.map_err(QueueError::Unavailable)?.messages <= self.known(door, lane) {
@@ -142,8 +174,17 @@ impl JetQueue {
         (in_hand + index.ending.values().filter(|way| is_of(**way)).count()) as u64
     }
 
-    /// Leases no more and stops what goes on in the background.
+    /// Leases no more, gives its partitions to others, and ends what goes on in the background.
+    /// For leases that have not ended it waits as long as they last.
     pub async fn close(&self) {
+        self.shared.leaving.cancel();
+        self.shared.changed.notify_waiters();
+        let owning = self.owning.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(owning) = owning
+            && let Err(error) = owning.await
+        {
+            tracing::error!(%error, "giving partitions back failed");
+        }
         self.halt();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
@@ -159,16 +200,22 @@ impl JetQueue {
         &self,
         lease: impl FnOnce(&mut Schedule<Place>, Timestamp) -> Vec<Leased<Place>>,
     ) -> Result<(Vec<Held>, Duration), QueueError> {
-        if self.shared.closed.is_cancelled() {
+        if self.shared.closed.is_cancelled() || self.shared.leaving.is_cancelled() {
             return Err(QueueError::Closed);
         }
         let now = self.shared.now();
         let mut index = self.shared.index();
         let leased = lease(&mut index.schedule, now);
-        let views: Vec<_> = leased
-            .into_iter()
-            .filter_map(|leased| Some((index.schedule.get(leased.token.job())?, leased)))
-            .collect();
+        let mut views = Vec::with_capacity(leased.len());
+        for leased in leased {
+            let Some(view) = index.schedule.get(leased.token.job()) else { continue };
+            if self.shared.serves(&view.next_hop) {
+                views.push((view, leased));
+            } else if index.schedule.finish(&leased.token).is_ok() {
+                // It is another's by now.
+                index.hand.remove(&view.id.message);
+            }
+        }
         let wakeup = index.schedule.next_wakeup();
         drop(index);
         end::sweep(&self.shared);
@@ -181,13 +228,29 @@ impl JetQueue {
     }
 }
 
+/// Looks again and again whether the servers still keep what they acknowledge; while they do not,
+/// no mail is accepted.
+async fn keep_verified(shared: Arc<Shared>) {
+    let work = async {
+        loop {
+            tokio::time::sleep(VERIFY).await;
+            let verified = server::verify(&shared.broker, &shared.config).await;
+            // One that is silent may be restarted: what it said before holds.
+            let is_unsafe = matches!(verified, Err(ServerError::Old(_) | ServerError::Lazy(_)));
+            if let Err(error) = verified {
+                tracing::error!(event = "server_refused", %error, is_unsafe);
+            }
+            shared.is_unsafe.store(is_unsafe, Ordering::Release);
+        }
+    };
+    shared.closed.run_until_cancelled(work).await;
+}
+
 async fn connect(config: &Config) -> Result<async_nats::Client, OpenError> {
     let urls = config.urls.join(", ");
     let failed = |source: Cause| OpenError::Connect { urls: urls.clone(), source };
-    let mut options = ConnectOptions::new()
-        .name("postrider")
-        .retry_on_initial_connect()
-        .request_timeout(Some(config.timeout()));
+    let mut options =
+        ConnectOptions::new().name("postrider").request_timeout(Some(config.timeout()));
     if let Some(file) = &config.ca_file {
         options = options.add_root_certificates(file.clone()).require_tls(true);
     }
@@ -211,6 +274,7 @@ impl Queue for JetQueue {
         envelope: Envelope,
         admission: Admission,
     ) -> Result<Box<dyn Draft>, AcceptError> {
+        self.shared.may_accept().map_err(AcceptError::Unavailable)?;
         draft::admit(&self.shared, &envelope, admission, 0)?;
         let id = QueueId::new(envelope.arrival, rand::random());
         Ok(Box::new(JetDraft::new(Arc::clone(&self.shared), id, envelope, admission)))
@@ -260,50 +324,24 @@ impl Queue for JetQueue {
     }
 
     fn list(&self, filter: Filter) -> BoxStream<'static, Result<JobSummary, QueueError>> {
-        let jobs = matching(Arc::clone(&self.shared), filter);
-        jobs.map(|job| job.map(|job| job.summary())).boxed()
+        everywhere::list(Arc::clone(&self.shared), filter)
     }
 
     async fn show(&self, message: QueueId) -> Result<Vec<Job>, QueueError> {
-        let views = self.shared.index().schedule.of_message(message);
-        read_jobs(&self.shared, views).await
+        everywhere::show(&self.shared, message).await
     }
 
     fn act(&self, filter: Filter, action: Action) -> BoxStream<'static, Result<Acted, QueueError>> {
-        let shared = Arc::clone(&self.shared);
-        let jobs = matching(Arc::clone(&self.shared), filter);
-        jobs.filter_map(move |job| {
-            let shared = Arc::clone(&shared);
-            async move {
-                match job {
-                    Ok(job) => act::act(&shared, job.id, action).await.transpose(),
-                    Err(error) => Some(Err(error)),
-                }
-            }
-        })
-        .boxed()
+        everywhere::act(Arc::clone(&self.shared), filter, action)
     }
 
     async fn stats(&self) -> Result<Stats, QueueError> {
         let size = streams::size(&self.shared).await.map_err(QueueError::Unavailable)?;
-        let mut index = self.shared.index();
-        index.schedule.advance(self.shared.now());
-        let counts = index.schedule.counts();
-        let stats = Stats {
-            messages: counts.messages,
-            content_bytes: counts.content_bytes,
-            ready: counts.ready,
-            active: counts.active,
-            deferred: counts.deferred(),
-            held: counts.held,
-            quarantined: counts.quarantined,
-            oldest_ready: index.schedule.oldest_ready(),
+        Ok(Stats {
             store_bytes: size,
             store_limit_bytes: self.shared.config.intake_bytes,
-        };
-        drop(index);
-        end::sweep(&self.shared);
-        Ok(stats)
+            ..here::stats(&self.shared)
+        })
     }
 }
 
@@ -317,61 +355,4 @@ async fn load(held: Vec<Held>) -> Result<Vec<Box<dyn Lease>>, QueueError> {
         }
     }
     Ok(leases)
-}
-
-/// The jobs that match, page by page.
-fn matching(shared: Arc<Shared>, filter: Filter) -> BoxStream<'static, Result<Job, QueueError>> {
-    let first = filter.message.map(|message| JobId { message, index: 0 });
-    let pages = stream::unfold(Some(first), move |from| {
-        let (shared, filter) = (Arc::clone(&shared), filter.clone());
-        async move {
-            match page(&shared, &filter, from?).await {
-                Ok((jobs, next)) => Some((jobs.into_iter().map(Ok).collect(), next.map(Some))),
-                Err(error) => Some((vec![Err(error)], None)),
-            }
-        }
-    });
-    pages.flat_map(stream::iter).boxed()
-}
-
-async fn page(
-    shared: &Arc<Shared>,
-    filter: &Filter,
-    from: Option<JobId>,
-) -> Result<(Vec<Job>, Option<JobId>), QueueError> {
-    let now = shared.now();
-    let page = {
-        let mut index = shared.index();
-        index.schedule.advance(now);
-        index.schedule.page(from, PAGE)
-    };
-    end::sweep(shared);
-    let mut views = page.jobs;
-    let only = filter.message;
-    let next = page.next.filter(|next| only.is_none_or(|message| message == next.message));
-    views.retain(|view| filter.may_match(view.id, &view.tenant, view.phase, now));
-    let mut jobs = read_jobs(shared, views).await?;
-    jobs.retain(|job| filter.matches(job, now));
-    Ok((jobs, next))
-}
-
-/// Reads jobs; passes over those that ended meanwhile and those whose records are damaged.
-async fn read_jobs(shared: &Arc<Shared>, views: Vec<View<Place>>) -> Result<Vec<Job>, QueueError> {
-    let reads = stream::iter(views).map(|view| async move {
-        let read = read::read_job(shared, view.id).await;
-        (view, read)
-    });
-    let reads: Vec<_> = reads.buffered(READS).collect().await;
-    let mut jobs = Vec::with_capacity(reads.len());
-    for (view, read) in reads {
-        match read {
-            Ok(Some(read)) => jobs.push(read.state.job(read.source.message(), &view)),
-            Ok(None) => {}
-            Err(ReadError::Damaged(error)) => {
-                tracing::error!(job = %view.id, %error, "cannot show a job");
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(jobs)
 }

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use queue::JobId;
 use queue::contract::Cause;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::end;
 use crate::index::Place;
@@ -21,9 +22,14 @@ use crate::step::{self, WRITER};
 const QUIET: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Follows a partition's records until the queue is closed; says when all that were there at the
+/// Follows a partition's records until told to stop; says when all that were there at the
 /// start are known.
-pub(crate) async fn run(shared: Arc<Shared>, partition: Partition, loaded: watch::Sender<bool>) {
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    partition: Partition,
+    loaded: watch::Sender<bool>,
+    stop: CancellationToken,
+) {
     let mut position = 0;
     let work = async {
         loop {
@@ -33,6 +39,8 @@ pub(crate) async fn run(shared: Arc<Shared>, partition: Partition, loaded: watch
             tokio::time::sleep(RETRY).await;
         }
     };
+    // Boxed: a consumer of the client library is large.
+    let work = Box::pin(stop.run_until_cancelled(work));
     shared.closed.run_until_cancelled(work).await;
 }
 
@@ -64,35 +72,46 @@ async fn follow(
         };
         let info = message.info()?;
         let (sequence, pending) = (info.stream_sequence, info.pending);
-        read(shared, &message, Place::Record(partition, sequence));
+        read(shared, &message, partition, sequence);
         *position = sequence;
+        shared.index().passed(partition, sequence);
         if pending == 0 || sequence >= target {
             let _ = loaded.send(true);
         }
     }
 }
 
-/// Takes a record of somebody else's into the schedule; our own we know.
-fn read(shared: &Arc<Shared>, message: &Message, place: Place) {
-    let writer = message.headers.as_ref().and_then(|headers| headers.get(WRITER));
-    if writer.is_some_and(|writer| writer.as_str() == shared.writer) {
-        return;
-    }
+/// Takes a record into the schedule.
+fn read(shared: &Arc<Shared>, message: &Message, partition: Partition, sequence: u64) {
     let Some(job) = job_of(&message.subject) else {
         tracing::error!(subject = %message.subject, "a record that names no job");
         return;
     };
     if step::is_mark(&message.payload) {
-        shared.index().schedule.remove(job);
+        let mut index = shared.index();
+        index.mark_seen(job);
+        index.schedule.remove(job);
+        return;
+    }
+    if is_known(shared, message, job, sequence) {
         return;
     }
     match JobRecord::decode(&message.payload) {
-        Ok(record) => known(shared, job, &record, place),
+        Ok(record) => known(shared, job, &record, Place::Record(partition, sequence)),
         Err(error) => {
             shared.metrics.quarantined.inc();
             tracing::error!(%job, %error, "a record cannot be read: it is left alone");
         }
     }
+}
+
+/// Whether a record is one of ours that we know already.
+fn is_known(shared: &Shared, message: &Message, job: JobId, sequence: u64) -> bool {
+    let writer = message.headers.as_ref().and_then(|headers| headers.get(WRITER));
+    let is_ours = writer.is_some_and(|writer| writer.as_str() == shared.writer);
+    let index = shared.index();
+    // What we wrote before the partition was ours we do not know.
+    is_ours && (index.schedule.payload(job).is_some() || index.is_past(job, sequence))
 }
 
 /// A record is stored: the job is in the schedule, and where it says.
@@ -109,7 +128,8 @@ pub(crate) fn known(shared: &Arc<Shared>, job: JobId, record: &JobRecord, place:
         drop(index);
         return end::end(shared, job, place);
     };
-    if !index.insert_record(job, record, placement, place, now) {
+    let is_newer = index.schedule.payload(job).is_none_or(|known| known.is_before(place));
+    if is_newer && !index.insert_record(job, record, placement, place, now) {
         index.schedule.replace(job, placement, place, now);
     }
     drop(index);

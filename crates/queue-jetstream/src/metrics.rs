@@ -9,6 +9,7 @@ pub struct Metrics {
     pub(crate) unknown_outcomes: Counter,
     pub(crate) redelivered: Counter,
     pub(crate) moved: Counter,
+    pub(crate) parked: Counter,
     pub(crate) quarantined: Counter,
     pub(crate) published_bytes: Counter,
 }
@@ -30,6 +31,11 @@ impl Metrics {
             "moved",
             "Messages that outlived their first attempt: their content was copied",
             self.moved.clone(),
+        );
+        registry.register(
+            "parked",
+            "Messages that made room in an intake for others",
+            self.parked.clone(),
         );
         registry.register(
             "quarantined",

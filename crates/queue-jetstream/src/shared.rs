@@ -1,9 +1,12 @@
 //! What the parts of an open queue have in common.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use async_nats::connection::State;
 use mail_types::Timestamp;
+use queue::contract::Cause;
 use queue::{HopKind, JobId, NextHop};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +17,7 @@ use crate::config::Config;
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::names::Partition;
+use crate::ownership::Tenure;
 
 pub(crate) type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -26,11 +30,17 @@ pub(crate) struct Shared {
     pub(crate) changed: Notify,
     /// One operator's action at a time.
     pub(crate) acting: Semaphore,
+    /// The servers do not keep what they acknowledge.
+    pub(crate) is_unsafe: AtomicBool,
+    /// Partitions are given back, and no job is leased any more.
+    pub(crate) leaving: CancellationToken,
+    /// All ends, whatever is under way.
     pub(crate) closed: CancellationToken,
     /// Everything that goes on besides its callers.
     pub(crate) tasks: TaskTracker,
     /// Names this process in the records it writes: what it wrote, it knows.
     pub(crate) writer: String,
+    tenures: Mutex<HashMap<Partition, Arc<Tenure>>>,
     stepping: Mutex<HashSet<JobId>>,
     stepped: Notify,
     index: Mutex<Index>,
@@ -51,9 +61,12 @@ impl Shared {
             metrics,
             changed: Notify::new(),
             acting: Semaphore::new(1),
+            is_unsafe: AtomicBool::new(false),
+            leaving: CancellationToken::new(),
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
             writer: format!("{:016x}", rand::random::<u64>()),
+            tenures: Mutex::default(),
             stepping: Mutex::default(),
             stepped: Notify::new(),
             index: Mutex::new(index),
@@ -79,6 +92,28 @@ impl Shared {
 
     pub(crate) fn partition(&self, hop: &NextHop) -> Partition {
         Partition::of(hop, self.partitions(hop.kind()))
+    }
+
+    /// Whether mail can be kept at all, before a client has sent it.
+    pub(crate) fn may_accept(&self) -> Result<(), Cause> {
+        if self.is_unsafe.load(Ordering::Acquire) {
+            return Err("the servers do not keep what they acknowledge".into());
+        }
+        if self.broker.client.connection_state() != State::Connected {
+            return Err("no server is connected".into());
+        }
+        Ok(())
+    }
+
+    /// The partitions that are ours.
+    pub(crate) fn tenures(&self) -> MutexGuard<'_, HashMap<Partition, Arc<Tenure>>> {
+        self.tenures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a next hop is certainly ours to serve.
+    pub(crate) fn serves(&self, hop: &NextHop) -> bool {
+        let partition = self.partition(hop);
+        self.tenures().get(&partition).is_some_and(|tenure| tenure.is_valid())
     }
 
     /// Waits until nobody else takes a step with the job, and keeps others waiting.

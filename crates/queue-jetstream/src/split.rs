@@ -19,6 +19,8 @@ use crate::streams::{self, BODY_STREAMS};
 
 /// Messages of a pull at most: who splits holds nothing else of them.
 const PULL_MAX: usize = 16;
+/// Octets of these.
+const PULL_BYTES: usize = 8 << 20;
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Splits what comes in by a door, until the queue is closed. Anybody may, and all do.
@@ -37,7 +39,7 @@ pub(crate) async fn run(shared: Arc<Shared>, door: Door) {
 async fn pull(shared: &Arc<Shared>, door: Door) -> Result<(), Cause> {
     let consumer = streams::consumer(shared, door, Lane::Split).await?;
     loop {
-        let mut pull = Pull::start(&consumer, PULL_MAX).await?;
+        let mut pull = Pull::start(&consumer, PULL_MAX, PULL_BYTES).await?;
         while let Some(message) = pull.next().await? {
             split(shared, &message).await?;
         }
@@ -63,8 +65,10 @@ async fn split(shared: &Arc<Shared>, message: &Message) -> Result<(), Cause> {
         let record = JobRecord { head, state: StoredState::fresh(&stored.envelope) };
         let name = format!("{id}-split");
         let stepped = step::put(shared, id, &record.head, Some(&record), 0, &name).await?;
-        // Otherwise it was there: somebody began to split the message before.
-        if let Stepped::At(place) = stepped {
+        // Whoever serves the next hop reads it; if we do, we know it now.
+        if let Stepped::At(place) = stepped
+            && shared.serves(&job.next_hop)
+        {
             jobs::known(shared, id, &record, place);
         }
     }

@@ -165,7 +165,10 @@ pub(crate) async fn put(
         }
     };
     match stored {
-        Ok(_) if record.is_none() => Ok(Stepped::Gone),
+        Ok(mark) if record.is_none() => {
+            shared.index().ended(job, partition, mark);
+            Ok(Stepped::Gone)
+        }
         Ok(sequence) => Ok(Stepped::At(Place::Record(partition, sequence))),
         Err(PublishError::Changed) => {
             let unknown = |error: Cause| PublishError::Unknown(error.to_string().into());

@@ -141,7 +141,7 @@ pub struct Report {
 }
 
 /// A recipient of a job, with what became of it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RecipientState {
     pub recipient: Recipient,
     pub status: RecipientStatus,
@@ -174,7 +174,7 @@ impl Attempt {
 }
 
 /// A job as it is leased or shown: a message for one next hop.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Job {
     pub id: JobId,
     pub envelope: Arc<Envelope>,
@@ -325,7 +325,8 @@ fn fnv1a_128(bytes: Vec<u8>) -> u128 {
 }
 
 /// Which jobs an operator means. An empty filter means all; fields narrow it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Filter {
     pub message: Option<QueueId>,
     pub tenant: Option<TenantId>,

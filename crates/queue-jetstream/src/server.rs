@@ -1,0 +1,142 @@
+//! Whether the servers keep what they acknowledge.
+//!
+//! A server that is too old, or that syncs later than it acknowledges, loses mail in a power cut.
+//! The version it says itself; how it syncs, only its monitoring endpoint tells.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use queue::contract::Cause;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+
+use crate::broker::Broker;
+use crate::config::Config;
+
+/// Before it, `sync_interval: always` syncs once for each message.
+const VERSION_MIN: (u64, u64, u64) = (2, 15, 1);
+const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER_BYTES: usize = 1 << 20;
+
+/// Why mail must not be accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("nats-server {0} is too old: upgrade it to 2.15.1 or later")]
+    Old(String),
+    #[error(
+        "the server at {0} acknowledges before it syncs, so a power cut loses mail: set \
+         `sync_interval: always` in its `jetstream` block, or allowUnverifiedSync here"
+    )]
+    Lazy(String),
+    #[error(
+        "nobody can tell whether the servers sync before they acknowledge: name the monitoring \
+         endpoint of each in monitorUrls, or set allowUnverifiedSync"
+    )]
+    Unverified,
+    #[error("the monitoring endpoint {url} does not answer")]
+    Silent {
+        url: String,
+        #[source]
+        source: Cause,
+    },
+}
+
+#[derive(Deserialize)]
+struct JetStreamPage {
+    config: JetStreamConfig,
+}
+
+#[derive(Deserialize)]
+struct JetStreamConfig {
+    #[serde(default)]
+    sync_always: bool,
+}
+
+#[derive(Deserialize)]
+struct VersionPage {
+    version: String,
+}
+
+/// Asks the server that we are connected to, and every monitoring endpoint.
+pub(crate) async fn verify(broker: &Broker, config: &Config) -> Result<(), ServerError> {
+    check_version(&broker.client.server_info().version)?;
+    if config.allow_unverified_sync {
+        return Ok(());
+    }
+    if config.monitor_urls.is_empty() {
+        return Err(ServerError::Unverified);
+    }
+    for url in &config.monitor_urls {
+        let silent = |source| ServerError::Silent { url: url.clone(), source };
+        let page: VersionPage = get(url, "/varz").await.map_err(silent)?;
+        check_version(&page.version)?;
+        let page: JetStreamPage = get(url, "/jsz?config=1").await.map_err(silent)?;
+        if !page.config.sync_always {
+            return Err(ServerError::Lazy(url.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn check_version(version: &str) -> Result<(), ServerError> {
+    let mut numbers = version.split(['.', '-']).map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    if (next(), next(), next()) < VERSION_MIN {
+        return Err(ServerError::Old(version.to_owned()));
+    }
+    Ok(())
+}
+
+async fn get<P: for<'de> Deserialize<'de>>(url: &str, page: &str) -> Result<P, Cause> {
+    let body = tokio::time::timeout(ANSWER, exchange(url, page)).await??;
+    Ok(serde_json::from_slice(&body)?)
+}
+
+async fn exchange(url: &str, page: &str) -> Result<Bytes, Cause> {
+    let address = url.strip_prefix("http://").ok_or("not an http:// address")?;
+    let address = address.trim_end_matches('/');
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(page).header("host", address).body(Empty::<Bytes>::new())?;
+    let answer = async {
+        let response = sender.send_request(request).await?;
+        if !response.status().is_success() {
+            return Err(format!("status {}", response.status()).into());
+        }
+        let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await?;
+        Ok::<Bytes, Cause>(body.to_bytes())
+    };
+    tokio::pin!(answer);
+    // The connection does its work while the answer is waited for.
+    tokio::select! {
+        answer = &mut answer => answer,
+        ended = connection => {
+            ended?;
+            answer.await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        for (version, is_new) in [
+            ("2.15.1", true),
+            ("2.15.2", true),
+            ("2.16.0-dev", true),
+            ("3.0.0", true),
+            ("2.15.0", false),
+            ("2.12.8", false),
+            ("", false),
+        ] {
+            assert_eq!(check_version(version).is_ok(), is_new, "{version}");
+        }
+    }
+}

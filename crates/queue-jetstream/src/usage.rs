@@ -1,0 +1,98 @@
+//! What each tenant has in the queue, told by the owners of partitions to all who accept mail.
+//!
+//! Not durable, and about a second old: a quota bounds a flood, it is no account.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use mail_types::TenantId;
+use queue::contract::Cause;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::shared::Shared;
+
+const SUBJECT: &str = "postrider.usage";
+const INTERVAL: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(300);
+/// What a process told counts so long: then it is gone, and others tell of what it had.
+const LASTS: Duration = Duration::from_secs(30);
+
+/// Messages and octets.
+type Tenants = HashMap<TenantId, (u64, u64)>;
+
+/// What one process has in its partitions.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    process: String,
+    tenants: Tenants,
+}
+
+/// What other processes told last.
+#[derive(Debug, Default)]
+pub(crate) struct Others {
+    told: HashMap<String, (Instant, Tenants)>,
+}
+
+impl Others {
+    /// Messages and octets of a tenant in the partitions of others.
+    pub(crate) fn of(&self, tenant: &TenantId) -> (u64, u64) {
+        let fresh = self.told.values().filter(|(at, _)| at.elapsed() < LASTS);
+        let usages = fresh.filter_map(|(_, tenants)| tenants.get(tenant));
+        usages.fold((0, 0), |(messages, bytes), (m, b)| (messages + m, bytes + b))
+    }
+
+    fn hear(&mut self, told: Told) {
+        self.told.retain(|_, (at, _)| at.elapsed() < LASTS);
+        self.told.insert(told.process, (Instant::now(), told.tenants));
+    }
+}
+
+/// Tells and listens until the queue is closed.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let work = async {
+        loop {
+            if let Err(error) = exchange(&shared).await {
+                tracing::debug!(%error, "what tenants have is not told");
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    };
+    shared.closed.run_until_cancelled(work).await;
+}
+
+async fn exchange(shared: &Shared) -> Result<(), Cause> {
+    let mut heard = shared.broker.client.subscribe(SUBJECT).await?;
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        // Cancel-safe: what was not taken is still there.
+        tokio::select! {
+            message = heard.next() => {
+                let message = message.ok_or("nothing is heard any more")?;
+                let told: Told = serde_json::from_slice(&message.payload)?;
+                if told.process != shared.writer {
+                    shared.index().others.hear(told);
+                }
+            }
+            _ = ticks.tick() => tell(shared).await?,
+        }
+    }
+}
+
+async fn tell(shared: &Shared) -> Result<(), Cause> {
+    shared.index().expire_arriving();
+    if shared.tenures().is_empty() {
+        return Ok(());
+    }
+    let tenants = {
+        let index = shared.index();
+        let usages = index.schedule.usages().filter(|(_, usage)| usage.messages > 0);
+        usages.map(|(tenant, usage)| (tenant.clone(), (usage.messages, usage.bytes))).collect()
+    };
+    let told = Told { process: shared.writer.clone(), tenants };
+    shared.broker.client.publish(SUBJECT, serde_json::to_vec(&told)?.into()).await?;
+    Ok(())
+}

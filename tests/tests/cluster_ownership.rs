@@ -1,0 +1,66 @@
+//! Partitions: balanced, handed over at once by who leaves, and taken from who died.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use queue::HopKind;
+use queue_jetstream::{Config, JetQueue, Metrics};
+use tests::nats::Server;
+use tests::wait;
+
+const PARTITIONS: usize = 8;
+
+async fn member(server: &Server) -> Result<Arc<JetQueue>> {
+    let config = Config {
+        urls: vec![server.url()],
+        monitor_urls: vec![server.monitor_url()],
+        replicas: 1,
+        partitions: 8,
+        intake_bytes: 1 << 30,
+        reserve_bytes: 256 << 20,
+        ..Config::default()
+    };
+    let kinds = vec![HopKind::Smtp];
+    Ok(Arc::new(JetQueue::open(config, kinds, Metrics::default(), runtime::clock::now).await?))
+}
+
+/// Waits until every partition has exactly one owner and shares differ by one at most.
+async fn balanced(members: &[&Arc<JetQueue>], limit: Duration) -> Result<Duration> {
+    let start = Instant::now();
+    wait::until("even shares", limit, async || {
+        let shares: Vec<Vec<String>> = members.iter().map(|member| member.partitions()).collect();
+        let mut all = shares.concat();
+        all.sort();
+        let count = all.len();
+        all.dedup();
+        let (least, most) =
+            (shares.iter().map(Vec::len).min()?, shares.iter().map(Vec::len).max()?);
+        (count == PARTITIONS && all.len() == PARTITIONS && most - least <= 1).then_some(())
+    })
+    .await?;
+    Ok(start.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_follow_their_owners() -> Result<()> {
+    let server = Server::start().await?;
+    let first = member(&server).await?;
+    balanced(&[&first], Duration::from_secs(20)).await?;
+    let second = member(&server).await?;
+    let third = member(&server).await?;
+    let joined = balanced(&[&first, &second, &third], Duration::from_secs(20)).await?;
+    ensure!(joined < Duration::from_secs(10), "shares were even {joined:?} after two joined");
+    let leaving = Arc::clone(&second);
+    let start = Instant::now();
+    leaving.close().await;
+    balanced(&[&first, &third], Duration::from_secs(20)).await?;
+    let left = start.elapsed();
+    ensure!(left < Duration::from_secs(1), "shares were even {left:?} after one left");
+    third.halt();
+    let died = balanced(&[&first], Duration::from_secs(40)).await?;
+    ensure!(died < Duration::from_secs(20), "shares were even {died:?} after one died");
+    println!("joined {joined:?}, left {left:?}, died {died:?}");
+    first.close().await;
+    Ok(())
+}
