@@ -11,6 +11,7 @@ pub mod fuzz;
 pub mod ledger;
 pub mod load;
 pub mod maildir;
+pub mod mesh;
 pub mod nats;
 pub mod postfix;
 pub mod powercut;

@@ -1,4 +1,4 @@
-//! A real `postrider serve` in a directory of its own.
+//! A real `postrider` in a directory of its own: all roles, or one.
 
 use std::collections::HashMap;
 use std::fs;
@@ -27,6 +27,8 @@ pub fn binary() -> Result<PathBuf> {
 /// A directory with a configuration, and the process that serves it.
 pub struct Postrider {
     dir: PathBuf,
+    /// The subcommand: `serve`, or one role.
+    role: String,
     running: Option<Running>,
     /// Environment of the process.
     env: Vec<(String, String)>,
@@ -49,9 +51,19 @@ const PASSWORD_HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$cG9zdHJpZGVydGVzdCE$\
 impl Postrider {
     /// Writes `config` (`postrider.yaml`) into `dir`, which must be empty.
     pub fn new(dir: &Path, config: &str) -> Result<Self> {
+        Self::of_role("serve", dir, config)
+    }
+
+    /// The same for a process that is to run one role.
+    pub fn of_role(role: &str, dir: &Path, config: &str) -> Result<Self> {
         fs::create_dir_all(dir.join("domains"))?;
         fs::write(dir.join("postrider.yaml"), config)?;
-        Ok(Self { dir: dir.to_owned(), running: None, env: Vec::new() })
+        Ok(Self { dir: dir.to_owned(), role: role.to_owned(), running: None, env: Vec::new() })
+    }
+
+    /// Whether it was started and not stopped or killed.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
     }
 
     pub fn set_env(&mut self, name: &str, value: &str) {
@@ -74,7 +86,7 @@ impl Postrider {
         assert!(self.running.is_none(), "already running");
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let mut child = Command::new(binary()?)
-            .args(["serve", "--log", "json"])
+            .args([&*self.role, "--log", "json"])
             .arg(&self.dir)
             .envs(self.env.iter().cloned())
             .stdout(Stdio::piped())

@@ -60,7 +60,7 @@ pub fn seed() -> u64 {
 
 /// Waits until the books balance, or gives the last balance when they do not within `limit`.
 pub async fn settle(
-    postrider: &Postrider,
+    processes: &[&Postrider],
     data_dir: &Path,
     sink: &Sink,
     books: &Books,
@@ -72,7 +72,9 @@ pub async fn settle(
         let paths = maildir::messages(&data_dir.join("mail")).ok()?;
         let mailboxes: Vec<Vec<u8>> =
             paths.iter().filter_map(|path| std::fs::read(path).ok()).collect();
-        let (received, log) = (sink.received(), postrider.log().ok()?);
+        let received = sink.received();
+        let logs: Result<Vec<_>> = processes.iter().map(|process| process.log()).collect();
+        let log = logs.ok()?.concat();
         let (sink, mailboxes) = (&received[..], &mailboxes[..]);
         let arrivals = Arrivals { sink, mailboxes, log: &log, kills, unsettled: &[] };
         let balance = books.ledger.lock().expect("no panic holding it").balance(&arrivals);

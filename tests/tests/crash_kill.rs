@@ -51,7 +51,7 @@ async fn nothing_is_lost_by_kill_9() -> Result<()> {
     }
     postrider.start().await?;
     let limit = Duration::from_secs(180);
-    let balance = scenario::settle(&postrider, &data_dir, &sink, &books, &kills, limit).await?;
+    let balance = scenario::settle(&[&postrider], &data_dir, &sink, &books, &kills, limit).await?;
     let code = postrider.stop(Duration::from_secs(60)).await?;
     println!("{balance}");
     ensure!(balance.is_clean(), "seed {seed}: {balance}");

@@ -62,7 +62,7 @@ async fn a_full_disk_refuses_and_recovers() -> Result<()> {
         (send(&books, &mut client, n).await.ok()? == 250).then_some(())
     })
     .await?;
-    let balance = scenario::settle(&postrider, &data_dir, &sink, &books, &[], limit).await?;
+    let balance = scenario::settle(&[&postrider], &data_dir, &sink, &books, &[], limit).await?;
     println!("{n} messages sent; {balance}");
     ensure!(balance.is_clean(), "{balance}");
     ensure!(!postrider.has_exited(), "a full disk ended the process");

@@ -56,7 +56,7 @@ async fn nothing_is_lost_by_a_power_cut() -> Result<()> {
     }
     postrider.start().await?;
     let limit = Duration::from_secs(180);
-    let balance = scenario::settle(&postrider, &data_dir, &sink, &books, &cuts, limit).await?;
+    let balance = scenario::settle(&[&postrider], &data_dir, &sink, &books, &cuts, limit).await?;
     postrider.stop(Duration::from_secs(60)).await?;
     println!("{balance}");
     ensure!(balance.is_clean(), "seed {seed}: {balance}");

@@ -16,16 +16,16 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run every role in one process, on a queue in a local directory.
+    /// Run every role in one process, on a queue in a local directory or on JetStream.
     ///
     /// Stops on SIGTERM or SIGINT: finishes what is in flight, keeps the rest for the next start.
-    Serve {
-        #[command(flatten)]
-        directory: Directory,
-        /// How log lines are written to stderr; the default is for people on a terminal, else JSON.
-        #[arg(long, value_enum)]
-        log: Option<LogFormat>,
-    },
+    Serve(Start),
+    /// Run the ingress alone: receive mail into the queue on JetStream.
+    Ingress(Start),
+    /// Run a delivery worker alone: send mail from the queue on JetStream to other servers.
+    Worker(Start),
+    /// Run the MDA alone: write mail from the queue on JetStream into mailboxes.
+    Mda(Start),
     /// Check the configuration and all resources; change nothing.
     Check {
         #[command(flatten)]
@@ -40,6 +40,16 @@ pub(crate) enum Command {
     /// Helpers for Mailbox resources.
     #[command(subcommand)]
     Mailbox(MailboxCommand),
+}
+
+/// How a process is started.
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    pub(crate) directory: Directory,
+    /// How log lines are written to stderr; the default is for people on a terminal, else JSON.
+    #[arg(long, value_enum)]
+    pub(crate) log: Option<LogFormat>,
 }
 
 /// Where the configuration is.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// The file in a configuration directory.
 const FILE: &str = "postrider.yaml";
 
-/// What `postrider serve` reads. Paths are relative to the file's directory.
+/// What every role reads. Paths are relative to the file's directory.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Config {
@@ -30,6 +30,9 @@ pub(crate) struct Config {
     pub(crate) ingress: ingress::Config,
     #[serde(default)]
     pub(crate) queue: queue_log::Config,
+    /// The queue that processes share; without it, it is the embedded log of `queue`.
+    #[serde(default)]
+    pub(crate) jetstream: Option<queue_jetstream::Config>,
     #[serde(default)]
     pub(crate) delivery: delivery::Config,
     #[serde(default)]
@@ -92,6 +95,9 @@ impl Config {
             files.certificate = base.join(&files.certificate);
             files.key = base.join(&files.key);
         }
+        for file in config.jetstream.iter_mut().flat_map(|jetstream| jetstream.files_mut()) {
+            *file = base.join(&*file);
+        }
         for auth in config.delivery.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
             auth.password_file = base.join(&auth.password_file);
         }
@@ -110,6 +116,9 @@ impl Config {
         delivery.map_err(|error| refused("delivery")(&error))?;
         self.ingress.validate().map_err(|error| refused("ingress")(&error))?;
         self.queue.validate().map_err(|error| refused("queue")(&error))?;
+        if let Some(jetstream) = &self.jetstream {
+            jetstream.validate().map_err(|error| refused("jetstream")(&error))?;
+        }
         self.mda.validate().map_err(|error| refused("mda")(&error))?;
         resolve::Dns::new(&self.resolver).context("resolver")?;
         self.log.validate().map_err(|error| refused("log")(&error))
@@ -126,7 +135,8 @@ impl Config {
 
     /// How long the queue leases a job to a role.
     pub(crate) fn lease(&self) -> Duration {
-        Duration::from_secs(self.queue.lease_seconds)
+        let of_log = self.queue.lease_seconds;
+        Duration::from_secs(self.jetstream.as_ref().map_or(of_log, |it| it.lease_seconds))
     }
 
     /// Where the running process listens for operators.
@@ -141,9 +151,9 @@ mod tests {
 
     const PAGE: &str = include_str!("../../../docs/configuration.md");
 
-    /// The first YAML block of the page.
-    fn documented() -> &'static str {
-        PAGE.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap()
+    /// A YAML block of the page, counted from 0.
+    fn documented(block: usize) -> &'static str {
+        PAGE.split("```yaml\n").nth(block + 1).and_then(|rest| rest.split("```").next()).unwrap()
     }
 
     fn parse(text: &str) -> serde_json::Value {
@@ -159,10 +169,18 @@ mod tests {
     #[test]
     fn the_page_shows_every_field_with_its_default() {
         let defaults = parse("hostname: mx.example.org\n");
-        assert_eq!(parse(documented()), defaults);
+        assert_eq!(parse(documented(0)), defaults);
+        all_are_shown(&defaults, documented(0));
+        let jetstream = parse(&format!("hostname: mx.example.org\n{}", documented(1)));
+        let defaults = serde_json::to_value(queue_jetstream::Config::default()).unwrap();
+        assert_eq!(jetstream["jetstream"], defaults);
+        all_are_shown(&defaults, documented(1));
+    }
+
+    fn all_are_shown(value: &serde_json::Value, text: &str) {
         let mut missing = Vec::new();
-        collect_keys(&defaults, &mut missing);
-        missing.retain(|key| !documented().contains(&format!("{key}:")));
+        collect_keys(value, &mut missing);
+        missing.retain(|key| !text.contains(&format!("{key}:")));
         assert!(missing.is_empty(), "not on the page: {missing:?}");
     }
 

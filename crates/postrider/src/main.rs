@@ -1,8 +1,9 @@
 //! The one binary of the data plane: every role, and the command line for operators.
 //!
-//! It names the concrete backends (the embedded log, DNS) and nothing else: what the roles do is in
-//! their crates.
+//! It names the concrete backends (the embedded log, JetStream, DNS) and nothing else: what the
+//! roles do is in their crates.
 
+mod backend;
 mod cli;
 mod config;
 mod domain_command;
@@ -18,7 +19,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, MailboxCommand};
+use crate::cli::{Cli, Command, MailboxCommand, Start};
+use crate::serve::Role;
 
 /// Fewer page faults and steadier memory than the system's with many small sessions.
 #[global_allocator]
@@ -47,14 +49,25 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Mailbox(MailboxCommand::HashPassword) => return password::hash_from_stdin(),
         Command::Check { directory } => return serve::check(&directory.path),
         Command::Domain(command) => return domain_command::run(command),
-        Command::Serve { .. } | Command::Queue(_) => {}
+        Command::Serve(_)
+        | Command::Ingress(_)
+        | Command::Worker(_)
+        | Command::Mda(_)
+        | Command::Queue(_) => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
-            Command::Serve { directory, log } => serve::serve(&directory.path, log).await,
+            Command::Serve(start) => serve(&start, &Role::ALL).await,
+            Command::Ingress(start) => serve(&start, &[Role::Ingress]).await,
+            Command::Worker(start) => serve(&start, &[Role::Worker]).await,
+            Command::Mda(start) => serve(&start, &[Role::Mda]).await,
             Command::Queue(command) => queue_command::run(command).await,
             Command::Check { .. } | Command::Domain(_) | Command::Mailbox(_) => Ok(()),
         }
     })
+}
+
+async fn serve(start: &Start, roles: &[Role]) -> anyhow::Result<()> {
+    serve::serve(&start.directory.path, roles, start.log).await
 }

@@ -1,31 +1,51 @@
-//! The queue in numbers, asked when somebody looks.
+//! The queue in numbers: asked each second, shown when somebody looks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::FutureExt;
+use arc_swap::ArcSwapOption;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use queue::{Queue, Stats};
-use queue_log::LogQueue;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
-pub(crate) fn register(registry: &mut Registry, queue: &Arc<LogQueue>) {
-    registry.register_collector(Box::new(QueueCollector(queue.clone())));
-}
+const INTERVAL: Duration = Duration::from_secs(1);
 
-struct QueueCollector(Arc<LogQueue>);
+/// What was heard last; none before the queue is open.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard(Arc<ArcSwapOption<Stats>>);
 
-impl std::fmt::Debug for QueueCollector {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("QueueCollector")
+impl Heard {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let heard = Self::default();
+        registry.register_collector(Box::new(QueueCollector(heard.clone())));
+        heard
+    }
+
+    /// Asks until `stop`.
+    pub(crate) async fn keep_fresh(self, queue: Arc<dyn Queue>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let work = async {
+            loop {
+                ticks.tick().await;
+                // Without an answer the numbers would be old: better none.
+                self.0.store(queue.stats().await.ok().map(Arc::new));
+            }
+        };
+        stop.run_until_cancelled(work).await;
     }
 }
 
+#[derive(Debug)]
+struct QueueCollector(Heard);
+
 impl Collector for QueueCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        // The embedded log answers from memory, so that its future is ready at once.
-        let Some(Ok(stats)) = self.0.stats().now_or_never() else { return Ok(()) };
+        let Some(stats) = self.0.0.load_full() else { return Ok(()) };
         for (name, help, value) in gauges(&stats) {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;

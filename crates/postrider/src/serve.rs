@@ -1,5 +1,6 @@
-//! `postrider serve`: every role in one process, on the embedded log.
+//! A process that serves roles: all of them with `postrider serve`, or one.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,18 +8,19 @@ use std::time::Duration;
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
 use domains::Table;
-use mail_types::Host;
 use prometheus_client::registry::Registry;
-use queue_log::LogQueue;
+use queue::{HopKind, Queue};
 use runtime::readiness::Readiness;
 use runtime::telemetry::Format;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backend::Backend;
 use crate::cli::LogFormat;
-use crate::config::{Config, refused};
-use crate::{dsn_route, output, queue_metrics, resources};
+use crate::config::{Config, Refused, refused};
+use crate::queue_metrics::Heard;
+use crate::{backend, dsn_route, output, resources};
 
 /// Reads everything, says what it would serve, and changes nothing.
 pub(crate) fn check(directory: &Path) -> anyhow::Result<()> {
@@ -31,10 +33,40 @@ pub(crate) fn check(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a process does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    Ingress,
+    Worker,
+    Mda,
+}
+
+impl Role {
+    pub(crate) const ALL: [Self; 3] = [Self::Ingress, Self::Worker, Self::Mda];
+
+    /// The next hops that the role takes jobs for.
+    fn kind(self) -> Option<HopKind> {
+        match self {
+            Self::Ingress => None,
+            Self::Worker => Some(HopKind::Smtp),
+            Self::Mda => Some(HopKind::Mailbox),
+        }
+    }
+}
+
 /// Serves until a signal says to stop.
-pub(crate) async fn serve(directory: &Path, log: Option<LogFormat>) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    directory: &Path,
+    roles: &[Role],
+    log: Option<LogFormat>,
+) -> anyhow::Result<()> {
     let mut config = Config::load(directory)?;
     config.validate()?;
+    if roles != Role::ALL && config.jetstream.is_none() {
+        let problem = "postrider.yaml: jetstream is not set: a role of its own needs a queue that \
+                       processes share; run `postrider serve` to have all roles in one process";
+        return Err(Refused::of_lines(&[problem.to_owned()]).into());
+    }
     if let Some(format) = log {
         config.log.format = Some(match format {
             LogFormat::Json => Format::Json,
@@ -44,56 +76,123 @@ pub(crate) async fn serve(directory: &Path, log: Option<LogFormat>) -> anyhow::R
     runtime::telemetry::start(&config.log).map_err(|error| refused("log")(&error))?;
     let tasks = TaskTracker::new();
     let stop = runtime::shutdown::on_signals(&tasks).context("cannot listen for signals")?;
-    let process = Process::start(config).await?;
+    let (doors, last) = (JoinSet::new(), CancellationToken::new());
+    let table = Arc::new(ArcSwapOption::from_pointee(resources::load(&config)?));
+    let opening = Opening { config, table, doors, last, readiness: Readiness::default() };
+    let Some(process) = opening.open(roles, &stop).await? else { return Ok(()) };
     process.announce(directory)?;
     process.run(stop).await
 }
 
-/// The roles, bound and configured, and not yet working.
-struct Process {
+/// A process whose queue is not open yet. It tells its health already.
+struct Opening {
     config: Config,
-    queue: Arc<LogQueue>,
     table: Arc<ArcSwapOption<Table>>,
+    /// Health and metrics: they are served from the first to the last.
+    doors: JoinSet<()>,
+    last: CancellationToken,
     readiness: Readiness,
-    ingress: ingress::Ingress,
-    delivery: delivery::Delivery,
-    mda: mda::Mda,
-    http: runtime::http::Http,
-    admin: admin::server::Server,
 }
 
-impl Process {
-    async fn start(config: Config) -> anyhow::Result<Self> {
-        let host = config.host()?;
-        let table = Arc::new(ArcSwapOption::from_pointee(resources::load(&config)?));
+impl Opening {
+    /// `None` when it was told to stop before the queue was there.
+    async fn open(
+        mut self,
+        roles: &[Role],
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Option<Process>> {
+        let config = &self.config;
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("dataDir: cannot make {}", config.data_dir.display()))?;
         let mut registry = Registry::with_prefix("postrider");
-        let queue = open_queue(&config, &mut registry).await?;
-        let readiness = Readiness::default();
-        readiness.not_ready("roles", "starting");
-        let ingress = bind_ingress(&config, &queue, &table, &mut registry)?;
-        let delivery = make_delivery(&config, host.clone(), &queue, &table, &mut registry)?;
-        let mda = make_mda(&config, host, &queue, &table, &mut registry)?;
-        queue_metrics::register(&mut registry, &queue);
-        let http = runtime::http::Http::bind(config.http, readiness.clone(), registry);
+        let counted = backend::Metrics::register(config, &mut registry);
+        let metrics = RoleMetrics::register(roles, &mut registry);
+        let heard = Heard::register(&mut registry);
+        self.readiness.not_ready("roles", "starting");
+        let http = runtime::http::Http::bind(config.http, self.readiness.clone(), registry);
         let http = http.await.with_context(|| {
             format!("http.address: cannot listen on {}; is it in use?", config.http.address)
         })?;
+        let http_address = http.address()?;
+        self.doors.spawn(http.serve(self.last.clone()));
+        let kinds: Vec<HopKind> = roles.iter().filter_map(|role| role.kind()).collect();
+        let opened = backend::open(config, &kinds, counted, &self.readiness, stop).await?;
+        let Some(backend) = opened else { return Ok(None) };
+        self.readiness.ready("queue");
+        let queue = backend.queue();
+        self.doors.spawn(heard.keep_fresh(queue.clone(), self.last.clone()));
+        let made = metrics.make(config, &queue, &self.table)?;
         let socket = config.admin_socket();
         let admin = admin::server::Server::bind(&socket).await;
         let admin = admin.with_context(|| format!("cannot listen on {}", socket.display()))?;
-        Ok(Self { config, queue, table, readiness, ingress, delivery, mda, http, admin })
+        let admin = admin.serve(queue, self.last.clone());
+        self.doors.spawn(async move { admin.await.unwrap_or_else(|error| log_admin(&error)) });
+        Ok(Some(Process { opening: self, backend, made, http_address }))
+    }
+}
+
+/// Registered before the queue is open: what is counted is known from the start.
+struct RoleMetrics {
+    ingress: Option<ingress::Metrics>,
+    delivery: Option<delivery::Metrics>,
+    mda: Option<mda::Metrics>,
+}
+
+/// The roles, bound and configured, and not yet working.
+struct Made {
+    ingress: Option<ingress::Ingress>,
+    delivery: Option<delivery::Delivery>,
+    mda: Option<mda::Mda>,
+}
+
+impl RoleMetrics {
+    fn register(roles: &[Role], registry: &mut Registry) -> Self {
+        let has = |role| roles.contains(&role);
+        Self {
+            ingress: has(Role::Ingress).then(|| ingress::Metrics::register(registry)),
+            delivery: has(Role::Worker).then(|| delivery::Metrics::register(registry)),
+            mda: has(Role::Mda).then(|| mda::Metrics::register(registry)),
+        }
     }
 
+    fn make(
+        self,
+        config: &Config,
+        queue: &Arc<dyn Queue>,
+        table: &Arc<ArcSwapOption<Table>>,
+    ) -> anyhow::Result<Made> {
+        let bind = |metrics| bind_ingress(config, queue, table, metrics);
+        let deliver = |metrics| make_delivery(config, queue, table, metrics);
+        let store = |metrics| make_mda(config, queue, table, metrics);
+        Ok(Made {
+            ingress: self.ingress.map(bind).transpose()?,
+            delivery: self.delivery.map(deliver).transpose()?,
+            mda: self.mda.map(store).transpose()?,
+        })
+    }
+}
+
+/// A process that is ready to work.
+struct Process {
+    opening: Opening,
+    backend: Backend,
+    made: Made,
+    http_address: SocketAddr,
+}
+
+impl Process {
     /// Tells people, and scripts, where it listens and what to try.
     fn announce(&self, directory: &Path) -> anyhow::Result<()> {
-        for (kind, address) in self.ingress.addresses() {
+        for (kind, address) in self.made.ingress.iter().flat_map(ingress::Ingress::addresses) {
             let kind = serde_json::to_value(kind)?;
             output::line(&format!("listening {} {address}", kind.as_str().unwrap_or("smtp")));
         }
-        output::line(&format!("listening http {}", self.http.address()?));
-        output::line(&format!("queue and mailboxes are in {}", self.config.data_dir.display()));
+        output::line(&format!("listening http {}", self.http_address));
+        let data_dir = self.opening.config.data_dir.display();
+        output::line(&match &self.backend {
+            Backend::Log(_) => format!("queue and mailboxes are in {data_dir}"),
+            Backend::JetStream(_) => format!("the queue is on JetStream, the rest in {data_dir}"),
+        });
         output::line("ready");
         output::line(&format!(
             "try: postrider queue list --config {} (or send mail as README.md shows)",
@@ -102,22 +201,25 @@ impl Process {
         Ok(())
     }
 
-    /// Works until `stop`; then stops in order: nothing new, what is in flight, the log.
+    /// Works until `stop`; then stops in order: nothing new, what is in flight, the queue.
     ///
     /// A role that ends by itself is a bug: the process ends with an error, and whoever started it
-    /// starts it again. What was accepted is on disk.
+    /// starts it again. What was accepted is in the queue.
     async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let grace = Duration::from_secs(self.config.ingress.stop_grace_seconds);
-        let (mut roles, mut doors) = (JoinSet::new(), JoinSet::new());
-        let last = CancellationToken::new();
-        doors.spawn(self.http.serve(last.clone()));
-        let admin = self.admin.serve(self.queue.clone(), last.clone());
-        doors.spawn(async move { admin.await.unwrap_or_else(|error| log_admin(&error)) });
-        roles.spawn(resources::keep_fresh(self.config, self.table, stop.clone()));
-        roles.spawn(self.ingress.serve(stop.clone()));
-        roles.spawn(self.delivery.run(stop.clone(), grace));
-        roles.spawn(self.mda.run(stop.clone(), grace));
-        self.readiness.ready("roles");
+        let Opening { config, table, mut doors, last, readiness } = self.opening;
+        let grace = Duration::from_secs(config.ingress.stop_grace_seconds);
+        let mut roles = JoinSet::new();
+        roles.spawn(resources::keep_fresh(config, table, stop.clone()));
+        if let Some(ingress) = self.made.ingress {
+            roles.spawn(ingress.serve(stop.clone()));
+        }
+        if let Some(delivery) = self.made.delivery {
+            roles.spawn(delivery.run(stop.clone(), grace));
+        }
+        if let Some(mda) = self.made.mda {
+            roles.spawn(mda.run(stop.clone(), grace));
+        }
+        readiness.ready("roles");
         // Cancel-safe: a role that has ended is still there for the loop below. Biased: once told
         // to stop, a role with nothing in flight ends before this task looks.
         tokio::select! {
@@ -128,11 +230,11 @@ impl Process {
                 anyhow::bail!("a role ended by itself");
             }
         }
-        self.readiness.not_ready("roles", "stopping");
+        readiness.not_ready("roles", "stopping");
         while let Some(ended) = roles.join_next().await {
             ended.context("a role panicked while it stopped")?;
         }
-        self.queue.close().await;
+        self.backend.close().await;
         last.cancel();
         while doors.join_next().await.is_some() {}
         tracing::info!(event = "stopped");
@@ -144,31 +246,13 @@ fn log_admin(error: &std::io::Error) {
     tracing::error!(event = "admin_failed", %error, "operators cannot reach the queue");
 }
 
-async fn open_queue(config: &Config, registry: &mut Registry) -> anyhow::Result<Arc<LogQueue>> {
-    let metrics = queue_log::Metrics::default();
-    metrics.register(registry);
-    let directory = config.data_dir.join("queue");
-    let settings = config.queue.clone();
-    // Recovery reads files: not on a thread that other tasks need.
-    let opened = tokio::task::spawn_blocking({
-        let directory = directory.clone();
-        move || LogQueue::open(&directory, settings, metrics, runtime::clock::now)
-    });
-    let opened = opened.await.context("opening the queue panicked")?;
-    Ok(Arc::new(opened.with_context(|| format!("cannot open the queue {}", directory.display()))?))
-}
-
 fn bind_ingress(
     config: &Config,
-    queue: &Arc<LogQueue>,
+    queue: &Arc<dyn Queue>,
     table: &Arc<ArcSwapOption<Table>>,
-    registry: &mut Registry,
+    metrics: ingress::Metrics,
 ) -> anyhow::Result<ingress::Ingress> {
-    let services = ingress::Services {
-        queue: queue.clone(),
-        domains: table.clone(),
-        metrics: ingress::Metrics::register(registry),
-    };
+    let services = ingress::Services { queue: queue.clone(), domains: table.clone(), metrics };
     ingress::Ingress::bind(&config.ingress, services).map_err(|error| match error {
         ingress::StartError::Config(error) => refused("ingress")(&error),
         error @ (ingress::StartError::Tls(_)
@@ -179,19 +263,18 @@ fn bind_ingress(
 
 fn make_delivery(
     config: &Config,
-    name: Host,
-    queue: &Arc<LogQueue>,
+    queue: &Arc<dyn Queue>,
     table: &Arc<ArcSwapOption<Table>>,
-    registry: &mut Registry,
+    metrics: delivery::Metrics,
 ) -> anyhow::Result<delivery::Delivery> {
     let resolver = resolve::Dns::new(&config.resolver).context("resolver")?;
     let setup = delivery::Setup {
         queue: queue.clone(),
         resolver: Arc::new(resolver),
-        name,
+        name: config.host()?,
         route: dsn_route::route(table),
         lease: config.lease(),
-        metrics: delivery::Metrics::register(registry),
+        metrics,
     };
     delivery::Delivery::new(config.delivery.clone(), setup)
         .map_err(|error| refused("delivery")(&error))
@@ -199,19 +282,18 @@ fn make_delivery(
 
 fn make_mda(
     config: &Config,
-    name: Host,
-    queue: &Arc<LogQueue>,
+    queue: &Arc<dyn Queue>,
     table: &Arc<ArcSwapOption<Table>>,
-    registry: &mut Registry,
+    metrics: mda::Metrics,
 ) -> anyhow::Result<mda::Mda> {
     let setup = mda::Setup {
         queue: queue.clone(),
         domains: table.clone(),
-        name,
+        name: config.host()?,
         route: dsn_route::route(table),
         lease: config.lease(),
         data_dir: config.data_dir.clone(),
-        metrics: mda::Metrics::register(registry),
+        metrics,
     };
     mda::Mda::new(config.mda.clone(), setup).map_err(|error| refused("mda")(&error))
 }
