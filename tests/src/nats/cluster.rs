@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::{START_MAX, Server, Settings, free_ports};
 use crate::wait;
 
-/// Servers `n0`, `n1`, … that know each other by routes.
+/// Servers `n0`, `n1`, … that know each other by routes; one alone replicates nothing.
 pub struct Cluster {
     servers: Vec<Server>,
     /// Removed after the processes are gone.
@@ -34,7 +34,8 @@ impl Cluster {
         let mut servers = Vec::with_capacity(size);
         for (index, port) in ports.iter().enumerate() {
             let name = format!("n{index}");
-            let routes = routes(*port, &ports);
+            let alone = String::new();
+            let routes = if size == 1 { alone } else { routes(*port, &ports) };
             servers.push(Server::new(&name, &dir.join(&name), settings, &routes)?);
         }
         let mut cluster = Self { servers, _own_dir: None };
@@ -125,6 +126,9 @@ impl Cluster {
     }
 
     async fn is_current(&self) -> bool {
+        if let [alone] = &self.servers[..] {
+            return alone.monitor().is_healthy().await;
+        }
         let up: Vec<&Server> = self.servers.iter().filter(|server| server.is_up()).collect();
         let names: Vec<&str> = up.iter().map(|server| server.name()).collect();
         let mut meta_leaders = HashSet::new();
