@@ -47,6 +47,15 @@ pub struct Config {
     pub tenant_messages: Option<u64>,
     /// Octets of content that a tenant may have in the queue.
     pub tenant_bytes: Option<u64>,
+    /// The longest that the ingress lets a message take from its first octet to its last. Content
+    /// that nothing refers to is deleted when more than twice as old, and a day. Set from the
+    /// ingress' own limit.
+    #[serde(skip, default = "longest_data_seconds")]
+    pub longest_data_seconds: u64,
+}
+
+fn longest_data_seconds() -> u64 {
+    Config::default().longest_data_seconds
 }
 
 impl Default for Config {
@@ -69,6 +78,7 @@ impl Default for Config {
             lease_seconds: 20 * 60,
             tenant_messages: None,
             tenant_bytes: None,
+            longest_data_seconds: 2 * 3600,
         }
     }
 }
@@ -109,6 +119,10 @@ impl Config {
 
     pub(crate) fn ownership_ttl(&self) -> Duration {
         Duration::from_secs(self.ownership_ttl_seconds)
+    }
+
+    pub(crate) fn longest_data(&self) -> Duration {
+        Duration::from_secs(self.longest_data_seconds)
     }
 
     pub(crate) fn timeout(&self) -> Duration {

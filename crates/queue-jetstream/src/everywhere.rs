@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use async_nats::Request;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use mail_types::QueueId;
 use queue::contract::Cause;
@@ -125,7 +126,10 @@ async fn ask<T: DeserializeOwned>(
 ) -> Result<Page<T>, QueueError> {
     let unavailable = |error: Cause| QueueError::Unavailable(error);
     let payload = serde_json::to_vec(question).map_err(|error| unavailable(error.into()))?;
-    let answer = shared.broker.client.request(subject(process), payload.into()).await;
+    // Owners may not publish to where other roles are answered.
+    let inbox = format!("postrider.answer.{:016x}", rand::random::<u64>());
+    let request = Request::new().payload(payload.into()).inbox(inbox);
+    let answer = shared.broker.client.send_request(subject(process), request).await;
     let answer = answer.map_err(|error| unavailable(error.into()))?;
     match serde_json::from_slice(&answer.payload).map_err(|error| unavailable(error.into()))? {
         Answer::Page { items, next } => Ok(Page { items, next }),

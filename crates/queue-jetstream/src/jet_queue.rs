@@ -26,7 +26,7 @@ use crate::names::{Door, Lane, Partition, RESERVE};
 use crate::server::{self, ServerError};
 use crate::shared::{Clock, Shared};
 use crate::streams::{self, StreamError};
-use crate::{end, everywhere, here, intake, ownership, split, usage};
+use crate::{end, everywhere, here, intake, orphans, ownership, permissions, split, usage};
 
 /// A waiting lease looks at least this often: the clock may have been set.
 const LOOK: Duration = Duration::from_millis(500);
@@ -84,7 +84,7 @@ impl JetQueue {
         clock: impl Fn() -> Timestamp + Send + Sync + 'static,
     ) -> Result<Self, OpenError> {
         config.validate().map_err(OpenError::Config)?;
-        let client = connect(&config).await?;
+        let client = connect(&config, &kinds).await?;
         let broker = Broker::new(client, config.timeout(), metrics.clone());
         server::verify(&broker, &config).await?;
         streams::ensure(&broker, &config).await?;
@@ -108,6 +108,7 @@ impl JetQueue {
         }
         tasks.spawn(intake::keep_in_hand(Arc::clone(shared)));
         tasks.spawn(everywhere::answer(Arc::clone(shared)));
+        tasks.spawn(orphans::run(Arc::clone(shared)));
         let owning = tasks.spawn(ownership::run(Arc::clone(shared), self.kinds.clone()));
         *self.owning.lock().unwrap_or_else(PoisonError::into_inner) = Some(owning);
     }
@@ -119,6 +120,13 @@ impl JetQueue {
         let mut partitions: Vec<_> = valid.map(|tenure| tenure.partition.to_string()).collect();
         partitions.sort();
         partitions
+    }
+
+    /// Deletes content that is older than `age` and that nothing refers to; tells how many messages
+    /// of the streams that were. It is done now and then by itself: `age` must be more than a
+    /// message may take to come in.
+    pub async fn collect_orphans(&self, age: Duration) -> Result<u64, QueueError> {
+        orphans::collect(&self.shared, age).await.map_err(QueueError::Unavailable)
     }
 
     /// Waits until all that the servers hold is known here: what waits to be split is split, what
@@ -246,11 +254,13 @@ async fn keep_verified(shared: Arc<Shared>) {
     shared.closed.run_until_cancelled(work).await;
 }
 
-async fn connect(config: &Config) -> Result<async_nats::Client, OpenError> {
+async fn connect(config: &Config, kinds: &[HopKind]) -> Result<async_nats::Client, OpenError> {
     let urls = config.urls.join(", ");
     let failed = |source: Cause| OpenError::Connect { urls: urls.clone(), source };
-    let mut options =
-        ConnectOptions::new().name("postrider").request_timeout(Some(config.timeout()));
+    let mut options = ConnectOptions::new()
+        .name("postrider")
+        .custom_inbox_prefix(permissions::inbox(kinds))
+        .request_timeout(Some(config.timeout()));
     if let Some(file) = &config.ca_file {
         options = options.add_root_certificates(file.clone()).require_tls(true);
     }

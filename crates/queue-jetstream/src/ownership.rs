@@ -34,7 +34,7 @@ use crate::shared::Shared;
 
 pub(crate) const BUCKET: &str = "own";
 /// The stream of the bucket.
-const STREAM: &str = "KV_own";
+pub(crate) const STREAM: &str = "KV_own";
 const RETRY: Duration = Duration::from_millis(300);
 /// Partitions given back that nobody has looked at: more than there can be.
 const RELEASES: usize = 1024;
@@ -303,7 +303,7 @@ fn unique() -> String {
     format!("{:016x}", rand::random::<u64>())
 }
 
-fn letter(kind: HopKind) -> &'static str {
+pub(crate) fn letter(kind: HopKind) -> &'static str {
     match kind {
         HopKind::Smtp => "s",
         HopKind::Mailbox => "m",

@@ -1,5 +1,6 @@
-//! Mail of one tenant for one next hop does not fill an intake's window: beyond its share it is
-//! given records of its own, and waits there for its turn as deferred mail does.
+//! No mail fills an intake's window for long: when it is nearly full, those who have most in it, by
+//! tenant and next hop, give way. What goes gets records of its own, and waits there for its turn
+//! as deferred mail does.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,15 +9,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream;
 use mail_types::{QueueId, TenantId};
-use queue::{JobId, NextHop};
+use queue::{JobId, NextHop, Phase};
 use tokio_util::sync::CancellationToken;
 
 use crate::act;
 use crate::index::{Index, Way};
 use crate::shared::Shared;
 
-/// Messages of a tenant for a next hop that may wait in an intake.
-const SHARE: usize = 200;
 /// Parked at once.
 const TOGETHER: usize = 32;
 /// How often a window is looked at.
@@ -26,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(crate) async fn run(shared: Arc<Shared>, way: Way, stop: CancellationToken) {
     let work = async {
         loop {
-            let jobs = overflow(&shared.index(), way, shared.config.window / 2);
+            let jobs = overflow(&shared.index(), way, shared.config.window);
             if jobs.is_empty() {
                 tokio::time::sleep(LOOK).await;
                 continue;
@@ -46,21 +45,65 @@ async fn park(shared: &Arc<Shared>, job: JobId) {
     }
 }
 
-/// What is beyond its share while more than `room` messages are in hand: the newest.
-fn overflow(index: &Index, way: Way, room: usize) -> Vec<JobId> {
-    if index.in_hand(way) <= room {
+/// While a window is nearly full: what must go so that half of it is free, the newest of those who
+/// have most. What is leased stays.
+fn overflow(index: &Index, way: Way, window: usize) -> Vec<JobId> {
+    let in_hand = index.in_hand(way);
+    if in_hand < window - window / 4 {
         return Vec::new();
     }
     let mut shares: HashMap<(&TenantId, &NextHop), Vec<QueueId>> = HashMap::new();
     for in_hand in index.hand.values().filter(|in_hand| in_hand.way == way) {
         let message = &in_hand.arrival.message;
-        let Some(job) = message.jobs.first() else { continue };
-        shares.entry((&message.envelope.tenant, &job.next_hop)).or_default().push(message.id);
+        let id = JobId { message: message.id, index: 0 };
+        let is_leased = index.schedule.get(id).is_none_or(|view| view.phase == Phase::Active);
+        if let (Some(job), false) = (message.jobs.first(), is_leased) {
+            shares.entry((&message.envelope.tenant, &job.next_hop)).or_default().push(message.id);
+        }
     }
+    let mut shares: Vec<_> = shares.into_values().collect();
+    let waiting: usize = shares.iter().map(Vec::len).sum();
+    let leased = in_hand - waiting;
+    let keep = level(&shares, (window / 2).saturating_sub(leased));
     let mut beyond = Vec::new();
-    for mut messages in shares.into_values().filter(|messages| messages.len() > SHARE) {
+    for messages in shares.iter_mut().filter(|messages| messages.len() > keep) {
         messages.sort_unstable();
-        beyond.extend(messages.drain(SHARE..).map(|message| JobId { message, index: 0 }));
+        beyond.extend(messages.drain(keep..).map(|message| JobId { message, index: 0 }));
     }
     beyond
+}
+
+/// The most that each may keep so that all together keep no more than `room`; one is everybody's.
+fn level(shares: &[Vec<QueueId>], room: usize) -> usize {
+    let kept = |level: usize| shares.iter().map(|share| share.len().min(level)).sum::<usize>();
+    let (mut least, mut most) = (1, room.max(1));
+    while least < most {
+        let middle = (least + most).div_ceil(2);
+        if kept(middle) <= room { least = middle } else { most = middle - 1 }
+    }
+    least
+}
+
+#[cfg(test)]
+mod tests {
+    use mail_types::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn those_who_have_most_give_way() {
+        let share = |count: u128| {
+            let id = |n| QueueId::new(Timestamp::from_unix_ms(1_795_388_895_042), n);
+            (0..count).map(id).collect::<Vec<_>>()
+        };
+        for (shares, room, want) in [
+            (vec![share(200), share(200), share(3)], 200, 98),
+            (vec![share(1000)], 200, 200),
+            (vec![share(5), share(5)], 200, 200),
+            (vec![share(1), share(1), share(1)], 2, 1),
+            (vec![share(100)], 0, 1),
+        ] {
+            assert_eq!(level(&shares, room), want);
+        }
+    }
 }

@@ -6,12 +6,14 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
+use futures::TryStreamExt;
 use queue::HopKind;
 use queue::contract::Cause;
 
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::names::{Door, Lane, Partition, RESERVE, body_stream, body_subject};
+use crate::ownership;
 use crate::shared::Shared;
 
 /// Streams that content is spread over.
@@ -35,7 +37,8 @@ pub enum StreamError {
         #[source]
         source: Cause,
     },
-    #[error("stream {stream} cannot be created")]
+    /// Not every role may: whoever may not waits for one that does.
+    #[error("stream {stream} is not there, and cannot be created from here")]
     Create {
         stream: String,
         #[source]
@@ -49,6 +52,13 @@ pub(crate) async fn ensure(broker: &Broker, config: &Config) -> Result<(), Strea
         ensure_one(broker, wanted).await?;
     }
     Ok(())
+}
+
+/// Of all streams, and of the bucket of ownership.
+pub(crate) fn names(partitions: u16) -> Vec<String> {
+    let streams = all(&Config { partitions, ..Config::default() });
+    let names = streams.into_iter().map(|stream| stream.name);
+    names.chain([ownership::STREAM.to_owned()]).collect()
 }
 
 fn all(config: &Config) -> Vec<stream::Config> {
@@ -179,4 +189,12 @@ pub(crate) async fn size(shared: &Shared) -> Result<u64, Cause> {
 pub(crate) async fn state(shared: &Shared, stream: &str) -> Result<stream::State, Cause> {
     let stream = shared.broker.context.get_stream(stream).await?;
     Ok(stream.cached_info().state.clone())
+}
+
+/// The subjects of which a stream has messages.
+pub(crate) async fn subjects(shared: &Shared, stream: &str) -> Result<Vec<String>, Cause> {
+    let stream = shared.broker.context.get_stream(stream).await?;
+    let subjects = stream.info_with_subjects(">").await?;
+    let subjects: Vec<(String, usize)> = subjects.try_collect().await?;
+    Ok(subjects.into_iter().map(|(subject, _)| subject).collect())
 }

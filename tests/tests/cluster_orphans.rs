@@ -1,0 +1,119 @@
+//! Content that nothing refers to is collected, and nothing else is.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures::TryStreamExt;
+use mail_types::{BodyType, Envelope, Host, Mailbox, Origin, Recipient, ReversePath, TenantId};
+use queue::{
+    Admission, Disposition, Draft, Head, HopKind, Lease, NewJob, NextHop, Queue, Settlement, Wait,
+};
+use queue_jetstream::{Config, JetQueue, Metrics};
+use tests::nats::Server;
+use tests::wait;
+
+const LARGE: usize = 1 << 20;
+/// Chunks of two bodies, and of one of them its header and its manifest.
+const REFERRED_TO: u64 = 4 + 4 + 2;
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn draft(queue: &JetQueue) -> Result<Box<dyn Draft>> {
+    let arrival = runtime::clock::now();
+    let envelope = Envelope {
+        reverse_path: ReversePath::parse("sender@example.org")?,
+        envid: None,
+        ret: None,
+        body: BodyType::EightBitMime,
+        smtputf8: false,
+        arrival,
+        expires: arrival + Duration::from_secs(3600),
+        tenant: TenantId::new("t"),
+        identity: None,
+        origin: Origin::Internal,
+        trace_parent: None,
+    };
+    let mut draft = queue.begin(envelope, Admission::Outside).await?;
+    draft.write(vec![b'x'; LARGE].into()).await?;
+    Ok(draft)
+}
+
+async fn send(queue: &JetQueue, domain: &str) -> Result<()> {
+    let address = Mailbox::parse(&format!("u@{domain}"))?;
+    let next_hop = NextHop::smtp(&Host::parse(domain)?);
+    let jobs = vec![NewJob { next_hop, recipients: vec![Recipient::new(address)] }];
+    let head = Head { prefix: Default::default(), header: "Subject: x\r\n\r\n".into() };
+    Ok(draft(queue).await?.commit(head, jobs).await?)
+}
+
+async fn lease(queue: &JetQueue) -> Result<Box<dyn Lease>> {
+    let leases = tokio::time::timeout(LIMIT, queue.lease(HopKind::Smtp, 1, 1)).await??;
+    leases.into_iter().next().context("a lease")
+}
+
+fn settlement(disposition: Disposition) -> Settlement {
+    Settlement {
+        attempt: None,
+        progress: Vec::new(),
+        disposition,
+        follow_ups: Vec::new(),
+        delay_reported: false,
+    }
+}
+
+async fn size(lease: &dyn Lease) -> Result<usize> {
+    let content = lease.content().await?;
+    Ok(content.chunks.try_fold(0, async |sum, chunk| Ok(sum + chunk.len())).await?)
+}
+
+async fn stored(server: &Server) -> Result<u64> {
+    let context = async_nats::jetstream::new(async_nats::connect(server.url()).await?);
+    let mut messages = 0;
+    for name in ["body-0", "body-1"] {
+        messages += context.get_stream(name).await?.cached_info().state.messages;
+    }
+    Ok(messages)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_nothing_refers_to() -> Result<()> {
+    let server = Server::start().await?;
+    let config = Config {
+        urls: vec![server.url()],
+        monitor_urls: vec![server.monitor_url()],
+        replicas: 1,
+        intake_bytes: 1 << 30,
+        reserve_bytes: 256 << 20,
+        ..Config::default()
+    };
+    let kinds = vec![HopKind::Smtp];
+    let queue = JetQueue::open(config, kinds, Metrics::default(), runtime::clock::now).await?;
+    // One goes on, one waits in its intake, one was never committed.
+    send(&queue, "deferred.example").await?;
+    let mut deferred = lease(&queue).await?;
+    let until = runtime::clock::now() + Duration::from_secs(1);
+    let wake_by = until + Duration::from_secs(600);
+    let defer = Disposition::Defer { until, wake_by, waiting_for: Wait::Time };
+    deferred.settle(&settlement(defer)).await?;
+    send(&queue, "waiting.example").await?;
+    drop(draft(&queue).await?);
+    let before = wait::until("the chunks of the draft", LIMIT, async || {
+        stored(&server).await.ok().filter(|stored| *stored > REFERRED_TO)
+    })
+    .await?;
+    ensure!(queue.collect_orphans(Duration::from_secs(3600)).await? == 0, "too young");
+    let collected = queue.collect_orphans(Duration::ZERO).await?;
+    let after = stored(&server).await?;
+    ensure!(after == REFERRED_TO && before - collected == after, "{collected} of {before} went");
+    for _ in 0..2 {
+        let mut lease = lease(&queue).await?;
+        ensure!(size(&*lease).await? == LARGE + 14, "content is whole");
+        lease.settle(&settlement(Disposition::Done)).await?;
+    }
+    // What has ended leaves nothing.
+    wait::until("its content deleted", LIMIT, async || {
+        (stored(&server).await.ok()? == 0).then_some(())
+    })
+    .await?;
+    queue.close().await;
+    Ok(())
+}
