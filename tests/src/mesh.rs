@@ -11,17 +11,21 @@ use crate::process::Postrider;
 use crate::scenario;
 use crate::sink::Sink;
 
-/// How many processes of each role there are.
-#[derive(Debug, Clone, Copy)]
+/// How many processes of each role there are, and what is special about them.
+#[derive(Debug, Clone)]
 pub struct Size {
     pub servers: usize,
     pub ingresses: usize,
     pub workers: usize,
+    /// More settings of the section `jetstream`, as lines.
+    pub jetstream: Vec<String>,
+    /// Routes before the one to the sink, as elements of the YAML list.
+    pub routes: Vec<String>,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { servers: 3, ingresses: 2, workers: 3 }
+        Self { servers: 3, ingresses: 2, workers: 3, jetstream: Vec::new(), routes: Vec::new() }
     }
 }
 
@@ -41,7 +45,8 @@ impl Mesh {
         let make = |role: &str, number: usize| {
             let home = dir.join(format!("{role}-{number}"));
             let data = home.join("data");
-            let config = scenario::config(sink, &data) + &jetstream(&servers, size);
+            let config = with_routes(scenario::config(sink, &data), &size.routes)
+                + &jetstream(&servers, &size);
             fs::create_dir_all(&data)?;
             let process = Postrider::of_role(role, &home, &config)?;
             process.write_domain("local.test", &["alice", "bob"])?;
@@ -82,13 +87,22 @@ impl Mesh {
 }
 
 /// Times are short, so that what a dead process had comes to others within a test.
-fn jetstream(servers: &Cluster, size: Size) -> String {
-    format!(
+fn jetstream(servers: &Cluster, size: &Size) -> String {
+    let mut section = format!(
         "jetstream:\n  urls: {:?}\n  monitorUrls: {:?}\n  replicas: {}\n  ackWaitSeconds: 10\n  \
          ownershipTtlSeconds: 5\n  timeoutSeconds: 5\n  \
          intakeBytes: 1073741824\n  reserveBytes: 268435456\n",
         servers.urls(),
         servers.monitor_urls(),
         size.servers,
-    )
+    );
+    for line in &size.jetstream {
+        section += &format!("  {line}\n");
+    }
+    section
+}
+
+fn with_routes(config: String, routes: &[String]) -> String {
+    let lines: String = routes.iter().map(|route| format!("  - {route}\n")).collect();
+    config.replace("  routes:\n", &format!("  routes:\n{lines}"))
 }

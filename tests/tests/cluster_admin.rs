@@ -34,7 +34,7 @@ async fn one_command_line_for_all_processes() -> Result<()> {
     let dir = tempfile::tempdir()?;
     // Nobody takes anything: all of it stays in the queue.
     let sink = Sink::with_verdict(Arc::new(|_| Some("451 4.3.0 later"))).await?;
-    let size = Size { servers: 1, ingresses: 1, workers: 2 };
+    let size = Size { servers: 1, ingresses: 1, workers: 2, ..Size::default() };
     let mut mesh = Mesh::start(dir.path(), size, &sink).await?;
     let ingress = &mesh.ingresses[0];
     let mut client =
