@@ -90,13 +90,15 @@ impl Mesh {
 fn jetstream(servers: &Cluster, size: &Size) -> String {
     let mut section = format!(
         "jetstream:\n  urls: {:?}\n  monitorUrls: {:?}\n  replicas: {}\n  ackWaitSeconds: 10\n  \
-         ownershipTtlSeconds: 5\n  timeoutSeconds: 5\n  \
-         intakeBytes: 1073741824\n  reserveBytes: 268435456\n",
+         ownershipTtlSeconds: 5\n  timeoutSeconds: 5\n",
         servers.urls(),
         servers.monitor_urls(),
         size.servers,
     );
-    for line in &size.jetstream {
+    let room = ["intakeBytes: 1073741824", "reserveBytes: 268435456"].map(String::from);
+    let name = |line: &str| line.split(':').next().map(str::to_owned);
+    let is_default = |line: &&String| !size.jetstream.iter().any(|own| name(own) == name(line));
+    for line in room.iter().filter(is_default).chain(&size.jetstream) {
         section += &format!("  {line}\n");
     }
     section

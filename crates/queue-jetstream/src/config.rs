@@ -31,6 +31,10 @@ pub struct Config {
     pub intake_bytes: u64,
     /// Octets of DSNs and forwards that may wait for their first attempt.
     pub reserve_bytes: u64,
+    /// Octets of content that large mail and mail that outlived its first attempt have in the body
+    /// streams, at which mail from outside is refused. Looked at each second: give the servers a
+    /// tenth more than all three together.
+    pub body_bytes: u64,
     /// Messages of an intake that its owner has in hand.
     pub window: usize,
     /// Octets of them: one message more is taken while there are fewer.
@@ -70,6 +74,7 @@ impl Default for Config {
             partitions: 4,
             intake_bytes: 8 << 30,
             reserve_bytes: 1 << 30,
+            body_bytes: 32 << 30,
             window: 2000,
             window_bytes: 32 << 20,
             ack_wait_seconds: 120,

@@ -1,6 +1,7 @@
 //! A message being received.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,7 +28,7 @@ pub(crate) struct JetDraft {
     is_committed: bool,
 }
 
-/// Whether the tenant has room for a message of `size` octets.
+/// Whether the store, and the tenant, has room for a message of `size` octets.
 pub(crate) fn admit(
     shared: &Shared,
     envelope: &Envelope,
@@ -36,6 +37,10 @@ pub(crate) fn admit(
 ) -> Result<(), AcceptError> {
     if admission == Admission::Internal {
         return Ok(());
+    }
+    let body_bytes = shared.body_bytes.load(Ordering::Acquire);
+    if body_bytes.saturating_add(size) > shared.config.body_bytes {
+        return Err(AcceptError::Full);
     }
     let quota = shared.config.quota();
     let used = shared.index().usage(&envelope.tenant);

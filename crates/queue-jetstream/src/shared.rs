@@ -1,7 +1,7 @@
 //! What the parts of an open queue have in common.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_nats::connection::State;
@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) changed: Notify,
     /// One operator's action at a time.
     pub(crate) acting: Semaphore,
+    /// Octets in the body streams, as of the last look.
+    pub(crate) body_bytes: AtomicU64,
     /// The servers do not keep what they acknowledge.
     pub(crate) is_unsafe: AtomicBool,
     /// Partitions are given back, and no job is leased any more.
@@ -61,6 +63,7 @@ impl Shared {
             metrics,
             changed: Notify::new(),
             acting: Semaphore::new(1),
+            body_bytes: AtomicU64::new(0),
             is_unsafe: AtomicBool::new(false),
             leaving: CancellationToken::new(),
             closed: CancellationToken::new(),

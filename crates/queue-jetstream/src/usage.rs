@@ -1,9 +1,11 @@
-//! What each tenant has in the queue, told by the owners of partitions to all who accept mail.
+//! What each tenant has in the queue, told by the owners of partitions to all who accept mail, and
+//! what the body streams have.
 //!
 //! Not durable, and about a second old: a quota bounds a flood, it is no account.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -12,7 +14,9 @@ use queue::contract::Cause;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::names::body_stream;
 use crate::shared::Shared;
+use crate::streams::{self, BODY_STREAMS};
 
 const SUBJECT: &str = "postrider.usage";
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -84,6 +88,11 @@ async fn exchange(shared: &Shared) -> Result<(), Cause> {
 
 async fn tell(shared: &Shared) -> Result<(), Cause> {
     shared.index().expire_arriving();
+    let mut body_bytes = 0;
+    for stream in (0..BODY_STREAMS).map(body_stream) {
+        body_bytes += streams::state(shared, &stream).await?.bytes;
+    }
+    shared.body_bytes.store(body_bytes, Ordering::Release);
     if shared.tenures().is_empty() {
         return Ok(());
     }
