@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mail_types::{Domain, QueueId, TenantId};
 use queue::{Filter, Phase};
 
+use crate::nats_command::NatsCommand;
+
 /// A mail transfer cluster: receives, queues durably, delivers, retries and bounces mail.
 #[derive(Debug, Parser)]
 #[command(name = "postrider", version, arg_required_else_help = true)]
@@ -40,6 +42,9 @@ pub(crate) enum Command {
     /// Helpers for Mailbox resources.
     #[command(subcommand)]
     Mailbox(MailboxCommand),
+    /// Helpers for the configuration of nats-server.
+    #[command(subcommand)]
+    Nats(NatsCommand),
 }
 
 /// How a process is started.

@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod domain_command;
 mod dsn_route;
+mod nats_command;
 mod output;
 mod password;
 mod queue_command;
@@ -47,6 +48,10 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Mailbox(MailboxCommand::HashPassword) => return password::hash_from_stdin(),
+        Command::Nats(command) => {
+            nats_command::run(&command);
+            return Ok(());
+        }
         Command::Check { directory } => return serve::check(&directory.path),
         Command::Domain(command) => return domain_command::run(command),
         Command::Serve(_)
@@ -63,7 +68,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Worker(start) => serve(&start, &[Role::Worker]).await,
             Command::Mda(start) => serve(&start, &[Role::Mda]).await,
             Command::Queue(command) => queue_command::run(command).await,
-            Command::Check { .. } | Command::Domain(_) | Command::Mailbox(_) => Ok(()),
+            Command::Check { .. }
+            | Command::Domain(_)
+            | Command::Mailbox(_)
+            | Command::Nats(_) => Ok(()),
         }
     })
 }
