@@ -129,6 +129,23 @@ impl Postrider {
         Ok(())
     }
 
+    /// SIGSTOP: the process keeps its connections and does nothing.
+    pub async fn freeze(&self) -> Result<()> {
+        self.signal("-STOP").await
+    }
+
+    /// SIGCONT.
+    pub async fn thaw(&self) -> Result<()> {
+        self.signal("-CONT").await
+    }
+
+    async fn signal(&self, signal: &str) -> Result<()> {
+        let pid = self.pid().to_string();
+        let status = Command::new("kill").args([signal, &pid]).status().await?;
+        anyhow::ensure!(status.success(), "`kill {signal} {pid}` failed ({status})");
+        Ok(())
+    }
+
     /// SIGTERM, and waits until it is gone; gives its exit code.
     pub async fn stop(&mut self, limit: Duration) -> Result<Option<i32>> {
         let mut running = self.running.take().context("not running")?;

@@ -1,6 +1,7 @@
-//! Nothing is lost when roles and servers are killed under load, and each duplicate has its kill.
+//! Nothing is lost when roles and servers are killed or stopped under load, or a server is replaced
+//! by an empty one; each duplicate has its fault.
 //!
-//! 6 rounds, 60 with `POSTRIDER_LONG=1`. The seed is printed; `POSTRIDER_SEED` repeats it.
+//! 7 rounds, 70 with `POSTRIDER_LONG=1`. The seed is printed; `POSTRIDER_SEED` repeats it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,17 +15,24 @@ use tests::mesh::{Mesh, Size};
 use tests::sink::Sink;
 use tests::{scenario, wait};
 
+const LIMIT: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Clone, Copy)]
 enum Victim {
     Ingress(usize),
     Worker(usize),
+    /// Stopped for longer than others wait for it, then on.
+    SleepyWorker(usize),
     Mda,
     Server(usize),
+    SleepyServer(usize),
+    /// Comes back with an empty store.
+    ReplacedServer(usize),
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_by_killing_any_process() -> Result<()> {
-    let (seed, rounds) = (scenario::seed(), if scenario::is_long() { 60 } else { 6 });
+    let (seed, rounds) = (scenario::seed(), if scenario::is_long() { 70 } else { 7 });
     println!("seed {seed}, {rounds} rounds");
     let dir = tempfile::tempdir()?;
     let sink = Sink::with_verdict(scenario::verdict()).await?;
@@ -33,11 +41,14 @@ async fn nothing_is_lost_by_killing_any_process() -> Result<()> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut kills = Vec::new();
     for round in 0..rounds {
-        let victim = match round % 4 {
+        let victim = match round % 7 {
             0 => Victim::Worker(rng.random_range(0..3)),
             1 => Victim::Server(rng.random_range(0..3)),
             2 => Victim::Ingress(rng.random_range(0..2)),
-            _ => Victim::Mda,
+            3 => Victim::SleepyWorker(rng.random_range(0..3)),
+            4 => Victim::Mda,
+            5 => Victim::SleepyServer(rng.random_range(0..3)),
+            _ => Victim::ReplacedServer(rng.random_range(0..3)),
         };
         let loads: Vec<Load> = mesh
             .ingresses
@@ -52,10 +63,15 @@ async fn nothing_is_lost_by_killing_any_process() -> Result<()> {
         kills.push(Instant::now());
         // The others go on.
         under_load(&books, books.accepted() + 20).await?;
+        if let Victim::SleepyWorker(_) = victim {
+            // Longer than a message or a partition is kept for it.
+            tokio::time::sleep(Duration::from_secs(12)).await;
+        }
         for load in loads {
             load.stop().await;
         }
         restore(&mut mesh, victim).await?;
+        kills.push(Instant::now());
         println!(
             "round {round}: {victim:?} killed with {in_flight} accepts and {delivering} deliveries \
              in flight; {} accepted, {} relayed so far",
@@ -83,8 +99,10 @@ async fn kill(mesh: &mut Mesh, victim: Victim) -> Result<()> {
     match victim {
         Victim::Ingress(n) => mesh.ingresses[n].kill().await,
         Victim::Worker(n) => mesh.workers[n].kill().await,
+        Victim::SleepyWorker(n) => mesh.workers[n].freeze().await,
         Victim::Mda => mesh.mda.kill().await,
-        Victim::Server(n) => mesh.servers.kill(n),
+        Victim::Server(n) | Victim::ReplacedServer(n) => mesh.servers.kill(n),
+        Victim::SleepyServer(n) => mesh.servers.stop_process(n),
     }
 }
 
@@ -92,10 +110,19 @@ async fn restore(mesh: &mut Mesh, victim: Victim) -> Result<()> {
     match victim {
         Victim::Ingress(n) => mesh.ingresses[n].start().await,
         Victim::Worker(n) => mesh.workers[n].start().await,
+        Victim::SleepyWorker(n) => mesh.workers[n].thaw().await,
         Victim::Mda => mesh.mda.start().await,
         Victim::Server(n) => {
             mesh.servers.restart(n)?;
-            mesh.servers.until_current(Duration::from_secs(60)).await
+            mesh.servers.until_current(LIMIT).await
+        }
+        Victim::SleepyServer(n) => {
+            mesh.servers.resume(n)?;
+            mesh.servers.until_current(LIMIT).await
+        }
+        Victim::ReplacedServer(n) => {
+            mesh.servers.replace(n)?;
+            mesh.servers.until_current(LIMIT).await
         }
     }
 }
