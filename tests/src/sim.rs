@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwapOption;
-use domains::Table;
+use domains::{AtHome, Table};
 use mail_types::{Host, Mailbox, Recipient};
 use outcome::Route;
 use prometheus_client::registry::Registry;
@@ -52,6 +52,7 @@ impl World {
         let services = ingress::Services {
             queue: Arc::clone(queue),
             domains: Arc::clone(&table),
+            absence: Arc::new(AtHome),
             metrics: ingress::Metrics::register(&mut registry),
         };
         let ingress = ingress::Ingress::bind(&ingress_config(dir)?, services)?;
@@ -169,6 +170,7 @@ fn mda(
     let setup = mda::Setup {
         queue: Arc::clone(queue),
         domains,
+        absence: Arc::new(AtHome),
         name: name()?,
         route: dsn_route(),
         lease: LEASE,

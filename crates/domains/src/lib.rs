@@ -10,21 +10,25 @@
 //! applied to both. The crate knows no files, no cluster and no clock.
 //!
 //! Failure behaviour: a table is compiled whole or not at all, and every problem is named at once
-//! with its file, line, field and remedy. A table that was compiled answers every question; what it
-//! does not have does not exist.
+//! with its file, line, field and remedy. A table that was compiled answers every question. What it
+//! does not have does not exist where it was compiled; elsewhere, [`Absence`] tells.
 
+mod absence;
 mod compile;
 mod graph;
 mod identity;
 mod password;
 mod problem;
 mod resolve;
+mod row;
 pub mod spec;
 mod table;
 pub mod yaml;
 
+pub use absence::{Absence, AtHome};
 pub use identity::Identity;
 pub use problem::{Problem, Source};
 pub use resolve::{Destination, Resolution};
+pub use row::{Login, Row, RowError};
 pub use table::{Settings, Table};
 pub use yaml::{Declared, Resource};

@@ -23,7 +23,7 @@ pub struct Table {
 }
 
 /// What was declared for a domain.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Declaration {
     /// Whether its mail is received here.
     pub(crate) inbound: bool,

@@ -11,7 +11,8 @@
 //!
 //! **Security.** No network address is trusted: relaying is for those who authenticated, sender and
 //! From are bound to their identity, recipients are checked at RCPT against the domain table.
-//! Without a complete table the answer is `451`. Passwords are checked under TLS only, few at a
+//! Without a complete table the answer is `451`, and so it is for a recipient that is not in it
+//! until that is proven to be no lag. Passwords are checked under TLS only, few at a
 //! time, as slowly for users that do not exist. See `smtp` for framing.
 //!
 //! **Diagnostics.** One event `accepted` or `refused` per message, counters for every limit.
@@ -38,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domains::Table;
+use domains::{Absence, Table};
 use mail_types::Host;
 use queue::Queue;
 use smtp::ListenerKind;
@@ -66,6 +67,8 @@ pub struct Services {
     pub queue: Arc<dyn Queue>,
     /// `None` until a complete table is known: recipients get 451 meanwhile.
     pub domains: Arc<ArcSwapOption<Table>>,
+    /// Asked before a recipient is refused because the table lacks it.
+    pub absence: Arc<dyn Absence>,
     pub metrics: Metrics,
 }
 
@@ -120,7 +123,6 @@ impl Ingress {
             return Err(StartError::NoCertificate);
         }
         let acceptor = certificates.as_ref().map(Certificates::acceptor);
-        let Services { queue, domains, metrics } = services;
         let mut listening = Vec::new();
         for listener in &config.listeners {
             for &address in &listener.addresses {
@@ -130,7 +132,7 @@ impl Ingress {
             }
         }
         Ok(Self {
-            shared: Arc::new(Shared::new(config, host, queue, domains, metrics, acceptor)),
+            shared: Arc::new(Shared::new(config, host, services, acceptor)),
             listening,
             certificates,
             reload: Duration::from_secs(config.tls.reload_seconds.max(1)),

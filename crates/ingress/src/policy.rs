@@ -29,7 +29,8 @@ pub(crate) fn may_send_from(identity: &Identity, path: &ReversePath) -> bool {
 /// Where a recipient's mail goes, or why it is refused.
 ///
 /// # Errors
-/// The reply for an unknown recipient, or for one elsewhere when nobody is logged in.
+/// The reply for an unknown recipient, or for one elsewhere when nobody is logged in. Both say that
+/// the table lacks something: true only of a table that is the one in force.
 pub(crate) fn route(
     table: &Table,
     path: &ForwardPath,

@@ -43,6 +43,8 @@ pub(crate) const LOGIN_ENDED: Canned =
 
 pub(crate) const NO_TABLE: Canned =
     Canned::new(451, (4, 3, 0), "Domains are not known yet, try again");
+pub(crate) const NOT_CERTAIN: Canned =
+    Canned::new(451, (4, 3, 0), "Recipient is not known yet, try again");
 pub(crate) const NOT_YOUR_ADDRESS: Canned =
     Canned::new(553, (5, 7, 1), "Sender address is not yours to use");
 pub(crate) const NOT_YOUR_FROM: Canned =

@@ -150,7 +150,7 @@ impl Session {
             }
             Event::Authenticate(credentials) => self.authenticate(credentials).await,
             Event::Mail(mail) => self.mail(*mail),
-            Event::Recipient(rcpt) => self.recipient(*rcpt),
+            Event::Recipient(rcpt) => self.recipient(*rcpt).await,
             Event::BeginContent => self.begin_content().await,
             Event::EndOfContent { last_line, .. } => self.end_of_content(last_line).await,
         };
@@ -322,13 +322,15 @@ impl Session {
         Ok(())
     }
 
-    fn recipient(&mut self, rcpt: RcptCommand) -> Answer {
+    async fn recipient(&mut self, rcpt: RcptCommand) -> Answer {
         let Some(table) = self.shared.domains.load_full() else {
             return self.refuse("rcpt", replies::NO_TABLE);
         };
         let route = match policy::route(&table, &rcpt.forward_path, self.identity()) {
             Ok(route) => route,
             Err(refusal) => {
+                let is_proven = self.shared.absence.is_proven(&table).await;
+                let refusal = if is_proven { refusal } else { replies::NOT_CERTAIN };
                 self.log_refusal("rcpt", &rcpt.forward_path, refusal);
                 return self.refuse("rcpt", refusal);
             }

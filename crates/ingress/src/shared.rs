@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domains::Table;
+use domains::{Absence, Table};
 use mail_types::Host;
 use queue::Queue;
 use smtp::{ListenerKind, ServerConfig, StartTls};
@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::Services;
 use crate::auth::Authenticator;
 use crate::budget::Budget;
 use crate::clients::Clients;
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) times: Times,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) domains: Arc<ArcSwapOption<Table>>,
+    pub(crate) absence: Arc<dyn Absence>,
     pub(crate) metrics: Metrics,
     pub(crate) authenticator: Authenticator,
     pub(crate) admission: Admission,
@@ -56,11 +58,10 @@ impl Shared {
     pub(crate) fn new(
         config: &Config,
         host: Host,
-        queue: Arc<dyn Queue>,
-        domains: Arc<ArcSwapOption<Table>>,
-        metrics: Metrics,
+        services: Services,
         acceptor: Option<TlsAcceptor>,
     ) -> Self {
+        let Services { queue, domains, absence, metrics } = services;
         let limits = config.limits.clone();
         let starttls = if acceptor.is_some() { StartTls::Offered } else { StartTls::Unavailable };
         let session = |kind| {
@@ -78,6 +79,7 @@ impl Shared {
             times: Times::new(&limits),
             queue,
             domains,
+            absence,
             authenticator: Authenticator::new(&config.auth),
             admission: Admission::new(limits.connections_max),
             clients: Arc::default(),

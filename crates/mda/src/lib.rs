@@ -21,9 +21,9 @@
 //! `expired` or `double_bounce`; and [`Metrics`].
 //!
 //! **Failure behaviour.** A disk that is full or broken defers and never bounces. A recipient that
-//! exists no more is bounced only when the domain table says so: without a table, or with one that
-//! no longer has the domain, it waits. An address that was made an alias meanwhile is followed to
-//! mailboxes; one that leads elsewhere now waits for an operator.
+//! exists no more is bounced only when the domain table says so and is the one in force: without a
+//! table, or with one that no longer has the domain, it waits. An address that was made an alias
+//! meanwhile is followed to mailboxes; one that leads elsewhere now waits for an operator.
 //!
 //! It knows neither SMTP nor how the queue stores, and does not read mail.
 
@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domains::Table;
+use domains::{Absence, Table};
 use mail_types::Host;
 use outcome::{Route, Settler};
 use queue::Queue;
@@ -57,6 +57,8 @@ pub struct Setup {
     pub queue: Arc<dyn Queue>,
     /// The table in force; `None` until there is one.
     pub domains: Arc<ArcSwapOption<Table>>,
+    /// Asked before a recipient bounces because the table lacks it.
+    pub absence: Arc<dyn Absence>,
     /// Our name, the Reporting-MTA of DSNs.
     pub name: Host,
     /// Where DSNs go.
@@ -99,6 +101,7 @@ impl Mda {
             config,
             queue: setup.queue,
             domains: setup.domains,
+            absence: setup.absence,
             store: Arc::new(store),
             lease: setup.lease,
             metrics: setup.metrics,

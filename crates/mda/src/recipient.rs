@@ -13,6 +13,8 @@ pub(crate) enum Undelivered {
     /// The table has the domain, and not the recipient.
     #[error("no such user here")]
     Absent,
+    #[error("the recipient is not known yet")]
+    Uncertain,
     #[error("the domain table is not loaded")]
     NoTable,
     #[error("the domain is not received here at the moment")]
@@ -66,14 +68,17 @@ impl Undelivered {
             Self::Absent => (550, status(5, 1, 1)),
             Self::NoRoom(_) => (452, status(4, 3, 1)),
             Self::NotHosted | Self::LeadsElsewhere => (451, status(4, 3, 5)),
-            Self::NoTable | Self::Disk(_) | Self::Content => (451, status(4, 3, 0)),
+            Self::Uncertain | Self::NoTable | Self::Disk(_) | Self::Content => {
+                (451, status(4, 3, 0))
+            }
         };
         let reply = Reply::new(ReplyCode::new(code), status, self.to_string());
         let report = Report { at, remote: None, reply };
         match self {
             Self::Absent => Outcome::Bounced { report },
             Self::NoRoom(_) => Outcome::Deferred { report, waiting_for: Wait::Hop },
-            Self::NoTable
+            Self::Uncertain
+            | Self::NoTable
             | Self::NotHosted
             | Self::LeadsElsewhere
             | Self::Disk(_)

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domains::Table;
+use domains::{Absence, Table};
 use mail_types::Timestamp;
 use outcome::{Effort, Original, Plan, Settler};
 use queue::{
@@ -41,6 +41,7 @@ pub(crate) struct Worker {
     pub(crate) config: Config,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) domains: Arc<ArcSwapOption<Table>>,
+    pub(crate) absence: Arc<dyn Absence>,
     pub(crate) store: Arc<Store>,
     pub(crate) settler: Settler,
     pub(crate) lease: Duration,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use domains::Table;
+use domains::{Absence, AtHome, Table};
 use mail_types::{
     BodyType, Domain, Envelope, Host, Mailbox, Notify, Origin, QueueId, Recipient, ReversePath,
     TenantId,
@@ -50,6 +50,7 @@ struct World {
     dir: tempfile::TempDir,
     queue: SimulatedQueue,
     domains: Arc<ArcSwapOption<Table>>,
+    absence: Arc<dyn Absence>,
 }
 
 /// A running MDA.
@@ -63,7 +64,8 @@ impl World {
         let queue = SimulatedQueue::new(7, Settings::default(), runtime::clock::now);
         let table = table(&["alice@example.org", "bob@example.org", "dot@example.org"]);
         let domains = Arc::new(ArcSwapOption::from(Some(table)));
-        Self { dir: tempfile::tempdir().unwrap(), queue, domains }
+        let absence = Arc::new(AtHome);
+        Self { dir: tempfile::tempdir().unwrap(), queue, domains, absence }
     }
 
     fn start(&self) -> Process {
@@ -79,6 +81,7 @@ impl World {
         let setup = Setup {
             queue: Arc::new(self.queue.clone()),
             domains: self.domains.clone(),
+            absence: self.absence.clone(),
             name: Host::parse("mx.example.org").unwrap(),
             route: Route::new(route),
             lease: Settings::default().lease_time,
@@ -398,6 +401,7 @@ fn an_unusable_directory_is_named() {
     let setup = Setup {
         queue: Arc::new(world.queue.clone()),
         domains: world.domains.clone(),
+        absence: world.absence.clone(),
         name: Host::parse("mx.example.org").unwrap(),
         route: Route::new(|_| Vec::new()),
         lease: Duration::from_secs(900),

@@ -36,7 +36,7 @@ pub(crate) enum Command {
     /// Look into the queue of a running process, and act on it.
     #[command(subcommand)]
     Queue(QueueCommand),
-    /// The hosted domains, as the files declare them.
+    /// The hosted domains: list them, publish them.
     #[command(subcommand)]
     Domain(DomainCommand),
     /// Helpers for Mailbox resources.
@@ -170,6 +170,19 @@ enum PhaseArg {
 pub(crate) enum DomainCommand {
     /// List the hosted domains.
     List {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Publish the files' domains and mailboxes to every process that takes them from NATS KV.
+    ///
+    /// They are checked as `check` does. All become known at once, or nothing changes.
+    Apply {
+        /// The directory that holds `postrider.yaml`; by default that of `--config`.
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
+        /// Publish although more than half of the domains would be gone.
+        #[arg(long)]
+        confirm_shrink: bool,
         #[command(flatten)]
         target: Target,
     },

@@ -23,6 +23,10 @@ pub(crate) struct Config {
     /// Where MailDomain and Mailbox resources are.
     #[serde(default = "domains_dir")]
     pub(crate) domains_dir: PathBuf,
+    /// Where the domain table comes from; without it from files, unless there is `jetstream` and no
+    /// directory of files.
+    #[serde(default)]
+    pub(crate) domains_from: Option<DomainsFrom>,
     /// Where mail for `<postmaster>` without a domain goes.
     #[serde(default)]
     pub(crate) postmaster: Option<Mailbox>,
@@ -43,6 +47,16 @@ pub(crate) struct Config {
     pub(crate) http: runtime::http::Config,
     #[serde(default)]
     pub(crate) log: runtime::telemetry::Config,
+}
+
+/// Where a process has the domain table from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum DomainsFrom {
+    /// `domainsDir`, compiled here.
+    Files,
+    /// The bucket that `postrider domain apply` publishes to.
+    Kv,
 }
 
 fn data_dir() -> PathBuf {
@@ -88,6 +102,9 @@ impl Config {
         ingress.hostname.clone_from(&config.hostname);
         ingress.message_lifetime_seconds = config.delivery.retry.expire_seconds;
         config.queue.longest_data_seconds = ingress.limits.content_total_seconds;
+        if let Some(jetstream) = &mut config.jetstream {
+            jetstream.longest_data_seconds = ingress.limits.content_total_seconds;
+        }
         if ingress.tls.self_signed_directory.is_none() {
             ingress.tls.self_signed_directory = Some(config.data_dir.join("tls"));
         }
@@ -119,6 +136,9 @@ impl Config {
         if let Some(jetstream) = &self.jetstream {
             jetstream.validate().map_err(|error| refused("jetstream")(&error))?;
         }
+        if self.domains_from() == DomainsFrom::Kv {
+            self.domains_kv(String::new())?;
+        }
         self.mda.validate().map_err(|error| refused("mda")(&error))?;
         resolve::Dns::new(&self.resolver).context("resolver")?;
         self.log.validate().map_err(|error| refused("log")(&error))
@@ -130,6 +150,30 @@ impl Config {
         host.map_err(|error| {
             let problem = format!("{FILE}: hostname: {:?}: {error}", self.hostname);
             anyhow::Error::new(Refused(problem))
+        })
+    }
+
+    pub(crate) fn domains_from(&self) -> DomainsFrom {
+        let by_default = match self.jetstream {
+            Some(_) if !self.domains_dir.exists() => DomainsFrom::Kv,
+            Some(_) | None => DomainsFrom::Files,
+        };
+        self.domains_from.unwrap_or(by_default)
+    }
+
+    /// Where the bucket of the domain table is, for a client that is answered below `inbox`.
+    pub(crate) fn domains_kv(&self, inbox: String) -> anyhow::Result<domains_kv::Config> {
+        let Some(jetstream) = &self.jetstream else {
+            let problem = "jetstream is not set: the domain table's bucket is on its servers";
+            return Err(Refused(format!("{FILE}: {problem}")).into());
+        };
+        Ok(domains_kv::Config {
+            urls: jetstream.urls.clone(),
+            nkey_file: jetstream.nkey_file.clone(),
+            ca_file: jetstream.ca_file.clone(),
+            inbox_prefix: inbox,
+            replicas: jetstream.replicas,
+            timeout: Duration::from_secs(jetstream.timeout_seconds),
         })
     }
 

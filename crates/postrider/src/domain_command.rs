@@ -1,9 +1,15 @@
 //! `postrider domain …`.
 
+use std::path::Path;
+
+use anyhow::Context;
+use domains::Table;
+use domains_kv::{Published, Shrinking};
+use queue_jetstream::permissions::Role;
 use serde::Serialize;
 
-use crate::cli::{DomainCommand, Output};
-use crate::config::Config;
+use crate::cli::{DomainCommand, Output, Target};
+use crate::config::{Config, DomainsFrom};
 use crate::{output, resources};
 
 #[derive(Serialize)]
@@ -13,9 +19,18 @@ struct Row {
     tenant: String,
 }
 
-pub(crate) fn run(command: DomainCommand) -> anyhow::Result<()> {
-    let DomainCommand::List { target } = command;
-    let table = resources::load(&Config::load(&target.config)?)?;
+pub(crate) async fn run(command: DomainCommand) -> anyhow::Result<()> {
+    match command {
+        DomainCommand::List { target } => list(&target).await,
+        DomainCommand::Apply { directory, confirm_shrink, target } => {
+            let shrinking = if confirm_shrink { Shrinking::Confirmed } else { Shrinking::Refused };
+            apply(&directory.unwrap_or(target.config), shrinking, target.output).await
+        }
+    }
+}
+
+async fn list(target: &Target) -> anyhow::Result<()> {
+    let table = in_force(&Config::load(&target.config)?).await?;
     let rows = table.hosted_domains().into_iter().map(|domain| Row {
         domain: domain.to_string(),
         tenant: table.tenant_of(domain).map(ToString::to_string).unwrap_or_default(),
@@ -25,6 +40,54 @@ pub(crate) fn run(command: DomainCommand) -> anyhow::Result<()> {
         Output::Table => {
             let rows: Vec<Vec<String>> = rows.map(|row| vec![row.domain, row.tenant]).collect();
             output::table(&["DOMAIN", "TENANT"], &rows);
+            Ok(())
+        }
+    }
+}
+
+/// The table that a process with this configuration has.
+async fn in_force(config: &Config) -> anyhow::Result<Table> {
+    match config.domains_from() {
+        DomainsFrom::Files => resources::load(config),
+        DomainsFrom::Kv => {
+            let bucket = config.domains_kv(Role::Admin.inbox())?;
+            Ok(Box::pin(domains_kv::read(&bucket)).await?.1)
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Applied {
+    generation: u64,
+    domains: usize,
+    mailboxes: usize,
+    written: usize,
+    dropped: usize,
+}
+
+async fn apply(directory: &Path, shrinking: Shrinking, form: Output) -> anyhow::Result<()> {
+    let config = Config::load(directory)?;
+    config.validate()?;
+    let bucket = config.domains_kv(Role::Admin.inbox())?;
+    let table = resources::load(&config)?;
+    let published = Box::pin(domains_kv::publish(&bucket, &table, shrinking)).await;
+    let Published { marker, written, dropped } = published.context("not published")?;
+    let applied = Applied {
+        generation: marker.generation,
+        domains: marker.domains,
+        mailboxes: marker.mailboxes,
+        written,
+        dropped,
+    };
+    match form {
+        Output::Json => output::json(&applied),
+        Output::Table => {
+            let Applied { generation, domains, mailboxes, .. } = applied;
+            output::line(&format!(
+                "generation {generation}: {domains} domains, {mailboxes} mailboxes; \
+                 {written} entries written, {dropped} dropped"
+            ));
             Ok(())
         }
     }

@@ -15,6 +15,7 @@ mod queue_command;
 mod queue_metrics;
 mod resources;
 mod serve;
+mod table;
 
 use std::process::ExitCode;
 
@@ -53,11 +54,11 @@ fn run(command: Command) -> anyhow::Result<()> {
             return Ok(());
         }
         Command::Check { directory } => return serve::check(&directory.path),
-        Command::Domain(command) => return domain_command::run(command),
         Command::Serve(_)
         | Command::Ingress(_)
         | Command::Worker(_)
         | Command::Mda(_)
+        | Command::Domain(_)
         | Command::Queue(_) => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -68,10 +69,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Worker(start) => serve(&start, &[Role::Worker]).await,
             Command::Mda(start) => serve(&start, &[Role::Mda]).await,
             Command::Queue(command) => queue_command::run(command).await,
-            Command::Check { .. }
-            | Command::Domain(_)
-            | Command::Mailbox(_)
-            | Command::Nats(_) => Ok(()),
+            Command::Domain(command) => domain_command::run(command).await,
+            Command::Check { .. } | Command::Mailbox(_) | Command::Nats(_) => Ok(()),
         }
     })
 }

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use arc_swap::ArcSwapOption;
-use domains::Table;
 use prometheus_client::registry::Registry;
 use queue::{HopKind, Queue};
 use runtime::readiness::Readiness;
@@ -18,17 +16,22 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::Backend;
 use crate::cli::LogFormat;
-use crate::config::{Config, Refused, refused};
+use crate::config::{Config, DomainsFrom, Refused, refused};
 use crate::queue_metrics::Heard;
+use crate::table::Domains;
 use crate::{backend, dsn_route, output, resources};
 
 /// Reads everything, says what it would serve, and changes nothing.
 pub(crate) fn check(directory: &Path) -> anyhow::Result<()> {
     let config = Config::load(directory)?;
     config.validate()?;
+    let listeners = config.ingress.listeners.len();
+    if config.domains_from() == DomainsFrom::Kv {
+        output::line(&format!("ok: domains from NATS KV, {listeners} listeners"));
+        return Ok(());
+    }
     let table = resources::load(&config)?;
-    let (domains, listeners) = (table.hosted_domains().len(), config.ingress.listeners.len());
-    let mailboxes = table.mailboxes();
+    let (domains, mailboxes) = (table.hosted_domains().len(), table.mailboxes());
     output::line(&format!("ok: {domains} domains, {mailboxes} mailboxes, {listeners} listeners"));
     Ok(())
 }
@@ -77,8 +80,9 @@ pub(crate) async fn serve(
     let tasks = TaskTracker::new();
     let stop = runtime::shutdown::on_signals(&tasks).context("cannot listen for signals")?;
     let (doors, last) = (JoinSet::new(), CancellationToken::new());
-    let table = Arc::new(ArcSwapOption::from_pointee(resources::load(&config)?));
-    let opening = Opening { config, table, doors, last, readiness: Readiness::default() };
+    let readiness = Readiness::default();
+    let domains = Domains::open(&config, roles, &readiness).await?;
+    let opening = Opening { config, domains, doors, last, readiness };
     let Some(process) = opening.open(roles, &stop).await? else { return Ok(()) };
     process.announce(directory)?;
     process.run(stop).await
@@ -87,7 +91,7 @@ pub(crate) async fn serve(
 /// A process whose queue is not open yet. It tells its health already.
 struct Opening {
     config: Config,
-    table: Arc<ArcSwapOption<Table>>,
+    domains: Domains,
     /// Health and metrics: they are served from the first to the last.
     doors: JoinSet<()>,
     last: CancellationToken,
@@ -121,7 +125,7 @@ impl Opening {
         self.readiness.ready("queue");
         let queue = backend.queue();
         self.doors.spawn(heard.keep_fresh(queue.clone(), self.last.clone()));
-        let made = metrics.make(config, &queue, &self.table)?;
+        let made = metrics.make(config, &queue, &self.domains)?;
         let socket = config.admin_socket();
         let admin = admin::server::Server::bind(&socket).await;
         let admin = admin.with_context(|| format!("cannot listen on {}", socket.display()))?;
@@ -159,11 +163,11 @@ impl RoleMetrics {
         self,
         config: &Config,
         queue: &Arc<dyn Queue>,
-        table: &Arc<ArcSwapOption<Table>>,
+        domains: &Domains,
     ) -> anyhow::Result<Made> {
-        let bind = |metrics| bind_ingress(config, queue, table, metrics);
-        let deliver = |metrics| make_delivery(config, queue, table, metrics);
-        let store = |metrics| make_mda(config, queue, table, metrics);
+        let bind = |metrics| bind_ingress(config, queue, domains, metrics);
+        let deliver = |metrics| make_delivery(config, queue, domains, metrics);
+        let store = |metrics| make_mda(config, queue, domains, metrics);
         Ok(Made {
             ingress: self.ingress.map(bind).transpose()?,
             delivery: self.delivery.map(deliver).transpose()?,
@@ -206,19 +210,21 @@ impl Process {
     /// A role that ends by itself is a bug: the process ends with an error, and whoever started it
     /// starts it again. What was accepted is in the queue.
     async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Opening { config, table, mut doors, last, readiness } = self.opening;
+        let Opening { config, domains, mut doors, last, readiness } = self.opening;
         let grace = Duration::from_secs(config.ingress.stop_grace_seconds);
         let mut roles = JoinSet::new();
-        roles.spawn(resources::keep_fresh(config, table, stop.clone()));
         if let Some(ingress) = self.made.ingress {
             roles.spawn(ingress.serve(stop.clone()));
         }
         if let Some(delivery) = self.made.delivery {
-            roles.spawn(delivery.run(stop.clone(), grace));
+            let run = delivery.run(stop.clone(), grace);
+            roles.spawn(with_table(domains.clone(), stop.clone(), run));
         }
         if let Some(mda) = self.made.mda {
-            roles.spawn(mda.run(stop.clone(), grace));
+            let run = mda.run(stop.clone(), grace);
+            roles.spawn(with_table(domains.clone(), stop.clone(), run));
         }
+        roles.spawn(domains.keep_fresh(config, readiness.clone(), stop.clone()));
         readiness.ready("roles");
         // Cancel-safe: a role that has ended is still there for the loop below. Biased: once told
         // to stop, a role with nothing in flight ends before this task looks.
@@ -242,6 +248,13 @@ impl Process {
     }
 }
 
+/// Begins when there is a table: without one it is not known where a DSN goes.
+async fn with_table(domains: Domains, stop: CancellationToken, role: impl Future<Output = ()>) {
+    if stop.run_until_cancelled(domains.loaded()).await.is_some() {
+        role.await;
+    }
+}
+
 fn log_admin(error: &std::io::Error) {
     tracing::error!(event = "admin_failed", %error, "operators cannot reach the queue");
 }
@@ -249,10 +262,15 @@ fn log_admin(error: &std::io::Error) {
 fn bind_ingress(
     config: &Config,
     queue: &Arc<dyn Queue>,
-    table: &Arc<ArcSwapOption<Table>>,
+    domains: &Domains,
     metrics: ingress::Metrics,
 ) -> anyhow::Result<ingress::Ingress> {
-    let services = ingress::Services { queue: queue.clone(), domains: table.clone(), metrics };
+    let services = ingress::Services {
+        queue: queue.clone(),
+        domains: domains.table.clone(),
+        absence: domains.absence(),
+        metrics,
+    };
     ingress::Ingress::bind(&config.ingress, services).map_err(|error| match error {
         ingress::StartError::Config(error) => refused("ingress")(&error),
         error @ (ingress::StartError::Tls(_)
@@ -264,7 +282,7 @@ fn bind_ingress(
 fn make_delivery(
     config: &Config,
     queue: &Arc<dyn Queue>,
-    table: &Arc<ArcSwapOption<Table>>,
+    domains: &Domains,
     metrics: delivery::Metrics,
 ) -> anyhow::Result<delivery::Delivery> {
     let resolver = resolve::Dns::new(&config.resolver).context("resolver")?;
@@ -272,7 +290,7 @@ fn make_delivery(
         queue: queue.clone(),
         resolver: Arc::new(resolver),
         name: config.host()?,
-        route: dsn_route::route(table),
+        route: dsn_route::route(&domains.table),
         lease: config.lease(),
         metrics,
     };
@@ -283,14 +301,15 @@ fn make_delivery(
 fn make_mda(
     config: &Config,
     queue: &Arc<dyn Queue>,
-    table: &Arc<ArcSwapOption<Table>>,
+    domains: &Domains,
     metrics: mda::Metrics,
 ) -> anyhow::Result<mda::Mda> {
     let setup = mda::Setup {
         queue: queue.clone(),
-        domains: table.clone(),
+        domains: domains.table.clone(),
+        absence: domains.absence(),
         name: config.host()?,
-        route: dsn_route::route(table),
+        route: dsn_route::route(&domains.table),
         lease: config.lease(),
         data_dir: config.data_dir.clone(),
         metrics,

@@ -1,5 +1,7 @@
 //! Never an open relay: every trick gets a 5xx at RCPT, from anybody who is not logged in.
 
+use std::sync::Arc;
+
 use super::server::Server;
 
 #[tokio::test]
@@ -57,6 +59,26 @@ async fn recipients_are_known_at_rcpt() {
     assert_eq!(server.metric(refused), 1.0);
 }
 
+/// What the table lacks may have been added elsewhere.
+#[tokio::test]
+async fn without_a_proof_everybody_may_exist() {
+    let server = Server::start_where(Arc::new(Unproven), |_| {});
+    let mut client = server.greeted().await;
+    client.says("MAIL FROM:<a@example.com>", "250").await;
+    client.says("RCPT TO:<nobody@example.org>", "451 4.3.0").await;
+    client.says("RCPT TO:<a@elsewhere.example>", "451 4.3.0").await;
+    client.says("RCPT TO:<alice@example.org>", "250").await;
+}
+
+struct Unproven;
+
+#[async_trait::async_trait]
+impl domains::Absence for Unproven {
+    async fn is_proven(&self, _: &Arc<domains::Table>) -> bool {
+        false
+    }
+}
+
 /// Only a proven absence is a 550.
 #[tokio::test]
 async fn without_a_table_everybody_may_exist() {
@@ -66,6 +88,6 @@ async fn without_a_table_everybody_may_exist() {
     client.says("MAIL FROM:<a@example.com>", "250").await;
     client.says("RCPT TO:<nobody@example.org>", "451 4.3.0").await;
     client.says("RCPT TO:<a@elsewhere.example>", "451 4.3.0").await;
-    server.domains.store(Some(std::sync::Arc::new(super::server::table())));
+    server.domains.store(Some(Arc::new(super::server::table())));
     client.says("RCPT TO:<bob@example.org>", "250").await;
 }

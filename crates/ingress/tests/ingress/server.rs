@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher;
-use domains::{Settings, Table, yaml};
+use domains::{Absence, AtHome, Settings, Table, yaml};
 use ingress::{Config, Ingress, Kind, Listener, Metrics, Services};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,11 @@ impl Server {
 
     /// Starts with settings changed by `adjust`.
     pub(super) fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
+        Self::start_where(Arc::new(AtHome), adjust)
+    }
+
+    /// Starts where `absence` tells whether the table is the one in force.
+    pub(super) fn start_where(absence: Arc<dyn Absence>, adjust: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config { hostname: "mx.example.org".to_owned(), ..Config::default() };
         for kind in [Kind::Relay, Kind::Submission, Kind::Submissions] {
@@ -50,6 +55,7 @@ impl Server {
         let services = Services {
             queue: Arc::new(Handle(Arc::clone(&queue))),
             domains: Arc::clone(&domains),
+            absence,
             metrics: Metrics::register(&mut registry),
         };
         let ingress = Ingress::bind(&config, services).unwrap();

@@ -94,6 +94,7 @@ impl Worker {
             Undelivered::Disk(error) => Some(("broken", Some(error))),
             Undelivered::Content => Some(("content", None)),
             Undelivered::Absent
+            | Undelivered::Uncertain
             | Undelivered::NoTable
             | Undelivered::NotHosted
             | Undelivered::LeadsElsewhere => None,
@@ -121,7 +122,12 @@ impl Worker {
     ) -> Result<(), Failure> {
         let address = &job.recipients[index as usize].recipient.address;
         let table = self.domains.load_full();
-        let mailboxes = recipient::mailboxes(table.as_deref(), address);
+        let mailboxes = match (recipient::mailboxes(table.as_deref(), address), &table) {
+            (Err(Undelivered::Absent), Some(table)) if !self.absence.is_proven(table).await => {
+                Err(Undelivered::Uncertain)
+            }
+            (mailboxes, _) => mailboxes,
+        };
         for mailbox in mailboxes.map_err(Failure::Undelivered)? {
             let started = Instant::now();
             let stored = self.store_copy(lease, job, index, &mailbox, search).await?;

@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 6] = [
     &["mail-types"],
     &["smtp", "message", "retry", "resolve"],
     &["domains", "queue"],
-    &["queue-log", "queue-jetstream", "outcome", "admin", "runtime"],
+    &["queue-log", "queue-jetstream", "domains-kv", "outcome", "admin", "runtime"],
     &["ingress", "delivery", "mda"],
     &["postrider"],
 ];
@@ -26,7 +26,7 @@ const PURE: [&str; 5] = ["mail-types", "smtp", "message", "retry", "domains"];
 const RUNTIMES: [&str; 6] = ["tokio", "mio", "async-std", "smol", "async-io", "futures-executor"];
 
 /// Named by the binary alone, which chooses between them.
-const BACKENDS: [&str; 2] = ["queue-log", "queue-jetstream"];
+const BACKENDS: [&str; 3] = ["queue-log", "queue-jetstream", "domains-kv"];
 
 pub(super) fn check(metadata: &Metadata) -> Vec<Violation> {
     let names = metadata.names();

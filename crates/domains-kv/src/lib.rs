@@ -1,0 +1,85 @@
+//! The domain table in NATS KV: published as generations, watched by every role.
+//!
+//! ```text
+//! bucket `domains`, history 1
+//!   d.DOMAIN         a domain             ┐ {since, row, before}
+//!   e.DOMAIN.NAME    a mailbox or alias   ┘
+//!   marker           {history, generation, counts, digest, postmaster}, written last
+//!   writer.LANE      who publishes at the moment
+//! ```
+//!
+//! **A generation is what its marker says.** A key holds two versions of its row: the one that is
+//! in force since generation `since`, and the one before. Until the marker of `since` is there the
+//! one before counts, so a generation that was written in part changes nothing, also for a role
+//! that starts just then, and unchanged rows are not written again. (Entries under the number of
+//! their generation would be written all again, or need a search for the newest of a name.) A
+//! reader takes a generation only when all its rows together have the marker's digest.
+//!
+//! **One writer.** Whoever publishes first claims the keys `writer.LANE`; every later write is made
+//! under the condition that the claim of its lane still stands. A claim by another ends it, without
+//! harm.
+//!
+//! **Only a proven absence is a `550`.** The last complete table stays in force whatever happens to
+//! the bucket. What it lacks is proven absent when the marker, asked of the stream's *leader* at
+//! that moment, is the table's own: then the whole table is what is in force there. Anything else,
+//! no answer, no marker or a newer one, is no proof. (A leader that was cut off from the others and
+//! has not noticed yet speaks for the table as it was some seconds before.)
+//!
+//! **Does not know** YAML, SMTP, nor what the bucket's readers do with the table. Rows are not
+//! sealed yet: who may read the bucket sees the hashes of passwords, those that were replaced by
+//! the last change included.
+
+mod bucket;
+mod contents;
+mod keys;
+mod loader;
+mod publish;
+mod record;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use domains::Table;
+
+pub use bucket::{BucketError, Cause};
+pub use contents::Incomplete;
+pub use loader::Loader;
+pub use publish::{PublishError, Published, Shrinking, publish};
+pub use record::Marker;
+
+use bucket::Bucket;
+
+/// Where the bucket is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Servers as `nats://host:port` or `tls://host:port`.
+    pub urls: Vec<String>,
+    /// A file with the seed of the nkey to log in with.
+    pub nkey_file: Option<PathBuf>,
+    /// Certificates of authorities that the servers' certificates are checked by.
+    pub ca_file: Option<PathBuf>,
+    /// The prefix of the subjects where this client is answered.
+    pub inbox_prefix: String,
+    /// Copies of the bucket's stream.
+    pub replicas: usize,
+    /// How long an answer of a server is waited for.
+    pub timeout: Duration,
+}
+
+/// Why there is no table to show.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    #[error(transparent)]
+    Incomplete(#[from] Incomplete),
+}
+
+/// The table that is in force.
+///
+/// # Errors
+/// When the bucket cannot be read, or holds no complete generation.
+pub async fn read(config: &Config) -> Result<(Marker, Table), ReadError> {
+    let bucket = Bucket::connect(config).await?;
+    Ok(bucket.contents().await?.complete()?)
+}

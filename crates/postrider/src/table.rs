@@ -1,0 +1,97 @@
+//! The domain table of this process: made of files, or loaded from NATS KV.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use arc_swap::ArcSwapOption;
+use domains::{Absence, AtHome, Table};
+use domains_kv::Loader;
+use runtime::readiness::Readiness;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, DomainsFrom};
+use crate::resources;
+use crate::serve::Role;
+
+/// The table in force, and where it comes from.
+#[derive(Clone)]
+pub(crate) struct Domains {
+    pub(crate) table: Arc<ArcSwapOption<Table>>,
+    source: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    Files,
+    Kv(Arc<Loader>),
+}
+
+impl Domains {
+    /// Compiles the files, or prepares to load a table: until there is one, nothing is ready.
+    pub(crate) async fn open(
+        config: &Config,
+        roles: &[Role],
+        readiness: &Readiness,
+    ) -> anyhow::Result<Self> {
+        match config.domains_from() {
+            DomainsFrom::Files => {
+                let table = Arc::new(ArcSwapOption::from_pointee(resources::load(config)?));
+                Ok(Self { table, source: Source::Files })
+            }
+            DomainsFrom::Kv => {
+                readiness.not_ready("table", "no complete domain table was seen yet");
+                let table = Arc::new(ArcSwapOption::empty());
+                let bucket = config.domains_kv(inbox(roles))?;
+                let loader = Box::pin(Loader::new(&bucket, table.clone())).await;
+                let loader = loader.context("domains")?;
+                Ok(Self { table, source: Source::Kv(Arc::new(loader)) })
+            }
+        }
+    }
+
+    /// Who tells whether what the table lacks does not exist.
+    pub(crate) fn absence(&self) -> Arc<dyn Absence> {
+        match &self.source {
+            Source::Files => Arc::new(AtHome),
+            Source::Kv(loader) => Arc::clone(loader) as Arc<dyn Absence>,
+        }
+    }
+
+    /// Waits until there is a table.
+    pub(crate) async fn loaded(&self) {
+        match &self.source {
+            Source::Files => {}
+            Source::Kv(loader) => loader.loaded().await,
+        }
+    }
+
+    /// Puts new tables in place until `stop`.
+    pub(crate) async fn keep_fresh(
+        self,
+        config: Config,
+        readiness: Readiness,
+        stop: CancellationToken,
+    ) {
+        match self.source {
+            Source::Files => resources::keep_fresh(config, self.table, stop).await,
+            Source::Kv(loader) => {
+                let tell = async {
+                    loader.loaded().await;
+                    readiness.ready("table");
+                };
+                tokio::join!(loader.run(stop.clone()), stop.run_until_cancelled(tell));
+            }
+        }
+    }
+}
+
+/// The prefix of the subjects where a process with these roles is answered.
+fn inbox(roles: &[Role]) -> String {
+    use queue_jetstream::permissions::Role as User;
+    match roles {
+        [Role::Ingress] => User::Ingress.inbox(),
+        [Role::Worker] => User::Worker.inbox(),
+        [Role::Mda] => User::Mda.inbox(),
+        _ => "_INBOX".to_owned(),
+    }
+}
