@@ -24,7 +24,7 @@ pub(super) struct Part {
 }
 
 /// Cheap ones first.
-pub(super) const PARTS: [Part; 14] = [
+pub(super) const PARTS: [Part; 15] = [
     part("fmt", "every file is formatted", &[], fmt),
     part("tidy", "rules of the code that no other tool checks", &[], tidy),
     part("clippy", "no warning in any target", &[], clippy),
@@ -36,9 +36,16 @@ pub(super) const PARTS: [Part; 14] = [
     part("crash", "kill -9 under load loses nothing", &[], crash),
     part("fault", "full disks and failing syncs lose nothing", &[], fault),
     part("powercut", "a power cut under load loses nothing", POWERCUT_NEEDS, powercut),
-    part("cluster", "a real NATS cluster loses and regains a server", &[], cluster),
+    part("cluster", "the queue on JetStream, and every role a process", &[], cluster),
     part("readme", "the README's first commands, in a clean checkout", README_NEEDS, readme),
-    Part { only_long: true, ..part("bench", "against Postfix", BENCH_NEEDS, bench) },
+    Part {
+        only_long: true,
+        ..part("replicas", "the queue's contract on three servers", &[], replicas)
+    },
+    Part {
+        only_long: true,
+        ..part("bench", "against Postfix, and on JetStream", BENCH_NEEDS, bench)
+    },
 ];
 
 const INTEROP_NEEDS: &[Need] =
@@ -63,7 +70,8 @@ const fn part(
 }
 
 /// The test files of the package `tests` belong to the part whose name they begin with.
-const BY_FILE: [&str; 7] = ["fuzz", "sim", "interop", "crash", "fault", "powercut", "cluster"];
+const BY_FILE: [&str; 8] =
+    ["fuzz", "sim", "interop", "crash", "fault", "powercut", "cluster", "replicas"];
 
 /// Fails when a test file belongs to no part: it would never run.
 pub(super) fn check_complete(metadata: &Metadata) -> Result<()> {
@@ -150,15 +158,21 @@ fn cluster(context: &Context) -> Result<Counts> {
     of_files(&context.environment()?, "cluster", SHOWN)
 }
 
+fn replicas(context: &Context) -> Result<Counts> {
+    context.tool(Tool::Nats)?;
+    of_files(&context.environment()?, "replicas", SHOWN)
+}
+
 fn readme(context: &Context) -> Result<Counts> {
     readme::run(context)
 }
 
 fn bench(_: &Context) -> Result<Counts> {
-    let mut cargo = command::cargo();
-    cargo.args(["xtask", "bench", "--gate"]);
-    command::run(&mut cargo)?;
-    Ok(Counts::ONE)
+    let against_postfix = command::run(command::cargo().args(["xtask", "bench", "--gate"]));
+    // Both are run, whatever the first one gives.
+    let on_jetstream = ["xtask", "bench", "--jetstream", "--gate"];
+    command::run(command::cargo().args(on_jetstream)).and(against_postfix)?;
+    Ok(Counts::ONE + Counts::ONE)
 }
 
 /// The test files of one part.
