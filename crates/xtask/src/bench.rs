@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: Postrider and Postfix side by side on one machine.
+//! `cargo xtask bench`: Postrider and Postfix side by side on one machine, or Postrider on
+//! JetStream by what the servers under it can do.
 //!
 //! The bench runs itself in private mount and network namespaces: ports are always free, nothing
 //! listens on the machine and no packet can leave. For every measurement the server starts from an
@@ -12,6 +13,7 @@ mod audit;
 mod client;
 mod generator;
 mod group;
+mod jetstream;
 mod measure;
 mod nameserver;
 mod postfix;
@@ -51,6 +53,9 @@ pub(crate) struct Arguments {
     /// Runs of each scenario, in turning order.
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// Measure the roles on JetStream by what its servers can do, instead of against Postfix.
+    #[arg(long, conflicts_with_all = ["scenarios", "only"])]
+    jetstream: bool,
     /// Only these servers.
     #[arg(long, value_enum)]
     only: Vec<Product>,
@@ -67,25 +72,32 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if std::env::var_os(INSIDE).is_none() {
-        return enter(&arguments.only);
+        return enter(arguments);
     }
     command::output(Command::new("ip").args(["link", "set", "lo", "up"]))?;
     nameserver::start((Ipv4Addr::LOCALHOST, 53).into())?;
     let sink = Sink::start((Ipv4Addr::LOCALHOST, server::SINK_PORT).into())?;
     let dir = state_dir()?;
-    let runs = run_all(&Bench { sink: &sink, dir: &dir }, arguments)?;
-    let text = runs.markdown(&machine());
+    let (text, has_failed, is_good) = if arguments.jetstream {
+        let rounds = jetstream::run(&sink, &dir, arguments.runs, arguments.messages)?;
+        (rounds.markdown(&machine()), !rounds.failures.is_empty(), rounds.is_good())
+    } else {
+        let runs = run_all(&Bench { sink: &sink, dir: &dir }, arguments)?;
+        (runs.markdown(&machine()), !runs.failures.is_empty(), runs.is_good())
+    };
     println!("\n{text}");
     if let Some(path) = &arguments.report {
         let path = workspace::root().join(path);
         fs::write(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let is_good = runs.failures.is_empty() && (!arguments.gate || runs.is_good());
+    let is_good = !has_failed && (!arguments.gate || is_good);
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Builds and brings what is needed, then runs itself in namespaces.
-fn enter(only: &[Product]) -> Result<ExitCode> {
+fn enter(arguments: &Arguments) -> Result<ExitCode> {
+    let only: &[Product] =
+        if arguments.jetstream { &[Product::Postrider] } else { &arguments.only };
     for need in [
         Need::Root,
         Need::Namespaces,
@@ -93,6 +105,9 @@ fn enter(only: &[Product]) -> Result<ExitCode> {
         Need::Program("ip", "iproute2"),
     ] {
         need.check()?;
+    }
+    if arguments.jetstream {
+        tools::bring(Tool::Nats)?;
     }
     if wants(only, Product::Postfix) {
         tools::bring(Tool::Postfix)?;

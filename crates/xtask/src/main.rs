@@ -34,7 +34,7 @@ enum Task {
     Tools,
     /// Checks the rules of the code that no other tool checks.
     Tidy,
-    /// Measures Postrider and Postfix side by side.
+    /// Measures Postrider and Postfix side by side, or Postrider on JetStream.
     Bench(bench::Arguments),
     /// Becomes a server of the bench, inside its namespaces.
     #[command(hide = true)]

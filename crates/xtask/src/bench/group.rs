@@ -27,6 +27,11 @@ impl Group {
         self.dir.join("cgroup.procs")
     }
 
+    /// Takes a process that has just been started in.
+    pub(super) fn add(&self, pid: u32) -> Result<()> {
+        fs::write(self.procs(), pid.to_string()).context("a process cannot join its control group")
+    }
+
     pub(super) fn pids(&self) -> Vec<u32> {
         let text = fs::read_to_string(self.procs()).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()

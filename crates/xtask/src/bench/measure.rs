@@ -11,7 +11,7 @@ use super::client::Client;
 use super::generator::{self, Sent, Target};
 use super::scenario::{Kind, Load, Scenario};
 use super::server::{Product, Server};
-use super::sink::Sink;
+use super::sink::{Arrived, Sink};
 
 /// Figures by name; the report knows the names.
 pub(super) type Figures = BTreeMap<&'static str, f64>;
@@ -103,23 +103,9 @@ impl Bench<'_> {
         let used = server.group.cpu_seconds()? - cpu;
         let arrived = self.sink.arrived();
         let mut figures = of_sent(&sent)?;
-        let (count, last) = (arrived.at.len() as f64, arrived.last.context("nothing arrived")?);
-        let seconds = (last - sent.started).as_secs_f64();
-        figures.insert("per_second", count / seconds);
-        figures.insert("mb_per_second", arrived.octets as f64 / seconds / 1e6);
-        figures.insert("cpu_per_1000", used * 1000.0 / count);
+        figures.extend(of_arrived(&sent, &arrived)?);
+        figures.insert("cpu_per_1000", used * 1000.0 / arrived.at.len() as f64);
         figures.insert("pss_mib", server.group.pss_kib() / 1024.0);
-        figures.insert("lost", figures["accepted"] - count);
-        figures.insert("duplicates", arrived.duplicates as f64);
-        let onward = |(sequence, accepted): &(u64, _)| {
-            // The sink's reading can be a little before the client's.
-            let at = arrived.at.get(sequence)?;
-            Some(at.saturating_duration_since(*accepted).as_secs_f64() * 1e3)
-        };
-        let mut onward_ms: Vec<f64> = sent.accepted.iter().filter_map(onward).collect();
-        onward_ms.sort_by(f64::total_cmp);
-        figures.insert("onward_p50_ms", percentile(&onward_ms, 0.50));
-        figures.insert("onward_p99_ms", percentile(&onward_ms, 0.99));
         Ok(figures)
     }
 
@@ -139,14 +125,36 @@ impl Bench<'_> {
 }
 
 /// A server that sends nothing for so long has lost the rest, or waits for a retry.
-const WAIT_IDLE: Duration = Duration::from_secs(20);
-const WAIT_MAX: Duration = Duration::from_secs(120);
+pub(super) const WAIT_IDLE: Duration = Duration::from_secs(20);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(120);
 
 fn target(product: Product, run: &str) -> Target<'_> {
     Target { address: Server::address(), domain: product.recipient_domain(), run }
 }
 
-fn of_sent(sent: &Sent) -> Result<Figures> {
+/// What the sink saw of what was sent.
+pub(super) fn of_arrived(sent: &Sent, arrived: &Arrived) -> Result<Figures> {
+    let (count, last) = (arrived.at.len() as f64, arrived.last.context("nothing arrived")?);
+    let seconds = (last - sent.started).as_secs_f64();
+    let onward = |(sequence, accepted): &(u64, _)| {
+        // The sink's reading can be a little before the client's.
+        let at = arrived.at.get(sequence)?;
+        Some(at.saturating_duration_since(*accepted).as_secs_f64() * 1e3)
+    };
+    let mut onward_ms: Vec<f64> = sent.accepted.iter().filter_map(onward).collect();
+    onward_ms.sort_by(f64::total_cmp);
+    let lost = sent.accepted.iter().filter(|(sequence, _)| !arrived.at.contains_key(sequence));
+    Ok(Figures::from([
+        ("per_second", count / seconds),
+        ("mb_per_second", arrived.octets as f64 / seconds / 1e6),
+        ("lost", lost.count() as f64),
+        ("duplicates", arrived.duplicates as f64),
+        ("onward_p50_ms", percentile(&onward_ms, 0.50)),
+        ("onward_p99_ms", percentile(&onward_ms, 0.99)),
+    ]))
+}
+
+pub(super) fn of_sent(sent: &Sent) -> Result<Figures> {
     let failure = sent.first_failure.as_deref().unwrap_or_default();
     ensure!(!sent.accepted.is_empty(), "nothing was accepted: {failure}");
     if sent.failed > 0 {
@@ -197,7 +205,7 @@ fn open_sessions(sessions: usize) -> Result<Vec<Client>> {
     })
 }
 
-fn percentile(sorted: &[f64], part: f64) -> f64 {
+pub(super) fn percentile(sorted: &[f64], part: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     sorted.get((last as f64 * part) as usize).copied().unwrap_or(f64::NAN)
 }

@@ -70,7 +70,7 @@ const RULES: &str = "Durability, limits and logging as each ships. CPU is of all
     and gets 500 of them. `(sink alone)` is the generator's own ceiling, with no server.";
 
 /// A column: the figure, its heading and its decimals.
-type Column = (&'static str, &'static str, usize);
+pub(super) type Column = (&'static str, &'static str, usize);
 
 const ACCEPT: [Column; 7] = [
     ("per_second", "messages/s", 0),
@@ -209,7 +209,7 @@ impl Runs {
 }
 
 /// The median, and how far the runs were apart.
-fn cell(runs: &[Figures], (figure, _, decimals): &Column) -> String {
+pub(super) fn cell(runs: &[Figures], (figure, _, decimals): &Column) -> String {
     let Some(middle) = median(runs, figure) else { return "–".to_owned() };
     let values = runs.iter().filter_map(|run| run.get(figure).copied());
     let (low, high) = values.fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
@@ -220,7 +220,7 @@ fn cell(runs: &[Figures], (figure, _, decimals): &Column) -> String {
     format!("{middle:.decimals$} ({low:.decimals$}–{high:.decimals$})")
 }
 
-fn median(runs: &[Figures], figure: &str) -> Option<f64> {
+pub(super) fn median(runs: &[Figures], figure: &str) -> Option<f64> {
     let mut values: Vec<f64> = runs.iter().filter_map(|run| run.get(figure).copied()).collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

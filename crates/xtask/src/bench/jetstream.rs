@@ -1,0 +1,68 @@
+//! `cargo xtask bench --jetstream`: what the roles make of the NATS servers under them.
+//!
+//! One server, then three that replicate, all with `sync_interval: always`. In every round the
+//! same servers serve a raw publisher, an ingress alone, and an ingress and a worker; the order
+//! turns each time, and a figure counts as a part of the raw rate of its own round. Each step
+//! starts with new streams. Clients, servers, roles and sink share the machine: the raw publisher
+//! has most of it, a mail's whole way the least.
+
+mod raw;
+mod report;
+mod roles;
+mod servers;
+mod step;
+mod streams;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::measure::Figures;
+use super::sink::Sink;
+use report::Rounds;
+use servers::Servers;
+use step::{Bench, Step};
+
+/// The queue's own number, by default.
+const PARTITIONS: u64 = 4;
+
+/// Runs the rounds of both layouts; `messages` instead of each step's own number.
+pub(super) fn run(sink: &Sink, dir: &Path, rounds: usize, messages: Option<u64>) -> Result<Rounds> {
+    let mut all = Rounds::new(super::postrider::version()?, servers::version()?);
+    for replicas in [1, 3] {
+        let servers = Servers::start(&dir.join("jetstream"), replicas)?;
+        let bench = Bench { sink, dir, servers: &servers, messages };
+        for round in 0..rounds.max(1) {
+            match run_round(&bench, round) {
+                Ok(steps) => all.add(replicas, steps),
+                Err(error) => {
+                    println!("R{replicas}: {error:#}");
+                    all.failures.push(format!("R{replicas}, round {}: {error:#}", round + 1));
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// All steps once, the other way round in each second round.
+fn run_round(bench: &Bench<'_>, round: usize) -> Result<Vec<(Step, Figures)>> {
+    let mut steps = Vec::new();
+    for step in order(round) {
+        for (step, figures) in bench.run(step)? {
+            let place = format!("R{} {}", bench.servers.replicas(), step.name());
+            println!("{place:12} {}", serde_json::to_string(&figures)?);
+            steps.push((step, figures));
+        }
+    }
+    Ok(steps)
+}
+
+/// Latency is measured with the roles of the delivery.
+fn order(round: usize) -> Vec<Step> {
+    let mut order = vec![Step::Raw, Step::Accept, Step::Deliver];
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
