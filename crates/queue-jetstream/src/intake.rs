@@ -54,7 +54,10 @@ impl Pull {
     }
 
     pub(crate) async fn next(&mut self) -> Result<Option<Message>, Cause> {
-        match timeout_at(self.until, self.batch.next()).await {
+        // What has come already is taken however late it is: dropped, it would be nobody's until
+        // its time is up.
+        let until = self.until.max(Instant::now() + LATE);
+        match timeout_at(until, self.batch.next()).await {
             Ok(Some(message)) => message.map(Some),
             Ok(None) | Err(_) => Ok(None),
         }
