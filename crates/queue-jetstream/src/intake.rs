@@ -4,65 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Message;
-use async_nats::jetstream::consumer::{PullConsumer, pull};
-use futures::StreamExt;
 use queue::JobId;
 use queue::contract::Cause;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Publish;
 use crate::index::{InHand, Way};
 use crate::names::{Lane, Partition, job_subject, message_of};
+use crate::pull::Pull;
 use crate::record::Arrival;
 use crate::shared::Shared;
 use crate::streams::{self, QUARANTINE};
 
-/// How long a server keeps a pull that it cannot answer.
-const EXPIRES: Duration = Duration::from_secs(5);
-/// What it may be late by.
-const GRACE: Duration = Duration::from_millis(500);
 /// Messages of a pull at most: what is left to others for `ackWaitSeconds` by who dies.
 const PULL_MAX: usize = 256;
 /// What is under way to us when we stop comes within this.
 const LATE: Duration = Duration::from_millis(50);
-/// A pull with less room than the largest message would never bring it.
-const PULL_BYTES_MIN: usize = 2 << 20;
 /// Between a pull that failed and the next.
 const RETRY: Duration = Duration::from_millis(100);
-
-/// Messages of one pull as they come; it ends when it is complete or its time is up.
-pub(crate) struct Pull {
-    batch: pull::Batch,
-    until: Instant,
-}
-
-impl Pull {
-    /// The pull brings up to `max` messages, and no more once they have so many octets.
-    pub(crate) async fn start(
-        consumer: &PullConsumer,
-        max: usize,
-        octets: usize,
-    ) -> Result<Self, Cause> {
-        let until = Instant::now() + EXPIRES + GRACE;
-        // Without heartbeats: with them the library hangs after the first.
-        let octets = octets.max(PULL_BYTES_MIN);
-        let batch = consumer.batch().max_messages(max).max_bytes(octets).expires(EXPIRES);
-        let batch = batch.messages().await?;
-        Ok(Self { batch, until })
-    }
-
-    pub(crate) async fn next(&mut self) -> Result<Option<Message>, Cause> {
-        // What has come already is taken however late it is: dropped, it would be nobody's until
-        // its time is up.
-        let until = self.until.max(Instant::now() + LATE);
-        match timeout_at(until, self.batch.next()).await {
-            Ok(Some(message)) => message.map(Some),
-            Ok(None) | Err(_) => Ok(None),
-        }
-    }
-}
 
 /// Keeps up to a window of an intake's messages in hand, until told to stop.
 ///
@@ -90,30 +50,25 @@ pub(crate) async fn run(
 
 async fn pull(shared: &Arc<Shared>, way: Way, stop: &CancellationToken) -> Result<(), Cause> {
     let lane = Lane::Partition(way.partition);
-    let consumer = streams::consumer(shared, way.door, lane).await?;
+    let mut pull = Pull::new(shared, way.door, lane).await?;
     let old = streams::state(shared, &way.door.stream(lane)).await?.last_sequence;
-    while !stop.is_cancelled() {
-        let (room, room_bytes) = room(shared, way);
-        if room == 0 || room_bytes == 0 {
-            // The end of one makes room.
-            let _ = tokio::time::timeout(RETRY, shared.changed.notified()).await;
-            continue;
+    loop {
+        let (room, room_bytes) = if pull.is_open() { (0, 0) } else { room(shared, way) };
+        if room > 0 && room_bytes > 0 {
+            pull.ask(room.min(PULL_MAX), room_bytes).await?;
         }
-        let mut pull = Pull::start(&consumer, room.min(PULL_MAX), room_bytes).await?;
-        loop {
-            // Cancel-safe: a message that was not taken is still in the pull.
-            let message = tokio::select! {
-                message = pull.next() => message?,
-                () = stop.cancelled() => return hand_back(shared, pull).await,
-            };
-            let Some(message) = message else { break };
+        // Cancel-safe: a message that was not taken is still in the inbox.
+        let message = tokio::select! {
+            message = pull.next() => message?,
+            () = stop.cancelled() => return hand_back(shared, pull).await,
+        };
+        if let Some(message) = message {
             receive(shared, way, old, message).await?;
         }
     }
-    Ok(())
 }
 
-/// What a pull still brings is for the next owner.
+/// What has been asked for and still comes is for the next owner.
 async fn hand_back(shared: &Shared, mut pull: Pull) -> Result<(), Cause> {
     while let Ok(Ok(Some(message))) = tokio::time::timeout(LATE, pull.next()).await {
         if let Some(reply) = message.reply.clone() {

@@ -42,6 +42,7 @@ mod ownership;
 mod park;
 pub mod permissions;
 mod post;
+mod pull;
 mod read;
 mod record;
 mod server;

@@ -9,13 +9,14 @@ use queue::contract::Cause;
 use queue::stored::StoredState;
 
 use crate::body;
-use crate::intake::{Pull, quarantine};
+use crate::intake::quarantine;
 use crate::jobs;
 use crate::names::{self, Door, Lane};
+use crate::pull::Pull;
 use crate::record::{Arrival, JobHead, JobRecord};
 use crate::shared::Shared;
 use crate::step::{self, Stepped};
-use crate::streams::{self, BODY_STREAMS};
+use crate::streams::BODY_STREAMS;
 
 /// Messages of a pull at most: who splits holds nothing else of them.
 const PULL_MAX: usize = 16;
@@ -37,10 +38,12 @@ pub(crate) async fn run(shared: Arc<Shared>, door: Door) {
 }
 
 async fn pull(shared: &Arc<Shared>, door: Door) -> Result<(), Cause> {
-    let consumer = streams::consumer(shared, door, Lane::Split).await?;
+    let mut pull = Pull::new(shared, door, Lane::Split).await?;
     loop {
-        let mut pull = Pull::start(&consumer, PULL_MAX, PULL_BYTES).await?;
-        while let Some(message) = pull.next().await? {
+        if !pull.is_open() {
+            pull.ask(PULL_MAX, PULL_BYTES).await?;
+        }
+        if let Some(message) = pull.next().await? {
             split(shared, &message).await?;
         }
     }

@@ -1,0 +1,107 @@
+//! Three saturated servers: what is pulled is worked on, and not lost to its puller until
+//! `ackWaitSeconds` are over.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use mail_types::{BodyType, Envelope, Host, Mailbox, Origin, Recipient, ReversePath, TenantId};
+use queue::{Admission, Disposition, Head, HopKind, NewJob, NextHop, Queue, Settlement};
+use queue_jetstream::{Config, JetQueue, Metrics};
+use tests::nats::Cluster;
+use tokio::task::JoinSet;
+
+const MESSAGES: usize = 6_000;
+const SENDERS: usize = 64;
+const WORKERS: usize = 8;
+/// Far less than `ackWaitSeconds`.
+const LIMIT: Duration = Duration::from_secs(90);
+
+async fn send(queue: &JetQueue, n: usize) -> Result<()> {
+    let arrival = runtime::clock::now();
+    let envelope = Envelope {
+        reverse_path: ReversePath::parse("sender@example.org")?,
+        envid: None,
+        ret: None,
+        body: BodyType::EightBitMime,
+        smtputf8: false,
+        arrival,
+        expires: arrival + Duration::from_secs(3600),
+        tenant: TenantId::new("t"),
+        identity: None,
+        origin: Origin::Internal,
+        trace_parent: None,
+    };
+    let domain = format!("d{}.example", n % 20);
+    let recipient = Recipient::new(Mailbox::parse(&format!("u@{domain}"))?);
+    let next_hop = NextHop::smtp(&Host::parse(&domain)?);
+    let head = Head { prefix: Default::default(), header: "Subject: x\r\n\r\n".into() };
+    let mut draft = queue.begin(envelope, Admission::Outside).await?;
+    draft.write(vec![b'x'; 10_000].into()).await?;
+    Ok(draft.commit(head, vec![NewJob { next_hop, recipients: vec![recipient] }]).await?)
+}
+
+async fn work(queue: &JetQueue, done: &AtomicUsize) -> Result<()> {
+    let settlement = Settlement {
+        attempt: None,
+        progress: Vec::new(),
+        disposition: Disposition::Done,
+        follow_ups: Vec::new(),
+        delay_reported: false,
+    };
+    loop {
+        for mut lease in queue.lease(HopKind::Smtp, 16, 64).await? {
+            lease.settle(&settlement).await?;
+            done.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_pulled_is_worked_on() -> Result<()> {
+    let servers = Cluster::start(3).await?;
+    let config = Config {
+        urls: servers.urls(),
+        monitor_urls: servers.monitor_urls(),
+        replicas: 3,
+        intake_bytes: 1 << 30,
+        reserve_bytes: 256 << 20,
+        ..Config::default()
+    };
+    let kinds = vec![HopKind::Smtp];
+    let queue = JetQueue::open(config, kinds, Metrics::default(), runtime::clock::now).await?;
+    let (queue, done) = (Arc::new(queue), Arc::new(AtomicUsize::new(0)));
+    let mut workers = JoinSet::new();
+    for _ in 0..WORKERS {
+        let (queue, done) = (Arc::clone(&queue), Arc::clone(&done));
+        workers.spawn(async move { work(&queue, &done).await });
+    }
+    let (sent, mut senders) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
+    for _ in 0..SENDERS {
+        let (queue, sent) = (Arc::clone(&queue), Arc::clone(&sent));
+        senders.spawn(async move {
+            loop {
+                let n = sent.fetch_add(1, Ordering::SeqCst);
+                if n >= MESSAGES {
+                    return Ok::<(), anyhow::Error>(());
+                }
+                send(&queue, n).await?;
+            }
+        });
+    }
+    let start = Instant::now();
+    while let Some(ended) = senders.join_next().await {
+        ended??;
+    }
+    let accepted = start.elapsed();
+    let all_done = tests::wait::until("every message", LIMIT, async || {
+        (done.load(Ordering::SeqCst) >= MESSAGES).then_some(())
+    });
+    let all_done = all_done.await;
+    let (count, took) = (done.load(Ordering::SeqCst), start.elapsed());
+    println!("{MESSAGES} accepted in {accepted:?}, {count} done in {took:?}");
+    all_done?;
+    ensure!(count == MESSAGES, "{count} ends of {MESSAGES} messages");
+    Ok(())
+}
