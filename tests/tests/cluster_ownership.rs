@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use queue::HopKind;
+use mail_types::{BodyType, Envelope, Host, Mailbox, Origin, Recipient, ReversePath, TenantId};
+use queue::{Admission, Disposition, Head, HopKind, NewJob, NextHop, Queue, Settlement};
 use queue_jetstream::{Config, JetQueue, Metrics};
 use tests::nats::Server;
 use tests::wait;
@@ -62,5 +63,68 @@ async fn partitions_follow_their_owners() -> Result<()> {
     ensure!(died < Duration::from_secs(20), "shares were even {died:?} after one died");
     println!("joined {joined:?}, left {left:?}, died {died:?}");
     first.close().await;
+    Ok(())
+}
+
+async fn send(queue: &JetQueue, domain: &str) -> Result<()> {
+    let arrival = runtime::clock::now();
+    let envelope = Envelope {
+        reverse_path: ReversePath::parse("sender@example.org")?,
+        envid: None,
+        ret: None,
+        body: BodyType::EightBitMime,
+        smtputf8: false,
+        arrival,
+        expires: arrival + Duration::from_secs(3600),
+        tenant: TenantId::new("t"),
+        identity: None,
+        origin: Origin::Internal,
+        trace_parent: None,
+    };
+    let recipients = vec![Recipient::new(Mailbox::parse(&format!("u@{domain}"))?)];
+    let next_hop = NextHop::smtp(&Host::parse(domain)?);
+    let mut draft = queue.begin(envelope, Admission::Outside).await?;
+    Ok(draft.commit(Head::default(), vec![NewJob { next_hop, recipients }]).await?)
+}
+
+/// Who gives a partition to a newcomer finishes what is in flight first: until then it is its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_leased_is_finished_before_a_partition_goes() -> Result<()> {
+    const JOBS: usize = 40;
+    let server = Server::start().await?;
+    let first = member(&server).await?;
+    balanced(&[&first], Duration::from_secs(20)).await?;
+    for n in 0..JOBS {
+        send(&first, &format!("d{n}.example")).await?;
+    }
+    let mut leases = Vec::new();
+    while leases.len() < JOBS {
+        let more = first.lease(HopKind::Smtp, JOBS, JOBS);
+        leases.extend(tokio::time::timeout(Duration::from_secs(20), more).await??);
+    }
+    let second = member(&server).await?;
+    // Longer than a handing over takes.
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
+    for _ in 0..30 {
+        pace.tick().await;
+        for lease in &mut leases {
+            lease.extend().await?;
+        }
+    }
+    ensure!(second.partitions().is_empty(), "all partitions have something in flight");
+    let done = Settlement {
+        attempt: None,
+        progress: Vec::new(),
+        disposition: Disposition::Done,
+        follow_ups: Vec::new(),
+        delay_reported: false,
+    };
+    for mut lease in leases {
+        lease.settle(&done).await?;
+    }
+    let after = balanced(&[&first, &second], Duration::from_secs(20)).await?;
+    ensure!(after < Duration::from_secs(2), "shares were even {after:?} after the last lease");
+    first.close().await;
+    second.close().await;
     Ok(())
 }

@@ -125,7 +125,7 @@ impl Lease for JetLease {
 
     async fn extend(&mut self) -> Result<(), SettleError> {
         let shared = &self.held.shared;
-        if !shared.serves(&self.job.next_hop) {
+        if !shared.holds(&self.job.next_hop) {
             return Err(SettleError::LeaseLost);
         }
         let extended = shared.index().schedule.extend(&self.held.token, shared.now());

@@ -113,8 +113,14 @@ impl Shared {
         self.tenures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a next hop is certainly ours to serve.
+    /// Whether jobs for a next hop may be leased here.
     pub(crate) fn serves(&self, hop: &NextHop) -> bool {
+        let partition = self.partition(hop);
+        self.tenures().get(&partition).is_some_and(|tenure| tenure.is_serving())
+    }
+
+    /// Whether a job for a next hop that was leased here is certainly still ours.
+    pub(crate) fn holds(&self, hop: &NextHop) -> bool {
         let partition = self.partition(hop);
         self.tenures().get(&partition).is_some_and(|tenure| tenure.is_valid())
     }

@@ -91,32 +91,44 @@ impl Tenure {
         self.loaded.clone()
     }
 
+    /// Whether jobs of the partition may be leased: it is ours, and we mean to keep it.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.is_valid() && !self.stop.is_cancelled()
+    }
+
     /// Serves it no more: what is leased is void by itself.
     pub(super) fn lose(&self, shared: &Arc<Shared>) {
         self.stop.cancel();
-        shared.tenures().remove(&self.partition);
+        self.end_now(shared);
         forget(shared, self.partition);
+    }
+
+    fn end_now(&self, shared: &Shared) {
+        shared.tenures().remove(&self.partition);
         self.ended.cancel();
     }
 
-    /// Pulls no more, and says when the last lease has ended.
+    /// Pulls and leases no more, and says when the last lease has ended: until then it is ours.
     pub(super) fn give_back(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
         released: mpsc::Sender<Partition>,
     ) {
-        if self.stop.is_cancelled() && shared.tenures().remove(&self.partition).is_none() {
+        if self.stop.is_cancelled() {
             return;
         }
         self.stop.cancel();
-        shared.tenures().remove(&self.partition);
         let (tenure, mine) = (Arc::clone(self), Arc::clone(shared));
         shared.tasks.spawn(async move {
             tenure.tasks.wait().await;
-            while forget(&mine, tenure.partition) > 0 && tenure.is_valid() {
+            while !tenure.ended.is_cancelled() && forget(&mine, tenure.partition) > 0 {
                 tokio::time::sleep(LOOK).await;
             }
-            tenure.ended.cancel();
+            if tenure.ended.is_cancelled() {
+                // It was lost meanwhile, and may be ours or another's again.
+                return;
+            }
+            tenure.end_now(&mine);
             // Who waited for it may be gone.
             let _ = released.send(tenure.partition).await;
         });
