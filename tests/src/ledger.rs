@@ -178,6 +178,35 @@ impl Ledger {
         }
         balance
     }
+
+    /// What is known of a message, for who has to find out why its token is not in the balance.
+    pub fn story(&self, token: &str, arrivals: &Arrivals<'_>) -> String {
+        let Some(accepted) = self.accepted.get(token) else { return String::new() };
+        let mut story = format!("{token}, {accepted:?}\n");
+        for at in arrivals.kills {
+            story += &format!("  fault {}\n", time_of_day(*at));
+        }
+        let is_its =
+            |received: &&Received| String::from_utf8_lossy(&received.content).contains(token);
+        for received in arrivals.sink.iter().filter(is_its) {
+            let (began, at) = (time_of_day(received.began), time_of_day(received.at));
+            story += &format!("  sink {began} to {at}, {:?}\n", received.end);
+        }
+        let lines = arrivals.log.iter().map(serde_json::Value::to_string);
+        for line in lines.filter(|line| line.contains(&accepted.queue_id)) {
+            story += &format!("  {line}\n");
+        }
+        story
+    }
+}
+
+/// As log lines have it.
+fn time_of_day(at: Instant) -> String {
+    let at = std::time::SystemTime::now() - at.elapsed();
+    let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let (seconds, milliseconds) = (since.as_secs() % 86_400, since.subsec_millis());
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}.{milliseconds:03}", seconds % 60)
 }
 
 #[derive(Debug)]

@@ -14,6 +14,9 @@ use crate::process::Postrider;
 use crate::sink::{Sink, Verdict};
 use crate::wait;
 
+/// Of so many messages it is told what became of them.
+const STORIES: usize = 5;
+
 /// Everything remote goes to `sink`; deferred mail is tried again after a second.
 pub fn config(sink: &Sink, data_dir: &Path) -> String {
     config_for_port(sink.address().port(), data_dir)
@@ -68,6 +71,7 @@ pub async fn settle(
     limit: Duration,
 ) -> Result<Balance> {
     let mut last = None;
+    let mut stories = String::new();
     let clean = wait::until("every accepted message", limit, async || {
         let paths = maildir::messages(&data_dir.join("mail")).ok()?;
         let mailboxes: Vec<Vec<u8>> =
@@ -77,10 +81,16 @@ pub async fn settle(
         let log = logs.ok()?.concat();
         let (sink, mailboxes) = (&received[..], &mailboxes[..]);
         let arrivals = Arrivals { sink, mailboxes, log: &log, kills, unsettled: &[] };
-        let balance = books.ledger.lock().expect("no panic holding it").balance(&arrivals);
+        let ledger = books.ledger.lock().expect("no panic holding it");
+        let balance = ledger.balance(&arrivals);
+        let wrong = balance.lost.iter().chain(&balance.unexplained).take(STORIES);
+        stories = wrong.map(|token| ledger.story(token, &arrivals)).collect();
         last = Some(balance.clone());
         balance.is_clean().then_some(balance)
     })
     .await;
+    if clean.is_err() {
+        println!("{stories}");
+    }
     clean.or_else(|error| last.ok_or(error))
 }
