@@ -93,10 +93,10 @@ impl JetDraft {
             Admission::Internal => Door::Reserve,
         };
         let (shared, message) = (&self.shared, &arrival.message);
-        shared.index().arriving(self.id, self.envelope.tenant.clone(), message.size());
+        shared.index().arriving.insert(self.id, self.envelope.tenant.clone(), message.size());
         let posted = post::post(shared, door, arrival).await;
         if !matches!(posted, Ok(()) | Err(PublishError::Unknown(_))) {
-            shared.index().arrived(self.id);
+            shared.index().arriving.remove(self.id);
         }
         posted
     }

@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_nats::Subject;
 use mail_types::{QueueId, TenantId, Timestamp};
 use queue::JobId;
 use queue::schedule::{NewEntry, Placement, Schedule, Usage};
 use queue::stored::StoredState;
-use tokio::time::Instant;
 
+use crate::arriving::Arriving;
 use crate::names::{Door, Partition};
 use crate::record::{Arrival, JobRecord, ManifestPlace};
 use crate::usage::Others;
@@ -53,16 +52,6 @@ pub(crate) struct InHand {
     pub(crate) copied: Option<ManifestPlace>,
 }
 
-/// A message that we committed.
-struct Arriving {
-    tenant: TenantId,
-    size: u64,
-    since: Instant,
-}
-
-/// How long it takes until the owner of a partition has told of a message.
-const ARRIVING: Duration = Duration::from_secs(3);
-
 pub(crate) struct Index {
     pub(crate) schedule: Schedule<Place>,
     pub(crate) hand: HashMap<QueueId, InHand>,
@@ -74,7 +63,7 @@ pub(crate) struct Index {
     /// How far the records of a partition have come to us.
     positions: HashMap<Partition, u64>,
     /// Messages that we committed and that have not come back to us as their partitions' owner.
-    arriving: HashMap<QueueId, Arriving>,
+    pub(crate) arriving: Arriving,
     /// What other processes have.
     pub(crate) others: Others,
 }
@@ -87,24 +76,9 @@ impl Index {
             ending: HashMap::new(),
             ended: HashMap::new(),
             positions: HashMap::new(),
-            arriving: HashMap::new(),
+            arriving: Arriving::default(),
             others: Others::default(),
         }
-    }
-
-    /// A message that was just committed counts for its tenant.
-    pub(crate) fn arriving(&mut self, message: QueueId, tenant: TenantId, size: u64) {
-        self.arriving.insert(message, Arriving { tenant, size, since: Instant::now() });
-    }
-
-    /// What was committed a while ago is counted by its partition's owner.
-    pub(crate) fn expire_arriving(&mut self) {
-        self.arriving.retain(|_, arriving| arriving.since.elapsed() < ARRIVING);
-    }
-
-    /// It has been seen in the queue, or was not committed.
-    pub(crate) fn arrived(&mut self, message: QueueId) {
-        self.arriving.remove(&message);
     }
 
     /// We marked a job's end.
@@ -140,10 +114,9 @@ impl Index {
         let (messages, bytes) = self.others.of(tenant);
         usage.messages += messages;
         usage.bytes += bytes;
-        for arriving in self.arriving.values().filter(|arriving| arriving.tenant == *tenant) {
-            usage.messages += 1;
-            usage.bytes += arriving.size;
-        }
+        let arriving = self.arriving.of(tenant);
+        usage.messages += arriving.messages;
+        usage.bytes += arriving.bytes;
         usage
     }
 
@@ -151,7 +124,7 @@ impl Index {
     pub(crate) fn insert_arrival(&mut self, in_hand: InHand, now: Timestamp) {
         let arrival = Arc::clone(&in_hand.arrival);
         let message = &arrival.message;
-        self.arrived(message.id);
+        self.arriving.remove(message.id);
         let Some(job) = message.jobs.first() else { return };
         let fresh = StoredState::fresh(&message.envelope);
         let entry = NewEntry {
@@ -175,7 +148,7 @@ impl Index {
         place: Place,
         now: Timestamp,
     ) -> bool {
-        self.arrived(id.message);
+        self.arriving.remove(id.message);
         let entry = NewEntry {
             id,
             tenant: record.head.tenant.clone(),

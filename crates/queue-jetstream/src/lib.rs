@@ -22,6 +22,7 @@
 //! compare-and-set refused. Nothing is deleted by time but marks of jobs that have ended.
 
 mod act;
+mod arriving;
 mod body;
 mod broker;
 mod config;

@@ -87,7 +87,7 @@ async fn exchange(shared: &Shared) -> Result<(), Cause> {
 }
 
 async fn tell(shared: &Shared) -> Result<(), Cause> {
-    shared.index().expire_arriving();
+    shared.index().arriving.expire();
     let mut body_bytes = 0;
     for stream in (0..BODY_STREAMS).map(body_stream) {
         body_bytes += streams::state(shared, &stream).await?.bytes;
