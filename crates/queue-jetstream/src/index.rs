@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::Subject;
 use mail_types::{QueueId, TenantId, Timestamp};
-use queue::JobId;
-use queue::schedule::{NewEntry, Placement, Schedule, Usage};
+use queue::schedule::{Leased, NewEntry, Placement, Schedule, Usage, View};
 use queue::stored::StoredState;
+use queue::{JobId, NextHop, Wait};
 
 use crate::arriving::Arriving;
 use crate::names::{Door, Partition};
@@ -51,6 +52,9 @@ pub(crate) struct InHand {
     /// Where its content was copied to.
     pub(crate) copied: Option<ManifestPlace>,
 }
+
+/// When a job is looked at again whose partition is not certainly ours.
+const NOT_OURS: Duration = Duration::from_secs(1);
 
 pub(crate) struct Index {
     pub(crate) schedule: Schedule<Place>,
@@ -160,6 +164,29 @@ impl Index {
         self.schedule.insert(entry, now)
     }
 
+    /// Leases jobs of next hops that we serve. What is of another waits: for whoever forgets it
+    /// when its partition is lost, or until it is certainly ours again.
+    pub(crate) fn lease(
+        &mut self,
+        lease: impl FnOnce(&mut Schedule<Place>, Timestamp) -> Vec<Leased<Place>>,
+        serves: impl Fn(&NextHop) -> bool,
+        now: Timestamp,
+    ) -> Vec<(View<Place>, Leased<Place>)> {
+        let mut views = Vec::new();
+        for leased in lease(&mut self.schedule, now) {
+            let Some(view) = self.schedule.get(leased.token.job()) else { continue };
+            if serves(&view.next_hop) {
+                views.push((view, leased));
+                continue;
+            }
+            let until = now + NOT_OURS;
+            let waits = Placement::Deferred { until, wake_by: until, wait: Wait::Time };
+            // Just leased, it is ours to settle.
+            let _ = self.schedule.settle(&leased.token, waits, view.payload, now);
+        }
+        views
+    }
+
     /// Octets of an intake's messages that are in hand.
     pub(crate) fn in_hand_bytes(&self, way: Way) -> u64 {
         let of_way = self.hand.values().filter(|in_hand| in_hand.way == way);
@@ -169,5 +196,39 @@ impl Index {
     /// How many messages of an intake are in hand.
     pub(crate) fn in_hand(&self, way: Way) -> usize {
         self.hand.values().filter(|in_hand| in_hand.way == way).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mail_types::Host;
+    use queue::{HopKind, Phase};
+
+    use super::*;
+
+    #[test]
+    fn a_job_whose_partition_was_not_ours_for_a_moment_is_leased_when_it_is_again() {
+        let now = Timestamp::from_unix_ms(1_795_388_895_042);
+        let mut index = Index::new(Schedule::new(Duration::from_secs(60)));
+        let hop = NextHop::smtp(&Host::Domain("there.test".parse().unwrap()));
+        let id = JobId { message: QueueId::new(now, 1), index: 0 };
+        let entry = NewEntry {
+            id,
+            tenant: TenantId::new("one"),
+            next_hop: hop,
+            size: 1,
+            placement: Placement::Ready { wake_by: now },
+            payload: Place::Intake,
+        };
+        index.schedule.insert(entry, now);
+        let mut lease = |serves: bool, now: Timestamp| {
+            let all =
+                |schedule: &mut Schedule<Place>, now| schedule.lease(HopKind::Smtp, 10, 10, now);
+            index.lease(all, |_| serves, now).len()
+        };
+        assert_eq!(lease(false, now), 0);
+        assert_eq!(lease(true, now), 0);
+        assert_eq!(lease(true, now + NOT_OURS), 1);
+        assert_eq!(index.schedule.get(id).map(|view| view.phase), Some(Phase::Active));
     }
 }

@@ -212,20 +212,11 @@ impl JetQueue {
             return Err(QueueError::Closed);
         }
         let now = self.shared.now();
-        let mut index = self.shared.index();
-        let leased = lease(&mut index.schedule, now);
-        let mut views = Vec::with_capacity(leased.len());
-        for leased in leased {
-            let Some(view) = index.schedule.get(leased.token.job()) else { continue };
-            if self.shared.serves(&view.next_hop) {
-                views.push((view, leased));
-            } else if index.schedule.finish(&leased.token).is_ok() {
-                // It is another's by now.
-                index.hand.remove(&view.id.message);
-            }
-        }
-        let wakeup = index.schedule.next_wakeup();
-        drop(index);
+        let (views, wakeup) = {
+            let mut index = self.shared.index();
+            let views = index.lease(lease, |hop| self.shared.serves(hop), now);
+            (views, index.schedule.next_wakeup())
+        };
         end::sweep(&self.shared);
         let held = views
             .into_iter()
