@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Instant;
 
+use mail_types::Timestamp;
+
 use crate::sink::{End, Received};
 
 /// The header field that carries the token.
@@ -202,11 +204,8 @@ impl Ledger {
 
 /// As log lines have it.
 fn time_of_day(at: Instant) -> String {
-    let at = std::time::SystemTime::now() - at.elapsed();
-    let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let (seconds, milliseconds) = (since.as_secs() % 86_400, since.subsec_millis());
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-    format!("{hours:02}:{minutes:02}:{:02}.{milliseconds:03}", seconds % 60)
+    let ago = i64::try_from(at.elapsed().as_millis()).unwrap_or_default();
+    Timestamp::from_unix_ms(runtime::clock::now().unix_ms().saturating_sub(ago)).to_rfc3339()
 }
 
 #[derive(Debug)]
