@@ -34,6 +34,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(2);
 /// Between two looks at how the servers are set.
 const VERIFY: Duration = Duration::from_secs(300);
+/// While one of them did not answer.
+const VERIFY_SILENT: Duration = Duration::from_secs(10);
 /// Reads that a lease has under way at once.
 const READS: usize = 16;
 
@@ -86,19 +88,19 @@ impl JetQueue {
         config.validate().map_err(OpenError::Config)?;
         let client = connect(&config, &kinds).await?;
         let broker = Broker::new(client, config.timeout(), metrics.clone());
-        server::verify(&broker, &config).await?;
+        let pause = told_of(&server::verify(&broker, &config).await?);
         streams::ensure(&broker, &config).await?;
         let clock: Clock = Box::new(clock);
         let index = Index::new(Schedule::new(config.lease_time()));
         let shared = Arc::new(Shared::new(broker, config, clock, metrics, index));
         let queue = Self { shared, kinds, owning: Mutex::default() };
-        queue.start();
+        queue.start(pause);
         Ok(queue)
     }
 
-    fn start(&self) {
+    fn start(&self, verify_after: Duration) {
         self.shared.tasks.spawn(usage::run(Arc::clone(&self.shared)));
-        self.shared.tasks.spawn(keep_verified(Arc::clone(&self.shared)));
+        self.shared.tasks.spawn(keep_verified(Arc::clone(&self.shared), verify_after));
         if self.kinds.is_empty() {
             return;
         }
@@ -227,19 +229,28 @@ impl JetQueue {
     }
 }
 
+/// Tells of servers that did not answer; returns when all are asked again.
+fn told_of(silent: &[String]) -> Duration {
+    for url in silent {
+        tracing::warn!(event = "server_silent", url, "it does not tell whether it syncs");
+    }
+    if silent.is_empty() { VERIFY } else { VERIFY_SILENT }
+}
+
 /// Looks again and again whether the servers still keep what they acknowledge; while they do not,
 /// no mail is accepted.
-async fn keep_verified(shared: Arc<Shared>) {
+async fn keep_verified(shared: Arc<Shared>, mut pause: Duration) {
     let work = async {
         loop {
-            tokio::time::sleep(VERIFY).await;
+            tokio::time::sleep(pause).await;
             let verified = server::verify(&shared.broker, &shared.config).await;
-            // One that is silent may be restarted: what it said before holds.
+            // Those that are silent may be restarted: what they said before holds.
             let is_unsafe = matches!(verified, Err(ServerError::Old(_) | ServerError::Lazy(_)));
-            if let Err(error) = verified {
+            if let Err(error) = &verified {
                 tracing::error!(event = "server_refused", %error, is_unsafe);
             }
             shared.is_unsafe.store(is_unsafe, Ordering::Release);
+            pause = verified.map_or(VERIFY_SILENT, |silent| told_of(&silent));
         }
     };
     shared.closed.run_until_cancelled(work).await;

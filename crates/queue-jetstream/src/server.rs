@@ -3,6 +3,7 @@
 //! A server that is too old, or that syncs later than it acknowledges, loses mail in a power cut.
 //! The version it says itself; how it syncs, only its monitoring endpoint tells.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,6 +38,11 @@ pub enum ServerError {
          endpoint of each in monitorUrls, or set allowUnverifiedSync"
     )]
     Unverified,
+    #[error(
+        "monitorUrls names the endpoints of {named} servers, but the cluster has {size}: name \
+         the endpoint of each, or set allowUnverifiedSync"
+    )]
+    Unnamed { named: usize, size: usize },
     #[error("the monitoring endpoint {url} does not answer")]
     Silent {
         url: String,
@@ -47,7 +53,15 @@ pub enum ServerError {
 
 #[derive(Deserialize)]
 struct JetStreamPage {
+    server_id: String,
     config: JetStreamConfig,
+    /// Unless the server is alone.
+    meta_cluster: Option<MetaCluster>,
+}
+
+#[derive(Deserialize)]
+struct MetaCluster {
+    cluster_size: usize,
 }
 
 #[derive(Deserialize)]
@@ -61,25 +75,46 @@ struct VersionPage {
     version: String,
 }
 
-/// Asks the server that we are connected to, and every monitoring endpoint.
-pub(crate) async fn verify(broker: &Broker, config: &Config) -> Result<(), ServerError> {
+/// Asks the server that we are connected to, and every monitoring endpoint. Returns those that do
+/// not answer, which are fewer than half: what is acknowledged is on one of the others too.
+pub(crate) async fn verify(broker: &Broker, config: &Config) -> Result<Vec<String>, ServerError> {
     check_version(&broker.client.server_info().version)?;
     if config.allow_unverified_sync {
-        return Ok(());
+        return Ok(Vec::new());
     }
     if config.monitor_urls.is_empty() {
         return Err(ServerError::Unverified);
     }
+    let (mut servers, mut silent, mut size) = (HashSet::new(), Vec::new(), 1);
     for url in &config.monitor_urls {
-        let silent = |source| ServerError::Silent { url: url.clone(), source };
-        let page: VersionPage = get(url, "/varz").await.map_err(silent)?;
-        check_version(&page.version)?;
-        let page: JetStreamPage = get(url, "/jsz?config=1").await.map_err(silent)?;
-        if !page.config.sync_always {
-            return Err(ServerError::Lazy(url.clone()));
+        match ask(url).await? {
+            Ok(page) => {
+                servers.insert(page.server_id);
+                size = size.max(page.meta_cluster.map_or(1, |cluster| cluster.cluster_size));
+            }
+            Err(source) => silent.push((url, source)),
         }
     }
-    Ok(())
+    let named = servers.len() + silent.len();
+    if named < size {
+        return Err(ServerError::Unnamed { named, size });
+    }
+    if let Some((url, source)) = silent.pop_if(|_| servers.len() * 2 <= size) {
+        return Err(ServerError::Silent { url: url.clone(), source });
+    }
+    Ok(silent.into_iter().map(|(url, _)| url.clone()).collect())
+}
+
+/// What a server says of itself, if it does.
+async fn ask(url: &str) -> Result<Result<JetStreamPage, Cause>, ServerError> {
+    match get::<VersionPage>(url, "/varz").await {
+        Ok(page) => check_version(&page.version)?,
+        Err(silent) => return Ok(Err(silent)),
+    }
+    match get::<JetStreamPage>(url, "/jsz?config=1").await {
+        Ok(page) if !page.config.sync_always => Err(ServerError::Lazy(url.to_owned())),
+        page => Ok(page),
+    }
 }
 
 fn check_version(version: &str) -> Result<(), ServerError> {
