@@ -61,9 +61,10 @@ impl Server {
              max_pending: 128MB\n\
              write_deadline: \"10s\"\n\
              jetstream {{\n  store_dir: {:?}\n  max_file_store: {}\n  max_memory_store: 64MB\n  \
-             sync_interval: always\n}}\n{routes}{}\n",
+             sync_interval: {}\n}}\n{routes}{}\n",
             server.store_dir(),
             settings.file_store_bytes_max,
+            settings.sync_interval,
             settings.more,
         );
         fs::create_dir_all(dir)?;
