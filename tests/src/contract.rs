@@ -122,8 +122,9 @@ impl<const SERVERS: usize> Harness for On<SERVERS> {
         self.queue.halt();
         let client = async_nats::connect(self.servers.urls()).await.unwrap();
         let context = async_nats::jetstream::new(client);
-        for name in ["intake-s0", "intake-s1"] {
-            let stream = context.get_stream(name).await.unwrap();
+        let names = if SERVERS == 1 { &["intake-s0", "intake-s1"][..] } else { &["intake"] };
+        for name in names {
+            let stream = context.get_stream(*name).await.unwrap();
             let subjects = stream.info_with_subjects(format!("*.*.*.*.{message}")).await.unwrap();
             let subjects: Vec<(String, usize)> = subjects.try_collect().await.unwrap();
             for (subject, _) in subjects {

@@ -109,10 +109,25 @@ async fn streams_that_differ_are_refused_and_left_as_they_are() -> Result<()> {
         ensure!(found.info().await?.config == created, "{setting}: the stream was changed");
         context.delete_stream("intake-s0").await?;
     }
-    let error = refusal(Config { replicas: 3, ..config(&servers) }).await?;
-    ensure!(error.contains("stream intake-s0 is not there, and cannot be created"), "{error}");
-    drop(open(config(&servers)).await?);
-    let error = refusal(Config { replicas: 3, ..config(&servers) }).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_numbers_of_copies_are_refused() -> Result<()> {
+    let servers = Cluster::start(1).await?;
+    let three = Config { replicas: 3, ..config(&servers) };
+    let error = refusal(three.clone()).await?;
+    ensure!(error.contains("stream intake is not there, and cannot be created"), "{error}");
+    let context = jetstream::new(async_nats::connect(servers.urls()).await?);
+    let intake = Stream {
+        name: "intake".into(),
+        subjects: vec!["in.>".into()],
+        retention: RetentionPolicy::WorkQueue,
+        discard: DiscardPolicy::New,
+        ..Stream::default()
+    };
+    context.create_stream(intake).await?;
+    let error = refusal(three).await?;
     ensure!(error.contains("replicas is 1, but must be 3"), "{error}");
     Ok(())
 }

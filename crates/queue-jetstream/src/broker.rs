@@ -9,20 +9,18 @@ use std::time::Duration;
 use async_nats::jetstream;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{DirectGetErrorKind, RawMessageError, RawMessageErrorKind};
-use async_nats::{Client, HeaderMap, Request, RequestErrorKind, Subject};
+use async_nats::{Client, HeaderMap, Request, RequestError, RequestErrorKind, Subject};
 use bytes::Bytes;
 use queue::contract::Cause;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::metrics::Metrics;
+use crate::turnstile::Turnstile;
 
 pub(crate) const MESSAGE_ID: &str = "Nats-Msg-Id";
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 pub(crate) const TTL: &str = "Nats-TTL";
-
-/// Between two tries of an `ack`.
-const ACK_RETRY: Duration = Duration::from_millis(250);
 
 /// A connection to the servers.
 #[derive(Clone)]
@@ -31,6 +29,7 @@ pub(crate) struct Broker {
     pub(crate) context: jetstream::Context,
     timeout: Duration,
     metrics: Metrics,
+    turnstile: Arc<Turnstile>,
 }
 
 /// A message to be stored.
@@ -109,7 +108,7 @@ impl Broker {
     pub(crate) fn new(client: Client, timeout: Duration, metrics: Metrics) -> Self {
         let mut context = jetstream::new(client.clone());
         context.set_timeout(timeout);
-        Self { client, context, timeout, metrics }
+        Self { client, context, timeout, metrics, turnstile: Arc::default() }
     }
 
     /// Stores a message; returns its sequence when a majority has it on its disks.
@@ -132,7 +131,7 @@ impl Broker {
         }
     }
 
-    fn not_answered(&self, error: &async_nats::RequestError) -> PublishError {
+    fn not_answered(&self, error: &RequestError) -> PublishError {
         let text: Arc<str> = error.to_string().into();
         match error.kind() {
             RequestErrorKind::NoResponders
@@ -145,16 +144,21 @@ impl Broker {
         }
     }
 
+    /// The same, together with others of the stream.
+    pub(crate) async fn publish_to(
+        &self,
+        stream: &str,
+        publish: Publish,
+    ) -> Result<u64, PublishError> {
+        let _pass = self.turnstile.enter(stream).await;
+        self.publish(publish).await
+    }
+
     /// Ends a message of a work queue; returns when a server has said so.
-    pub(crate) async fn ack(&self, reply: Subject) {
-        loop {
-            let request = Request::new().payload("+ACK".into()).timeout(Some(self.timeout));
-            match self.client.send_request(reply.clone(), request).await {
-                Ok(_) => return,
-                Err(error) => tracing::debug!(%error, "an acknowledgement is repeated"),
-            }
-            tokio::time::sleep(ACK_RETRY).await;
-        }
+    pub(crate) async fn ack(&self, reply: &Subject) -> Result<(), RequestError> {
+        let _pass = self.turnstile.enter(consumer_of(reply)).await;
+        let request = Request::new().payload("+ACK".into()).timeout(Some(self.timeout));
+        self.client.send_request(reply.clone(), request).await.map(drop)
     }
 
     /// A message of a stream. Only the leader's word counts for its absence.
@@ -198,6 +202,12 @@ impl Broker {
         let _: serde_json::Value = self.context.request(subject, &wanted).await?;
         Ok(())
     }
+}
+
+/// Stream and consumer of `$JS.ACK.STREAM.CONSUMER.…`.
+fn consumer_of(reply: &str) -> &str {
+    let mut dots = reply.match_indices('.').map(|(at, _)| at);
+    dots.nth(3).map_or(reply, |end| &reply[..end])
 }
 
 fn absent(error: RawMessageError) -> Result<Option<StreamMessage>, Cause> {

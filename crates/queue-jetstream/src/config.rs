@@ -6,6 +6,8 @@ use std::time::Duration;
 use queue::schedule::Usage;
 use serde::{Deserialize, Serialize};
 
+use crate::names::Intakes;
+
 /// Settings of the queue on JetStream. Sizes in octets, times in seconds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -89,6 +91,10 @@ impl Default for Config {
 }
 
 impl Config {
+    pub(crate) fn intakes(&self) -> Intakes {
+        if self.replicas > 1 { Intakes::One } else { Intakes::EachLane }
+    }
+
     /// What is wrong with the settings, in words for an operator.
     pub fn validate(&self) -> Result<(), String> {
         if self.urls.is_empty() {

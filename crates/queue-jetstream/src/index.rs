@@ -1,7 +1,6 @@
 //! What the owner of partitions knows in memory.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Subject;
@@ -11,8 +10,9 @@ use queue::stored::StoredState;
 use queue::{JobId, NextHop, Wait};
 
 use crate::arriving::Arriving;
-use crate::names::{Door, Partition};
-use crate::record::{Arrival, JobRecord, ManifestPlace};
+use crate::hand::{Hand, InHand, Way};
+use crate::names::Partition;
+use crate::record::JobRecord;
 use crate::usage::Others;
 
 /// Where a job is stored.
@@ -35,22 +35,11 @@ impl Place {
     }
 }
 
-/// By which intake a message came.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Way {
-    pub(crate) partition: Partition,
-    pub(crate) door: Door,
-}
-
-/// A message of an intake that was pulled and has not ended there.
-#[derive(Clone, Debug)]
-pub(crate) struct InHand {
-    pub(crate) arrival: Arc<Arrival>,
+/// A message of an intake whose end no server has confirmed yet.
+pub(crate) struct Ending {
     pub(crate) way: Way,
     /// Where its end is told.
     pub(crate) reply: Subject,
-    /// Where its content was copied to.
-    pub(crate) copied: Option<ManifestPlace>,
 }
 
 /// When a job is looked at again whose partition is not certainly ours.
@@ -58,9 +47,8 @@ const NOT_OURS: Duration = Duration::from_secs(1);
 
 pub(crate) struct Index {
     pub(crate) schedule: Schedule<Place>,
-    pub(crate) hand: HashMap<QueueId, InHand>,
-    /// Messages of an intake whose end no server has confirmed yet.
-    pub(crate) ending: HashMap<QueueId, Way>,
+    pub(crate) hand: Hand,
+    pub(crate) ending: HashMap<QueueId, Ending>,
     /// Jobs that we ended, with the sequence of their marks, until these have come back to us: a
     /// record that comes before is of the past.
     ended: HashMap<JobId, (Partition, u64)>,
@@ -76,13 +64,23 @@ impl Index {
     pub(crate) fn new(schedule: Schedule<Place>) -> Self {
         Self {
             schedule,
-            hand: HashMap::new(),
+            hand: Hand::default(),
             ending: HashMap::new(),
             ended: HashMap::new(),
             positions: HashMap::new(),
             arriving: Arriving::default(),
             others: Others::default(),
         }
+    }
+
+    /// The message came again: its end is told to another by now. Whether it is one of those in hand
+    /// or ending.
+    pub(crate) fn came_again(&mut self, id: QueueId, reply: &Subject) -> bool {
+        if let Some(ending) = self.ending.get_mut(&id) {
+            ending.reply = reply.clone();
+            return true;
+        }
+        self.hand.came_again(id, reply)
     }
 
     /// We marked a job's end.
@@ -126,8 +124,7 @@ impl Index {
 
     /// Schedules a message that came out of an intake. It is for one next hop.
     pub(crate) fn insert_arrival(&mut self, in_hand: InHand, now: Timestamp) {
-        let arrival = Arc::clone(&in_hand.arrival);
-        let message = &arrival.message;
+        let message = std::sync::Arc::clone(&in_hand.arrival.message);
         self.arriving.remove(message.id);
         let Some(job) = message.jobs.first() else { return };
         let fresh = StoredState::fresh(&message.envelope);
@@ -139,7 +136,7 @@ impl Index {
             placement: Placement::Ready { wake_by: fresh.wake_by },
             payload: Place::Intake,
         };
-        self.hand.insert(message.id, in_hand);
+        self.hand.insert(in_hand);
         self.schedule.insert(entry, now);
     }
 
@@ -185,17 +182,6 @@ impl Index {
             let _ = self.schedule.settle(&leased.token, waits, view.payload, now);
         }
         views
-    }
-
-    /// Octets of an intake's messages that are in hand.
-    pub(crate) fn in_hand_bytes(&self, way: Way) -> u64 {
-        let of_way = self.hand.values().filter(|in_hand| in_hand.way == way);
-        of_way.map(|in_hand| in_hand.arrival.inline.octets.len() as u64).sum()
-    }
-
-    /// How many messages of an intake are in hand.
-    pub(crate) fn in_hand(&self, way: Way) -> usize {
-        self.hand.values().filter(|in_hand| in_hand.way == way).count()
     }
 }
 

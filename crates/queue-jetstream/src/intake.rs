@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Subject;
 use async_nats::jetstream::Message;
 use queue::JobId;
 use queue::contract::Cause;
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Publish;
-use crate::index::{InHand, Way};
+use crate::hand::{InHand, Way};
 use crate::names::{Lane, Partition, job_subject, message_of};
 use crate::pull::Pull;
 use crate::record::Arrival;
@@ -51,7 +52,7 @@ pub(crate) async fn run(
 async fn pull(shared: &Arc<Shared>, way: Way, stop: &CancellationToken) -> Result<(), Cause> {
     let lane = Lane::Partition(way.partition);
     let mut pull = Pull::new(shared, way.door, lane).await?;
-    let old = streams::state(shared, &way.door.stream(lane)).await?.last_sequence;
+    let old = streams::state(shared, &shared.stream(way.door, lane)).await?.last_sequence;
     loop {
         let (room, room_bytes) = if pull.is_open() { (0, 0) } else { room(shared, way) };
         if room > 0 && room_bytes > 0 {
@@ -80,9 +81,9 @@ async fn hand_back(shared: &Shared, mut pull: Pull) -> Result<(), Cause> {
 
 /// How many messages, and octets, may be taken in hand.
 fn room(shared: &Shared, way: Way) -> (usize, usize) {
-    let index = shared.index();
-    let room = shared.config.window.saturating_sub(index.in_hand(way));
-    let room_bytes = shared.config.window_bytes.saturating_sub(index.in_hand_bytes(way));
+    let filling = shared.index().hand.filling(way);
+    let room = shared.config.window.saturating_sub(filling.messages);
+    let room_bytes = shared.config.window_bytes.saturating_sub(filling.bytes);
     (room, usize::try_from(room_bytes).unwrap_or(usize::MAX))
 }
 
@@ -106,8 +107,7 @@ async fn receive(shared: &Arc<Shared>, way: Way, old: u64, message: Message) -> 
     };
     // A server that crashed may have forgotten how often it delivered a message.
     if (is_repeat || sequence <= old) && has_moved_on(shared, way.partition, &arrival).await? {
-        let broker = shared.broker.clone();
-        shared.tasks.spawn(async move { broker.ack(reply).await });
+        end_again(shared, reply);
         return Ok(());
     }
     let in_hand = InHand { arrival, way, reply, copied: None };
@@ -117,19 +117,23 @@ async fn receive(shared: &Arc<Shared>, way: Way, old: u64, message: Message) -> 
 }
 
 /// Whether a message is neither in hand nor has ended here already.
-fn is_new(shared: &Arc<Shared>, id: mail_types::QueueId, reply: &async_nats::Subject) -> bool {
+fn is_new(shared: &Arc<Shared>, id: mail_types::QueueId, reply: &Subject) -> bool {
     let mut index = shared.index();
-    if let Some(in_hand) = index.hand.get_mut(&id) {
-        in_hand.reply = reply.clone();
+    if index.came_again(id, reply) {
         return false;
     }
-    if index.ending.contains_key(&id) || index.schedule.has_message(id) {
-        drop(index);
-        let (broker, reply) = (shared.broker.clone(), reply.clone());
-        shared.tasks.spawn(async move { broker.ack(reply).await });
-        return false;
+    let has_record = index.schedule.has_message(id);
+    drop(index);
+    if has_record {
+        end_again(shared, reply.clone());
     }
-    true
+    !has_record
+}
+
+/// Ends a message that lives elsewhere. Unheard, it comes again.
+fn end_again(shared: &Arc<Shared>, reply: Subject) {
+    let broker = shared.broker.clone();
+    shared.tasks.spawn(async move { broker.ack(&reply).await });
 }
 
 /// Whether a message that came again has a record, or the mark of its end.
@@ -157,8 +161,9 @@ pub(crate) async fn quarantine(
     let aside = format!("{QUARANTINE}.{subject}");
     let publish = Publish::new(aside.clone(), &aside, message.payload.clone());
     shared.broker.publish(publish.header("Postrider-Reason", reason)).await?;
-    if let Some(reply) = message.reply.clone() {
-        shared.broker.ack(reply).await;
+    if let Some(reply) = &message.reply {
+        // Unheard, it is put aside again under the same name.
+        let _ = shared.broker.ack(reply).await;
     }
     Ok(())
 }
@@ -170,7 +175,7 @@ pub(crate) async fn keep_in_hand(shared: Arc<Shared>) {
         loop {
             ticks.tick().await;
             let replies: Vec<_> =
-                shared.index().hand.values().map(|in_hand| in_hand.reply.clone()).collect();
+                shared.index().hand.messages().map(|in_hand| in_hand.reply.clone()).collect();
             for reply in replies {
                 if let Err(error) = shared.broker.client.publish(reply, "+WPI".into()).await {
                     tracing::debug!(%error, "cannot say that a message is in hand");

@@ -19,10 +19,10 @@ use tokio::task::JoinHandle;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::draft::{self, JetDraft};
-use crate::index::{Index, Place, Way};
+use crate::index::{Index, Place};
 use crate::lease::Held;
 use crate::metrics::Metrics;
-use crate::names::{Door, Lane, Partition, RESERVE};
+use crate::names::{Door, Partition};
 use crate::server::{self, ServerError};
 use crate::shared::{Clock, Shared};
 use crate::streams::{self, StreamError};
@@ -134,17 +134,17 @@ impl JetQueue {
     /// Waits until all that the servers hold is known here: what waits to be split is split, what
     /// waits in an intake is in hand. For a process that serves all next hops, and tests.
     pub async fn caught_up(&self) -> Result<(), QueueError> {
-        let mut lanes = vec![Lane::Split];
         for &kind in &self.kinds {
             for partition in Partition::all(kind, self.shared.partitions(kind)) {
                 self.loaded(partition).await?;
-                lanes.push(Lane::Partition(partition));
             }
         }
-        for lane in lanes {
-            self.drained(&Door::Outside.stream(lane), Door::Outside, Some(lane)).await?;
+        for door in [Door::Outside, Door::Reserve] {
+            while self.waiting(door).await? > self.known(door) {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
-        self.drained(RESERVE, Door::Reserve, None).await
+        Ok(())
     }
 
     async fn loaded(&self, partition: Partition) -> Result<(), QueueError> {
@@ -159,29 +159,22 @@ impl JetQueue {
         }
     }
 
-    async fn drained(
-        &self,
-        stream: &str,
-        door: Door,
-        lane: Option<Lane>,
-    ) -> Result<(), QueueError> {
-        loop {
-            let state = streams::state(&self.shared, stream).await;
-            if state.map_err(QueueError::Unavailable)?.messages <= self.known(door, lane) {
-                return Ok(());
-            }
-            tokio::time::sleep(PAUSE).await;
+    /// Messages that came in by a door and have not ended.
+    async fn waiting(&self, door: Door) -> Result<u64, QueueError> {
+        let mut messages = 0;
+        for stream in streams::of(&self.shared.config, door) {
+            let state = streams::state(&self.shared, &stream).await;
+            messages += state.map_err(QueueError::Unavailable)?.messages;
         }
+        Ok(messages)
     }
 
-    /// Messages of an intake that are in hand, or whose end is on its way.
-    fn known(&self, door: Door, lane: Option<Lane>) -> u64 {
-        let is_of = |way: Way| {
-            way.door == door && lane.is_none_or(|lane| lane == Lane::Partition(way.partition))
-        };
+    /// Those of them that are in hand, or whose end is on its way.
+    fn known(&self, door: Door) -> u64 {
         let index = self.shared.index();
-        let in_hand = index.hand.values().filter(|in_hand| is_of(in_hand.way)).count();
-        (in_hand + index.ending.values().filter(|way| is_of(**way)).count()) as u64
+        let in_hand = index.hand.messages().filter(|in_hand| in_hand.way.door == door).count();
+        let ending = index.ending.values().filter(|ending| ending.way.door == door).count();
+        (in_hand + ending) as u64
     }
 
     /// Leases no more, gives its partitions to others, and ends what goes on in the background.

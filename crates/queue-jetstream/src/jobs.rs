@@ -118,7 +118,7 @@ fn is_known(shared: &Shared, message: &Message, job: JobId, sequence: u64) -> bo
 pub(crate) fn known(shared: &Arc<Shared>, job: JobId, record: &JobRecord, place: Place) {
     let now = shared.now();
     let mut index = shared.index();
-    if index.hand.contains_key(&job.message) {
+    if index.hand.get(job.message).is_some() {
         // Somebody else made a record of what we have in hand from an intake.
         let (mine, message) = (Arc::clone(shared), job.message);
         shared.tasks.spawn(async move { step::end_arrival(&mine, message).await });

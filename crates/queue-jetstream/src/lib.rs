@@ -3,7 +3,7 @@
 //! ```text
 //!                one publish, the commit point
 //! Draft ── body chunks ──▶ body-<n> ◀── content, once, of what outlives its first attempt
-//!       └─ envelope ─────▶ intake-<p> ──pull──▶ index of the owner of partition p ── ack: done
+//!       └─ envelope ─────▶ intake     ──pull──▶ index of the owner of partition p ── ack: done
 //!                                                  └─ jobs-<p>: one record a job, by CAS
 //! ```
 //!
@@ -11,7 +11,7 @@
 //! inline when small; an acknowledged publish is the commit, an acknowledged `ack` its end. What
 //! outlives its first attempt has its content copied to a body stream, once, and goes on as one
 //! record of at most 2 KB in `jobs-<p>`, each step a compare-and-set on its sequence. A message for
-//! several next hops waits in `intake-split` until somebody made such records of it. The owner of a
+//! several next hops waits in the lane `split` until somebody made such records of it. The owner of a
 //! partition reads its records at the start and keeps what the [`queue::schedule`] needs in
 //! memory, as the embedded log does: a deferred job costs memory and no message.
 //!
@@ -30,6 +30,7 @@ mod draft;
 mod end;
 mod everywhere;
 mod frame;
+mod hand;
 mod here;
 mod index;
 mod intake;
@@ -51,6 +52,7 @@ mod shared;
 mod split;
 mod step;
 mod streams;
+mod turnstile;
 mod usage;
 
 pub use config::Config;

@@ -17,7 +17,7 @@ use queue::HopKind;
 use queue::contract::Cause;
 
 use crate::body::OF_MESSAGE;
-use crate::names::{Door, Lane, Partition, RESERVE, body_stream, job_of, message_of};
+use crate::names::{Door, Partition, body_stream, job_of, message_of};
 use crate::shared::Shared;
 use crate::streams::{self, BODY_STREAMS};
 
@@ -106,10 +106,9 @@ async fn alive(shared: &Shared) -> Result<HashSet<QueueId>, Cause> {
         .into_iter()
         .flat_map(|kind| Partition::all(kind, shared.partitions(kind)))
         .collect();
-    let lanes = partitions.iter().map(|&partition| Lane::Partition(partition));
     let mut alive = HashSet::new();
-    let intakes = lanes.chain([Lane::Split]).map(|lane| Door::Outside.stream(lane));
-    for stream in intakes.chain([RESERVE.to_owned()]) {
+    let doors = [Door::Outside, Door::Reserve];
+    for stream in doors.into_iter().flat_map(|door| streams::of(&shared.config, door)) {
         for subject in streams::subjects(shared, &stream).await? {
             alive.extend(message_of(&subject));
         }

@@ -13,7 +13,8 @@ use queue::{JobId, NextHop, Phase};
 use tokio_util::sync::CancellationToken;
 
 use crate::act;
-use crate::index::{Index, Way};
+use crate::hand::Way;
+use crate::index::Index;
 use crate::shared::Shared;
 
 /// Parked at once.
@@ -48,12 +49,12 @@ async fn park(shared: &Arc<Shared>, job: JobId) {
 /// While a window is nearly full: what must go so that half of it is free, the newest of those who
 /// have most. What is leased stays.
 fn overflow(index: &Index, way: Way, window: usize) -> Vec<JobId> {
-    let in_hand = index.in_hand(way);
+    let in_hand = index.hand.filling(way).messages;
     if in_hand < window - window / 4 {
         return Vec::new();
     }
     let mut shares: HashMap<(&TenantId, &NextHop), Vec<QueueId>> = HashMap::new();
-    for in_hand in index.hand.values().filter(|in_hand| in_hand.way == way) {
+    for in_hand in index.hand.messages().filter(|in_hand| in_hand.way == way) {
         let message = &in_hand.arrival.message;
         let id = JobId { message: message.id, index: 0 };
         let is_leased = index.schedule.get(id).is_none_or(|view| view.phase == Phase::Active);

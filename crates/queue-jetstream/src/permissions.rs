@@ -39,6 +39,10 @@ const PUBLISH: Rows = &[
     (
         &[Worker, Mda],
         &[
+            "$JS.API.CONSUMER.INFO.intake.{lane}",
+            "$JS.API.CONSUMER.CREATE.intake.{lane}.in.{lane}.>",
+            "$JS.API.CONSUMER.MSG.NEXT.intake.{lane}",
+            "$JS.ACK.intake.{lane}.>",
             "$JS.API.CONSUMER.INFO.intake-{lane}.{lane}",
             "$JS.API.CONSUMER.CREATE.intake-{lane}.{lane}.in.{lane}.>",
             "$JS.API.CONSUMER.MSG.NEXT.intake-{lane}.{lane}",

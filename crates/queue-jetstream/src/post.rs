@@ -60,7 +60,7 @@ pub(crate) async fn post(
     let lane = lane_of(shared, &message.jobs);
     let subject = door.subject(lane, &message.envelope.tenant, &first.next_hop, message.id);
     let publish = Publish::new(subject, &message.id.to_string(), arrival.encode());
-    shared.broker.publish(publish).await.map(drop)
+    shared.broker.publish_to(&shared.stream(door, lane), publish).await.map(drop)
 }
 
 impl From<PublishError> for AcceptError {

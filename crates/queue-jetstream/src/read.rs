@@ -70,7 +70,7 @@ pub(crate) async fn read_job(shared: &Shared, job: JobId) -> Result<Option<ReadJ
         let (place, in_hand) = {
             let index = shared.index();
             let Some(&place) = index.schedule.payload(job) else { return Ok(None) };
-            (place, index.hand.get(&job.message).map(|hand| Arc::clone(&hand.arrival)))
+            (place, index.hand.get(job.message).map(|hand| Arc::clone(&hand.arrival)))
         };
         let (partition, sequence) = match (place, in_hand) {
             (Place::Intake, Some(arrival)) => {

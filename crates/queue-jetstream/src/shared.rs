@@ -16,7 +16,7 @@ use crate::broker::Broker;
 use crate::config::Config;
 use crate::index::Index;
 use crate::metrics::Metrics;
-use crate::names::Partition;
+use crate::names::{Door, Lane, Partition};
 use crate::ownership::Tenure;
 
 pub(crate) type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
@@ -95,6 +95,11 @@ impl Shared {
 
     pub(crate) fn partition(&self, hop: &NextHop) -> Partition {
         Partition::of(hop, self.partitions(hop.kind()))
+    }
+
+    /// The stream in which messages of a lane wait.
+    pub(crate) fn stream(&self, door: Door, lane: Lane) -> String {
+        door.stream(lane, self.config.intakes())
     }
 
     /// Whether mail can be kept at all, before a client has sent it.

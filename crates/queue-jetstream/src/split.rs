@@ -75,8 +75,9 @@ async fn split(shared: &Arc<Shared>, message: &Message) -> Result<(), Cause> {
             jobs::known(shared, id, &record, place);
         }
     }
-    if let Some(reply) = message.reply.clone() {
-        shared.broker.ack(reply).await;
+    if let Some(reply) = &message.reply {
+        // Unheard, it comes again and finds its records.
+        let _ = shared.broker.ack(reply).await;
     }
     Ok(())
 }

@@ -22,7 +22,8 @@ use queue::stored::StoredState;
 
 use crate::body;
 use crate::broker::{self, Publish, PublishError};
-use crate::index::{InHand, Place};
+use crate::hand::InHand;
+use crate::index::{Ending, Place};
 use crate::names::{self, body_stream, job_subject};
 use crate::read::{ReadJob, Source};
 use crate::record::{JobHead, JobRecord, Manifest, ManifestPlace};
@@ -34,6 +35,8 @@ pub(crate) const WRITER: &str = "Postrider-Writer";
 /// How long the mark of a job that has ended is kept: longer than a message may be under way to
 /// whoever would begin the job again.
 const MARK: Duration = Duration::from_secs(24 * 3600);
+/// Between two tries to tell the end of a message.
+const ACK_RETRY: Duration = Duration::from_millis(250);
 /// How often a record is sent.
 const TRIES: usize = 3;
 
@@ -82,20 +85,30 @@ pub(crate) async fn step(
 pub(crate) async fn end_arrival(shared: &Arc<Shared>, message: QueueId) {
     let ended = {
         let mut index = shared.index();
-        let ended = index.hand.remove(&message);
-        if let Some(ended) = &ended {
-            index.ending.insert(message, ended.way);
-        }
+        let Some(ended) = index.hand.remove(message) else { return };
+        index.ending.insert(message, Ending { way: ended.way, reply: ended.reply.clone() });
         ended
     };
-    let Some(InHand { reply, arrival, copied, .. }) = ended else { return };
-    if shared.closed.run_until_cancelled(shared.broker.ack(reply)).await.is_none() {
+    if shared.closed.run_until_cancelled(acknowledge(shared, message)).await.is_none() {
         return;
     }
-    shared.index().ending.remove(&message);
+    let InHand { arrival, copied, .. } = ended;
     if copied.is_none() && !arrival.chunks.parts.is_empty() {
         let (broker, chunks) = (shared.broker.clone(), arrival.chunks.clone());
         shared.tasks.spawn(async move { body::delete(&broker, &chunks).await });
+    }
+}
+
+/// Tells the end of a message until a server has heard it: to whoever delivered it last.
+async fn acknowledge(shared: &Shared, message: QueueId) {
+    loop {
+        let reply = shared.index().ending.get(&message).map(|ending| ending.reply.clone());
+        let Some(reply) = reply else { return };
+        match shared.broker.ack(&reply).await {
+            Ok(()) => return drop(shared.index().ending.remove(&message)),
+            Err(error) => tracing::debug!(%error, "an acknowledgement is repeated"),
+        }
+        tokio::time::sleep(ACK_RETRY).await;
     }
 }
 
@@ -109,15 +122,13 @@ async fn move_out(
 ) -> Result<Stepped, PublishError> {
     let Source::Arrival(arrival) = &read.source else { return Ok(Stepped::Changed) };
     let Some(new) = arrival.message.jobs.first() else { return Ok(Stepped::Lost) };
-    let copied = shared.index().hand.get(&job.message).and_then(|in_hand| in_hand.copied);
+    let copied = shared.index().hand.get(job.message).and_then(|in_hand| in_hand.copied);
     let manifest = match copied {
         Some(manifest) => manifest,
         None => {
             let stream = names::body_of(job.message, BODY_STREAMS);
             let manifest = body::settle_down(&shared.broker, arrival, stream).await?;
-            if let Some(in_hand) = shared.index().hand.get_mut(&job.message) {
-                in_hand.copied = Some(manifest);
-            }
+            shared.index().hand.copied(job.message, manifest);
             shared.metrics.moved.inc();
             manifest
         }
@@ -159,7 +170,7 @@ pub(crate) async fn put(
         if record.is_none() {
             publish = publish.header(broker::TTL, &format!("{}s", MARK.as_secs()));
         }
-        match shared.broker.publish(publish).await {
+        match shared.broker.publish_to(&partition.jobs_stream(), publish).await {
             Err(PublishError::Unknown(_)) if tries < TRIES => {}
             stored => break stored,
         }

@@ -1,5 +1,6 @@
 //! The streams, as they must be: created when they are not there, refused when they differ.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
@@ -12,7 +13,7 @@ use queue::contract::Cause;
 
 use crate::broker::Broker;
 use crate::config::Config;
-use crate::names::{Door, Lane, Partition, RESERVE, body_stream, body_subject};
+use crate::names::{Door, Intakes, Lane, Partition, RESERVE, body_stream, body_subject};
 use crate::ownership;
 use crate::shared::Shared;
 
@@ -54,27 +55,33 @@ pub(crate) async fn ensure(broker: &Broker, config: &Config) -> Result<(), Strea
     Ok(())
 }
 
-/// Of all streams, and of the bucket of ownership.
+/// Of all streams that there may be, and of the bucket of ownership.
 pub(crate) fn names(partitions: u16) -> Vec<String> {
-    let streams = all(&Config { partitions, ..Config::default() });
-    let names = streams.into_iter().map(|stream| stream.name);
-    names.chain([ownership::STREAM.to_owned()]).collect()
+    let of = |replicas| all(&Config { partitions, replicas, ..Config::default() });
+    let streams = of(1).into_iter().chain(of(3)).map(|stream| stream.name);
+    let names: BTreeSet<_> = streams.chain([ownership::STREAM.to_owned()]).collect();
+    names.into_iter().collect()
+}
+
+/// The streams that mail comes into by a door.
+pub(crate) fn of(config: &Config, door: Door) -> BTreeSet<String> {
+    lanes(config).into_iter().map(|lane| door.stream(lane, config.intakes())).collect()
+}
+
+fn partitions(config: &Config) -> impl Iterator<Item = Partition> {
+    let smtp = Partition::all(HopKind::Smtp, config.partitions);
+    smtp.chain(Partition::all(HopKind::Mailbox, 1))
+}
+
+fn lanes(config: &Config) -> Vec<Lane> {
+    partitions(config).map(Lane::Partition).chain([Lane::Split]).collect()
 }
 
 fn all(config: &Config) -> Vec<stream::Config> {
-    let smtp: Vec<_> = Partition::all(HopKind::Smtp, config.partitions).collect();
-    let partitions: Vec<_> = smtp.into_iter().chain(Partition::all(HopKind::Mailbox, 1)).collect();
-    let lanes = partitions.iter().map(|&partition| Lane::Partition(partition));
-    let lanes: Vec<_> = lanes.chain([Lane::Split]).collect();
-    let each = i64::try_from(config.intake_bytes / lanes.len() as u64).unwrap_or(i64::MAX);
     let reserve = i64::try_from(config.reserve_bytes).unwrap_or(i64::MAX);
-    let intake = |lane: &Lane| {
-        let subject = Door::Outside.filter(*lane);
-        work_queue(config, Door::Outside.stream(*lane), subject, each)
-    };
-    let mut streams: Vec<_> = lanes.iter().map(intake).collect();
+    let mut streams = intakes(config);
     streams.push(work_queue(config, RESERVE.to_owned(), "re.>".to_owned(), reserve));
-    for partition in partitions {
+    for partition in partitions(config) {
         streams.push(stream::Config {
             max_messages_per_subject: 1,
             allow_message_ttl: true,
@@ -86,6 +93,23 @@ fn all(config: &Config) -> Vec<stream::Config> {
     }
     streams.push(base(config, QUARANTINE.to_owned(), format!("{QUARANTINE}.>")));
     streams
+}
+
+fn intakes(config: &Config) -> Vec<stream::Config> {
+    let lanes = lanes(config);
+    let max = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let each = config.intake_bytes / lanes.len() as u64;
+    let of_lane = |lane: Lane| {
+        let name = Door::Outside.stream(lane, Intakes::EachLane);
+        work_queue(config, name, Door::Outside.filter(lane), max(each))
+    };
+    match config.intakes() {
+        Intakes::EachLane => lanes.into_iter().map(of_lane).collect(),
+        Intakes::One => {
+            let name = Door::Outside.stream(Lane::Split, Intakes::One);
+            vec![work_queue(config, name, "in.>".to_owned(), max(config.intake_bytes))]
+        }
+    }
 }
 
 fn base(config: &Config, name: String, subject: String) -> stream::Config {
@@ -162,7 +186,7 @@ pub(crate) async fn consumer(
     door: Door,
     lane: Lane,
 ) -> Result<PullConsumer, Cause> {
-    let stream = shared.broker.context.get_stream_no_info(door.stream(lane)).await?;
+    let stream = shared.broker.context.get_stream_no_info(shared.stream(door, lane)).await?;
     let name = lane.to_string();
     let config = pull::Config {
         durable_name: Some(name.clone()),
@@ -171,6 +195,7 @@ pub(crate) async fn consumer(
         ack_wait: shared.config.ack_wait(),
         max_deliver: -1,
         max_ack_pending: -1,
+        memory_storage: true,
         ..Default::default()
     };
     Ok(stream.get_or_create_consumer(&name, config).await?)

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::index::{Place, Way};
+use crate::hand::Way;
+use crate::index::Place;
 use crate::names::{Door, Partition};
 use crate::shared::Shared;
 use crate::{intake, jobs, park};
@@ -152,7 +153,7 @@ fn forget(shared: &Arc<Shared>, partition: Partition) -> usize {
             let is_here = match job.payload {
                 Place::Record(of, _) => of == partition,
                 Place::Intake => {
-                    let in_hand = index.hand.get(&job.id.message);
+                    let in_hand = index.hand.get(job.id.message);
                     in_hand.is_some_and(|in_hand| in_hand.way.partition == partition)
                 }
             };
@@ -164,7 +165,7 @@ fn forget(shared: &Arc<Shared>, partition: Partition) -> usize {
                 continue;
             }
             index.schedule.remove(job.id);
-            if let Some(in_hand) = index.hand.remove(&job.id.message) {
+            if let Some(in_hand) = index.hand.remove(job.id.message) {
                 given_back.push(in_hand.reply);
             }
         }

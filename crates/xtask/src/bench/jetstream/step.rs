@@ -57,7 +57,7 @@ const AT_100: Load = Load { messages: 2000, per_second: Some(100.0), ..LOAD };
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
 /// Where mail is; neither the marks of ended jobs nor who owns what.
-const MAIL: [&str; 4] = ["intake-", "reserve", "body-", "quarantine"];
+const MAIL: [&str; 4] = ["intake", "reserve", "body-", "quarantine"];
 
 pub(super) struct Bench<'a> {
     pub(super) sink: &'a Sink,
