@@ -21,8 +21,6 @@ pub(crate) async fn act(
     action: Action,
 ) -> Result<Option<Acted>, QueueError> {
     let unavailable = |error: Cause| QueueError::Unavailable(error);
-    // One at a time: what an action stops while it is recorded, another must not start again.
-    let _acting = shared.acting.acquire().await.map_err(|error| unavailable(error.into()))?;
     // A task of its own: dropped half way, an action that is stored would not be known.
     let mine = Arc::clone(shared);
     let acting = shared.tasks.spawn(async move {

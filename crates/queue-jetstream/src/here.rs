@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
 use futures::stream;
+use futures::{StreamExt, TryStreamExt};
 use queue::schedule::View;
 use queue::{Acted, Action, Filter, Job, JobId, QueueError, Stats};
 
@@ -16,6 +16,8 @@ use crate::{act, end};
 const PAGE: usize = 128;
 /// Reads under way at once.
 const READS: usize = 16;
+/// Actions under way at once.
+const ACTIONS: usize = 16;
 
 /// Part of an answer, and where the next begins.
 pub(crate) struct Page<T> {
@@ -54,11 +56,10 @@ pub(crate) async fn act_on_page(
     from: Option<JobId>,
 ) -> Result<Page<Acted>, QueueError> {
     let page = page(shared, filter, from).await?;
-    let mut items = Vec::with_capacity(page.items.len());
-    for job in page.items {
-        items.extend(act::act(shared, job.id, action).await?);
-    }
-    Ok(Page { items, next: page.next })
+    let jobs: Vec<JobId> = page.items.iter().map(|job| job.id).collect();
+    let acts = stream::iter(jobs).map(|job| act::act(shared, job, action)).buffered(ACTIONS);
+    let acted: Vec<Option<Acted>> = acts.try_collect().await?;
+    Ok(Page { items: acted.into_iter().flatten().collect(), next: page.next })
 }
 
 /// Reads jobs; passes over those that ended meanwhile and those whose records are damaged.

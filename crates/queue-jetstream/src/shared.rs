@@ -8,7 +8,7 @@ use async_nats::connection::State;
 use mail_types::Timestamp;
 use queue::contract::Cause;
 use queue::{HopKind, JobId, NextHop};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,8 +28,6 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// Something may be leased that could not be before.
     pub(crate) changed: Notify,
-    /// One operator's action at a time.
-    pub(crate) acting: Semaphore,
     /// Octets in the body streams, as of the last look.
     pub(crate) body_bytes: AtomicU64,
     /// The servers do not keep what they acknowledge.
@@ -62,7 +60,6 @@ impl Shared {
             clock,
             metrics,
             changed: Notify::new(),
-            acting: Semaphore::new(1),
             body_bytes: AtomicU64::new(0),
             is_unsafe: AtomicBool::new(false),
             leaving: CancellationToken::new(),
