@@ -165,6 +165,9 @@ async fn stats(target: &Target) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Jobs after which a person hears how far a long action is.
+const SHOWN_EVERY: usize = 5_000;
+
 async fn act(args: ActArgs, action: Action) -> anyhow::Result<()> {
     let filter = Query::from(Filter::from(args.filter));
     ensure!(
@@ -172,16 +175,16 @@ async fn act(args: ActArgs, action: Action) -> anyhow::Result<()> {
         "no filter: name an --id, or another filter, or say --all for the whole queue"
     );
     let request = ActRequest { action, filter, all: args.all };
-    let (mut done, mut requested) = (0usize, 0usize);
+    let (mut done, mut requested, mut unchanged) = (0usize, 0usize, 0usize);
     let count = |acted: queue::Acted| {
         match acted.result {
             ActResult::Done => done += 1,
             ActResult::Requested => requested += 1,
-            ActResult::NotApplicable => {}
+            ActResult::NotApplicable => unchanged += 1,
         }
         if args.target.output == Output::Json {
             output::json(&acted).unwrap_or_else(|error| output::error(&error));
-        } else if (done + requested).is_multiple_of(10_000) {
+        } else if (done + requested + unchanged).is_multiple_of(SHOWN_EVERY) {
             output::hint(&format!("{} so far", done + requested));
         }
     };
