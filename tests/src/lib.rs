@@ -8,14 +8,17 @@
 pub mod client;
 pub mod contract;
 pub mod dns;
+pub mod flood;
 pub mod fuzz;
 pub mod ledger;
 pub mod load;
 pub mod maildir;
+pub mod memory;
 pub mod mesh;
 pub mod nats;
 pub mod postfix;
 pub mod powercut;
+pub mod probe;
 pub mod process;
 pub mod scenario;
 pub mod sim;

@@ -17,15 +17,24 @@ pub struct Size {
     pub servers: usize,
     pub ingresses: usize,
     pub workers: usize,
-    /// More settings of the section `jetstream`, as lines.
+    /// More settings of the section `jetstream`, or others instead of a test's own, as lines.
     pub jetstream: Vec<String>,
+    /// More settings of the section `ingress`, as lines.
+    pub ingress: Vec<String>,
     /// Routes before the one to the sink, as elements of the YAML list.
     pub routes: Vec<String>,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { servers: 3, ingresses: 2, workers: 3, jetstream: Vec::new(), routes: Vec::new() }
+        Self {
+            servers: 3,
+            ingresses: 2,
+            workers: 3,
+            jetstream: Vec::new(),
+            ingress: Vec::new(),
+            routes: Vec::new(),
+        }
     }
 }
 
@@ -40,13 +49,24 @@ pub struct Mesh {
 impl Mesh {
     /// Starts all; everything remote goes to `sink`. Hosts `local.test` with alice and bob.
     pub async fn start(dir: &Path, size: Size, sink: &Sink) -> Result<Self> {
-        let servers =
-            Cluster::start_in(&dir.join("nats"), size.servers, &Settings::default()).await?;
+        Self::start_on(dir, size, sink, &Settings::default()).await
+    }
+
+    /// The same with other settings of the servers.
+    pub async fn start_on(
+        dir: &Path,
+        size: Size,
+        sink: &Sink,
+        settings: &Settings,
+    ) -> Result<Self> {
+        let servers = Cluster::start_in(&dir.join("nats"), size.servers, settings).await?;
         let make = |role: &str, number: usize| {
             let home = dir.join(format!("{role}-{number}"));
             let data = home.join("data");
-            let config = with_routes(scenario::config(sink, &data), &size.routes)
-                + &jetstream(&servers, &size);
+            let config = scenario::config(sink, &data);
+            let config = with_lines(config, "  routes:\n", "  - ", &size.routes);
+            let config = with_lines(config, "ingress:\n", "  ", &size.ingress);
+            let config = config + &jetstream(&servers, &size);
             fs::create_dir_all(&data)?;
             let process = Postrider::of_role(role, &home, &config)?;
             process.write_domain("local.test", &["alice", "bob"])?;
@@ -87,24 +107,32 @@ impl Mesh {
 }
 
 /// Times are short, so that what a dead process had comes to others within a test.
+const JETSTREAM: [&str; 5] = [
+    "ackWaitSeconds: 10",
+    "ownershipTtlSeconds: 5",
+    "timeoutSeconds: 5",
+    "intakeBytes: 1073741824",
+    "reserveBytes: 268435456",
+];
+
 fn jetstream(servers: &Cluster, size: &Size) -> String {
     let mut section = format!(
-        "jetstream:\n  urls: {:?}\n  monitorUrls: {:?}\n  replicas: {}\n  ackWaitSeconds: 10\n  \
-         ownershipTtlSeconds: 5\n  timeoutSeconds: 5\n",
+        "jetstream:\n  urls: {:?}\n  monitorUrls: {:?}\n  replicas: {}\n",
         servers.urls(),
         servers.monitor_urls(),
         size.servers,
     );
-    let room = ["intakeBytes: 1073741824", "reserveBytes: 268435456"].map(String::from);
     let name = |line: &str| line.split(':').next().map(str::to_owned);
-    let is_default = |line: &&String| !size.jetstream.iter().any(|own| name(own) == name(line));
-    for line in room.iter().filter(is_default).chain(&size.jetstream) {
+    let is_default = |line: &&str| !size.jetstream.iter().any(|own| name(own) == name(line));
+    let lines = JETSTREAM.into_iter().filter(is_default);
+    for line in lines.chain(size.jetstream.iter().map(String::as_str)) {
         section += &format!("  {line}\n");
     }
     section
 }
 
-fn with_routes(config: String, routes: &[String]) -> String {
-    let lines: String = routes.iter().map(|route| format!("  - {route}\n")).collect();
-    config.replace("  routes:\n", &format!("  routes:\n{lines}"))
+/// Puts lines behind the head of their section.
+fn with_lines(config: String, section: &str, indent: &str, lines: &[String]) -> String {
+    let lines: String = lines.iter().map(|line| format!("{indent}{line}\n")).collect();
+    config.replace(section, &format!("{section}{lines}"))
 }

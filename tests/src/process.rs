@@ -66,6 +66,11 @@ impl Postrider {
         self.running.is_some()
     }
 
+    /// The subcommand that it runs.
+    pub fn role(&self) -> &str {
+        &self.role
+    }
+
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.env.push((name.into(), value.into()));
     }

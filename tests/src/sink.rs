@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -56,6 +56,8 @@ pub enum Moment {
 pub enum Whim {
     Say(&'static str),
     Disconnect,
+    /// Goes on as it would, but not before this.
+    Wait(Duration),
 }
 
 /// Asked at each moment; `None` goes on.
@@ -116,6 +118,11 @@ impl Sink {
 
     pub fn received(&self) -> Vec<Received> {
         self.kept.received.lock().expect("no session panics holding it").clone()
+    }
+
+    /// What it has kept; it forgets that.
+    pub fn take(&self) -> Vec<Received> {
+        std::mem::take(&mut *self.kept.received.lock().expect("no session panics holding it"))
     }
 
     /// Transactions with a recipient, not yet answered.
@@ -182,10 +189,12 @@ impl Session<'_> {
     async fn converse(mut self) -> Result<()> {
         self.stream.get_ref().set_nodelay(true)?;
         match (self.whims)(Moment::Greeting) {
-            None => self.say("220 sink.test").await?,
+            None => {}
+            Some(Whim::Wait(time)) => tokio::time::sleep(time).await,
             Some(Whim::Disconnect) => return Ok(()),
             Some(Whim::Say(reply)) => return self.say(reply).await,
         }
+        self.say("220 sink.test").await?;
         let mut line = String::new();
         loop {
             line.clear();
@@ -215,6 +224,7 @@ impl Session<'_> {
         match moment.and_then(|moment| (self.whims)(moment)) {
             Some(Whim::Disconnect) => return Ok(Next::Close),
             Some(Whim::Say(reply)) => return Ok(Next::Reply(reply)),
+            Some(Whim::Wait(time)) => tokio::time::sleep(time).await,
             None => {}
         }
         let path = between(line, '<', '>').to_owned();
@@ -269,6 +279,7 @@ impl Session<'_> {
                 self.open.set(false);
                 return Ok(Next::Reply(reply));
             }
+            Some(Whim::Wait(time)) => tokio::time::sleep(time).await,
             None => {}
         }
         self.keep(mail, content).await

@@ -6,6 +6,16 @@ use std::time::{Duration, Instant};
 pub async fn until<T>(
     what: &str,
     limit: Duration,
+    probe: impl AsyncFnMut() -> Option<T>,
+) -> anyhow::Result<T> {
+    until_every(Duration::from_millis(20), what, limit, probe).await
+}
+
+/// The same for a probe that costs something: with this pause between two.
+pub async fn until_every<T>(
+    pause: Duration,
+    what: &str,
+    limit: Duration,
     mut probe: impl AsyncFnMut() -> Option<T>,
 ) -> anyhow::Result<T> {
     let deadline = Instant::now() + limit;
@@ -14,6 +24,6 @@ pub async fn until<T>(
             return Ok(value);
         }
         anyhow::ensure!(Instant::now() < deadline, "waited {limit:?} in vain for {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(pause).await;
     }
 }

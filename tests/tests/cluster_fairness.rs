@@ -82,6 +82,7 @@ async fn a_flood_holds_back_nobody_else() -> Result<()> {
             format!("{{domain: dead.test, host: \"127.0.0.1\", port: {dead}}}"),
             format!("{{domain: slow.test, host: \"127.0.0.1\", port: {slow}}}"),
         ],
+        ..Size::default()
     };
     let mut mesh = Mesh::start(dir.path(), size, &sink).await?;
     let address = mesh.ingresses[0].address("submission");

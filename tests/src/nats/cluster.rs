@@ -46,6 +46,12 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// How many servers there are, also those that are down.
+    #[allow(clippy::len_without_is_empty)] // there is always one
+    pub fn len(&self) -> usize {
+        self.servers.len()
+    }
+
     pub fn server(&self, index: usize) -> &Server {
         &self.servers[index]
     }

@@ -1,0 +1,56 @@
+//! What processes have in memory, and directories on disk.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// Octets that a process has in memory (`VmRSS`).
+pub fn resident(pid: u32) -> Result<u64> {
+    field(pid, "VmRSS:")
+}
+
+/// The most it has had since its start, or since [`forget_peak`] (`VmHWM`).
+pub fn peak(pid: u32) -> Result<u64> {
+    field(pid, "VmHWM:")
+}
+
+/// The peak begins anew at what the process has now.
+pub fn forget_peak(pid: u32) -> Result<()> {
+    let path = format!("/proc/{pid}/clear_refs");
+    fs::write(&path, "5").with_context(|| path)
+}
+
+fn field(pid: u32, name: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.and_then(|line| line.split_whitespace().next()).with_context(|| path)?;
+    Ok(kib.parse::<u64>()? << 10)
+}
+
+/// Octets of the files below a directory. What vanishes meanwhile does not count.
+pub fn on_disk(dir: &Path) -> Result<u64> {
+    let mut octets = 0;
+    let mut todo = vec![dir.to_owned()];
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten() {
+            let Ok(metadata) =
+                entry.as_ref().map_err(drop).and_then(|e| e.metadata().map_err(drop))
+            else {
+                continue;
+            };
+            if metadata.is_dir() {
+                todo.push(entry?.path());
+            } else {
+                octets += metadata.len();
+            }
+        }
+    }
+    Ok(octets)
+}
+
+/// In MiB, for reports.
+pub fn mib(octets: u64) -> u64 {
+    octets >> 20
+}
