@@ -1,5 +1,5 @@
-//! A sender who looks at the clock: one message after the other at a steady rate, whatever else
-//! goes on.
+//! A sender who looks at the clock: one message after the other at the times it was told,
+//! whatever else goes on.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -43,18 +43,28 @@ pub struct Taken {
 }
 
 impl Probe {
-    /// Logs in and begins: recipients are `NAME-n@good.test`.
-    pub async fn start(address: SocketAddr, name: &str, every: Duration) -> Result<Self> {
+    /// Logs in and begins: recipients are `NAME-n@good.test`. `gaps` lie between the beginnings of
+    /// two messages; who is late hurries.
+    pub async fn start(
+        address: SocketAddr,
+        name: &str,
+        gaps: impl Iterator<Item = Duration> + Send + 'static,
+    ) -> Result<Self> {
         let client = Client::submission(address, SENDER, PASSWORD).await?;
         let stop = CancellationToken::new();
         let mut session = JoinSet::new();
-        session.spawn(send(client, name.to_owned(), every, stop.clone()));
+        session.spawn(send(client, name.to_owned(), gaps, stop.clone()));
         Ok(Self { stop, session })
     }
 
-    /// Waits until all that was sent has arrived.
-    pub async fn stop(mut self, sink: &Sink) -> Result<Taken> {
+    /// Sends no more, and waits until all that was sent has arrived.
+    pub async fn stop(self, sink: &Sink) -> Result<Taken> {
         self.stop.cancel();
+        self.ended(sink).await
+    }
+
+    /// Waits until there are no gaps any more, and all has arrived.
+    pub async fn ended(mut self, sink: &Sink) -> Result<Taken> {
         let samples = self.session.join_next().await.context("no session")???;
         let mut to_deliver = wait::until("the messages of the probe", LIMIT, async || {
             let received = sink.received();
@@ -77,12 +87,16 @@ impl Probe {
 async fn send(
     mut client: Client,
     name: String,
-    every: Duration,
+    gaps: impl Iterator<Item = Duration>,
     stop: CancellationToken,
 ) -> Result<Vec<Sample>> {
     let mut samples = Vec::new();
-    let mut ticks = tokio::time::interval(every);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+    let mut due = tokio::time::Instant::now();
+    for gap in gaps {
+        if stop.run_until_cancelled(tokio::time::sleep_until(due)).await.is_none() {
+            break;
+        }
+        due += gap;
         let recipient = format!("{name}-{}@good.test", samples.len());
         let began = Instant::now();
         let content = format!("From: <{SENDER}>\r\nSubject: probe\r\n\r\nbody\r\n");

@@ -127,7 +127,7 @@ impl Scene {
     async fn command(&self, args: &[&str]) -> Result<String> {
         let address = self.mesh.ingresses[0].address("submission");
         let name = format!("p{:08x}", rand::random::<u32>());
-        let probe = Probe::start(address, &name, PROBE_EVERY).await?;
+        let probe = Probe::start(address, &name, std::iter::repeat(PROBE_EVERY)).await?;
         let begun = Instant::now();
         let output = self.mesh.workers[0].cli(args).await;
         let took = begun.elapsed();
