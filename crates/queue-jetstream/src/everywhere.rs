@@ -1,18 +1,20 @@
-//! The jobs of all processes: each answers for its partitions.
+//! The jobs of all processes: the owner of each partition answers for it.
 //!
-//! A question is one request to the owner's subject, and its answer one page; whoever asks merges
-//! the pages of all owners in order of arrival.
+//! A question is one request to the owner's subject, and its answer one page of one partition.
+//! Whoever asks follows a partition that goes to another owner between two pages, and merges the
+//! pages of all partitions in order of arrival.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use async_nats::Request;
+use async_nats::{Message, Request, RequestErrorKind};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use mail_types::QueueId;
 use queue::contract::Cause;
 use queue::{Acted, Action, Filter, HopKind, Job, JobId, JobSummary, QueueError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::here::{self, Page};
 use crate::names::Partition;
@@ -21,9 +23,15 @@ use crate::shared::Shared;
 
 /// Octets of an answer that the servers pass on, their own included.
 const ANSWER_MAX: usize = 1 << 19;
+/// Questions that are answered at once.
+const ANSWERS: usize = 8;
+/// Between two looks for the owner of a partition on its way.
+const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Question {
+    /// As `s0`.
+    partition: String,
     filter: Filter,
     from: Option<JobId>,
     what: What,
@@ -38,12 +46,22 @@ enum What {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer<T> {
-    Page { items: Vec<T>, next: Option<JobId> },
+    Page {
+        items: Vec<T>,
+        next: Option<JobId>,
+    },
+    /// The partition is another's, or not all of it is known yet.
+    NotMine,
     Error(String),
 }
 
 fn subject(process: &str) -> String {
     format!("postrider.owner.{process}")
+}
+
+fn all_partitions(shared: &Shared) -> impl Iterator<Item = Partition> {
+    let kinds = [HopKind::Smtp, HopKind::Mailbox];
+    kinds.into_iter().flat_map(|kind| Partition::all(kind, shared.partitions(kind)))
 }
 
 /// Answers others until the queue is closed.
@@ -53,29 +71,42 @@ pub(crate) async fn answer(shared: Arc<Shared>) {
             if let Err(error) = listen(&shared).await {
                 tracing::debug!(%error, "operators are not heard");
             }
-            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
         }
     };
     shared.closed.run_until_cancelled(work).await;
 }
 
 async fn listen(shared: &Arc<Shared>) -> Result<(), Cause> {
-    let mut questions = shared.broker.client.subscribe(subject(&shared.writer)).await?;
-    while let Some(message) = questions.next().await {
-        let Some(reply) = message.reply.clone() else { continue };
-        let question: Question = serde_json::from_slice(&message.payload)?;
-        let payload = answer_to(shared, &question).await?;
-        shared.broker.client.publish(reply, payload.into()).await?;
-    }
+    let questions = shared.broker.client.subscribe(subject(&shared.writer)).await?;
+    let answers = questions.for_each_concurrent(ANSWERS, |message| async move {
+        if let Err(error) = answer_one(shared, &message).await {
+            tracing::debug!(%error, "a question is not answered");
+        }
+    });
+    answers.await;
     Err("nothing is heard any more".into())
 }
 
+async fn answer_one(shared: &Arc<Shared>, message: &Message) -> Result<(), Cause> {
+    let Some(reply) = message.reply.clone() else { return Ok(()) };
+    let question: Question = serde_json::from_slice(&message.payload)?;
+    let payload = answer_to(shared, &question).await?;
+    Ok(shared.broker.client.publish(reply, payload.into()).await?)
+}
+
 async fn answer_to(shared: &Arc<Shared>, question: &Question) -> Result<Vec<u8>, Cause> {
-    let Question { filter, from, what } = question;
+    let Question { partition, filter, from, what } = question;
+    let Some(partition) = all_partitions(shared).find(|known| known.to_string() == *partition)
+    else {
+        return Err("a partition that there is not: has its number changed?".into());
+    };
     let answer = match what {
-        What::List => written(list_page(shared, filter, *from).await),
-        What::Show => written(here::page(shared, filter, *from).await),
-        What::Act(action) => written(here::act_on_page(shared, filter, *action, *from).await),
+        What::List => written(list_page(shared, partition, filter, *from).await),
+        What::Show => written(here::page(shared, partition, filter, *from).await),
+        What::Act(action) => {
+            written(here::act_on_page(shared, partition, filter, *action, *from).await)
+        }
     }?;
     if answer.len() > ANSWER_MAX {
         return written::<()>(Err(QueueError::Unavailable("the answer is too long".into())));
@@ -83,9 +114,10 @@ async fn answer_to(shared: &Arc<Shared>, question: &Question) -> Result<Vec<u8>,
     Ok(answer)
 }
 
-fn written<T: Serialize>(page: Result<Page<T>, QueueError>) -> Result<Vec<u8>, Cause> {
+fn written<T: Serialize>(page: Result<Option<Page<T>>, QueueError>) -> Result<Vec<u8>, Cause> {
     let answer = match page {
-        Ok(Page { items, next }) => Answer::Page { items, next },
+        Ok(Some(Page { items, next })) => Answer::Page { items, next },
+        Ok(None) => Answer::NotMine,
         Err(error) => Answer::Error(error.to_string()),
     };
     Ok(serde_json::to_vec(&answer)?)
@@ -93,108 +125,117 @@ fn written<T: Serialize>(page: Result<Page<T>, QueueError>) -> Result<Vec<u8>, C
 
 async fn list_page(
     shared: &Arc<Shared>,
+    partition: Partition,
     filter: &Filter,
     from: Option<JobId>,
-) -> Result<Page<JobSummary>, QueueError> {
-    let page = here::page(shared, filter, from).await?;
-    Ok(Page { items: page.items.iter().map(Job::summary).collect(), next: page.next })
+) -> Result<Option<Page<JobSummary>>, QueueError> {
+    let page = here::page(shared, partition, filter, from).await?;
+    let summaries = |jobs: Vec<Job>| jobs.iter().map(Job::summary).collect();
+    Ok(page.map(|Page { items, next }| Page { items: summaries(items), next }))
 }
 
-/// The processes that own partitions, but for us.
-async fn others(shared: &Shared) -> Result<BTreeSet<String>, QueueError> {
-    let kinds = [HopKind::Smtp, HopKind::Mailbox];
-    let mut others = BTreeSet::new();
-    let all = kinds.into_iter().flat_map(|kind| Partition::all(kind, shared.partitions(kind)));
-    for partition in all.filter(|partition| !shared.tenures().contains_key(partition)) {
-        let holder = ownership::holder(shared, partition).await;
-        match holder.map_err(QueueError::Unavailable)? {
-            Some(holder) if holder != shared.writer => drop(others.insert(holder)),
-            Some(_) => {}
-            None => {
-                let error = format!("nobody serves partition {partition} now: start a role");
-                return Err(QueueError::Unavailable(error.into()));
-            }
+/// The next page of a partition, from whoever has it.
+async fn page<T>(shared: &Arc<Shared>, question: &Question) -> Result<Page<T>, QueueError>
+where
+    T: Serialize + DeserializeOwned,
+{
+    let partition = all_partitions(shared).find(|known| known.to_string() == question.partition);
+    let partition = partition.ok_or(QueueError::Unavailable("an unknown partition".into()))?;
+    // It goes to another owner within this, also when its owner was killed.
+    let patience = Instant::now() + 2 * shared.config.ownership_ttl();
+    loop {
+        let page = match holder(shared, partition).await? {
+            Some(holder) if holder == shared.writer => ours(shared, question).await?,
+            Some(holder) => ask(shared, &holder, question).await?,
+            None => None,
+        };
+        if let Some(page) = page {
+            return Ok(page);
         }
+        if Instant::now() > patience {
+            let error = format!("nobody serves partition {partition} now: start a role");
+            return Err(QueueError::Unavailable(error.into()));
+        }
+        tokio::time::sleep(LOOK).await;
     }
-    Ok(others)
 }
 
+async fn holder(shared: &Shared, partition: Partition) -> Result<Option<String>, QueueError> {
+    if shared.tenures().contains_key(&partition) {
+        return Ok(Some(shared.writer.clone()));
+    }
+    ownership::holder(shared, partition).await.map_err(QueueError::Unavailable)
+}
+
+/// As the answer of another process, of ourselves.
+async fn ours<T: DeserializeOwned>(
+    shared: &Arc<Shared>,
+    question: &Question,
+) -> Result<Option<Page<T>>, QueueError> {
+    let answer = answer_to(shared, question).await.map_err(QueueError::Unavailable)?;
+    understood(&answer)
+}
+
+/// `None` when the process does not have the partition, or is gone.
 async fn ask<T: DeserializeOwned>(
     shared: &Shared,
     process: &str,
     question: &Question,
-) -> Result<Page<T>, QueueError> {
+) -> Result<Option<Page<T>>, QueueError> {
     let unavailable = |error: Cause| QueueError::Unavailable(error);
     let payload = serde_json::to_vec(question).map_err(|error| unavailable(error.into()))?;
     // Owners may not publish to where other roles are answered.
     let inbox = format!("postrider.answer.{:016x}", rand::random::<u64>());
     let request = Request::new().payload(payload.into()).inbox(inbox);
-    let answer = shared.broker.client.send_request(subject(process), request).await;
-    let answer = answer.map_err(|error| unavailable(error.into()))?;
-    match serde_json::from_slice(&answer.payload).map_err(|error| unavailable(error.into()))? {
-        Answer::Page { items, next } => Ok(Page { items, next }),
+    match shared.broker.client.send_request(subject(process), request).await {
+        Ok(answer) => understood(&answer.payload),
+        Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(None),
+        Err(error) => Err(unavailable(error.into())),
+    }
+}
+
+fn understood<T: DeserializeOwned>(answer: &[u8]) -> Result<Option<Page<T>>, QueueError> {
+    let unavailable = |error: Cause| QueueError::Unavailable(error);
+    match serde_json::from_slice(answer).map_err(|error| unavailable(error.into()))? {
+        Answer::Page { items, next } => Ok(Some(Page { items, next })),
+        Answer::NotMine => Ok(None),
         Answer::Error(error) => Err(unavailable(error.into())),
     }
 }
 
-/// All pages of one process.
-fn pages<T: DeserializeOwned + Send + 'static>(
-    shared: Arc<Shared>,
-    process: String,
-    question: Question,
-) -> BoxStream<'static, Result<T, QueueError>> {
-    stream::try_unfold(Some(question), move |question| {
-        let (shared, process) = (Arc::clone(&shared), process.clone());
-        async move {
-            let Some(question) = question else { return Ok::<_, QueueError>(None) };
-            let page: Page<T> = ask(&shared, &process, &question).await?;
-            let next = page.next.map(|from| Question { from: Some(from), ..question });
-            Ok(Some((stream::iter(page.items.into_iter().map(Ok)), next)))
-        }
-    })
-    .try_flatten()
-    .boxed()
-}
-
-/// All pages of ours.
-fn our_pages<T, F>(
-    shared: Arc<Shared>,
-    read: impl Fn(Arc<Shared>, Option<JobId>) -> F + Send + 'static,
-) -> BoxStream<'static, Result<T, QueueError>>
+/// All pages of each partition.
+fn pages<T>(
+    shared: &Arc<Shared>,
+    filter: &Filter,
+    what: What,
+) -> Vec<BoxStream<'static, Result<T, QueueError>>>
 where
-    T: Send + 'static,
-    F: Future<Output = Result<Page<T>, QueueError>> + Send + 'static,
+    T: Serialize + DeserializeOwned + Send + 'static,
 {
-    stream::try_unfold(Some(None), move |from: Option<Option<JobId>>| {
-        let page = from.map(|from| read(Arc::clone(&shared), from));
-        async move {
-            let Some(page) = page else { return Ok::<_, QueueError>(None) };
-            let page = page.await?;
-            Ok(Some((stream::iter(page.items.into_iter().map(Ok)), page.next.map(Some))))
-        }
-    })
-    .try_flatten()
-    .boxed()
+    let of_partition = |partition: Partition| {
+        let (partition, filter) = (partition.to_string(), filter.clone());
+        let first = Question { partition, filter, from: None, what };
+        let shared = Arc::clone(shared);
+        stream::try_unfold(Some(first), move |question| {
+            let shared = Arc::clone(&shared);
+            async move {
+                let Some(question) = question else { return Ok::<_, QueueError>(None) };
+                let page: Page<T> = page(&shared, &question).await?;
+                let next = page.next.map(|from| Question { from: Some(from), ..question });
+                Ok(Some((stream::iter(page.items.into_iter().map(Ok)), next)))
+            }
+        })
+        .try_flatten()
+        .boxed()
+    };
+    all_partitions(shared).map(of_partition).collect()
 }
 
 pub(crate) fn list(
     shared: Arc<Shared>,
     filter: Filter,
 ) -> BoxStream<'static, Result<JobSummary, QueueError>> {
-    let listing = async move {
-        let others = others(&shared).await?;
-        let question = Question { filter: filter.clone(), from: None, what: What::List };
-        let mut sources: Vec<_> = others
-            .into_iter()
-            .map(|process| pages(Arc::clone(&shared), process, question.clone()))
-            .collect();
-        sources.push(our_pages(shared, move |shared, from| {
-            let filter = filter.clone();
-            async move { list_page(&shared, &filter, from).await }
-        }));
-        Ok::<_, QueueError>(merged(sources))
-    };
-    stream::once(listing).try_flatten().boxed()
+    merged(pages(&shared, &filter, What::List))
 }
 
 /// Sorted streams as one.
@@ -221,16 +262,8 @@ fn merged(
 
 pub(crate) async fn show(shared: &Arc<Shared>, message: QueueId) -> Result<Vec<Job>, QueueError> {
     let filter = Filter { message: Some(message), ..Filter::default() };
-    let question = Question { filter: filter.clone(), from: None, what: What::Show };
-    let ours = our_pages(Arc::clone(shared), move |shared, from| {
-        let filter = filter.clone();
-        async move { here::page(&shared, &filter, from).await }
-    });
-    let mut jobs: Vec<Job> = ours.try_collect().await?;
-    for process in others(shared).await? {
-        let theirs = pages(Arc::clone(shared), process, question.clone());
-        jobs.extend(theirs.try_collect::<Vec<Job>>().await?);
-    }
+    let partitions = stream::select_all(pages::<Job>(shared, &filter, What::Show));
+    let mut jobs: Vec<Job> = partitions.try_collect().await?;
     jobs.sort_by_key(|job| job.id);
     Ok(jobs)
 }
@@ -240,18 +273,5 @@ pub(crate) fn act(
     filter: Filter,
     action: Action,
 ) -> BoxStream<'static, Result<Acted, QueueError>> {
-    let acting = async move {
-        let others = others(&shared).await?;
-        let question = Question { filter: filter.clone(), from: None, what: What::Act(action) };
-        let theirs = others
-            .into_iter()
-            .map(|process| pages(Arc::clone(&shared), process, question.clone()))
-            .collect::<Vec<_>>();
-        let ours = our_pages(Arc::clone(&shared), move |shared, from| {
-            let filter = filter.clone();
-            async move { here::act_on_page(&shared, &filter, action, from).await }
-        });
-        Ok::<_, QueueError>(ours.chain(stream::iter(theirs).flatten()))
-    };
-    stream::once(acting).try_flatten().boxed()
+    stream::select_all(pages(&shared, &filter, What::Act(action))).boxed()
 }

@@ -8,12 +8,15 @@ use queue::schedule::View;
 use queue::{Acted, Action, Filter, Job, JobId, QueueError, Stats};
 
 use crate::index::Place;
+use crate::names::Partition;
 use crate::read::{self, ReadError};
 use crate::shared::Shared;
 use crate::{act, end};
 
-/// Jobs that are looked at together.
-const PAGE: usize = 128;
+/// Jobs that are looked at together, and about half of what an answer has at most.
+const PAGE: usize = 64;
+/// Jobs that are looked at for one answer, however few of them match.
+const SCANNED: usize = 64 * PAGE;
 /// Reads under way at once.
 const READS: usize = 16;
 /// Actions under way at once.
@@ -25,41 +28,74 @@ pub(crate) struct Page<T> {
     pub(crate) next: Option<JobId>,
 }
 
-/// The jobs that match, in order of arrival from `from` on.
+/// The jobs of a partition that match, in order of arrival from `from` on. `None` when it is not
+/// served here, or was not to the end: not all of them may be known.
 pub(crate) async fn page(
     shared: &Arc<Shared>,
+    partition: Partition,
     filter: &Filter,
     from: Option<JobId>,
-) -> Result<Page<Job>, QueueError> {
-    let from = from.or(filter.message.map(|message| JobId { message, index: 0 }));
+) -> Result<Option<Page<Job>>, QueueError> {
+    if !serves(shared, partition) {
+        return Ok(None);
+    }
     let now = shared.now();
-    let page = {
-        let mut index = shared.index();
-        index.schedule.advance(now);
-        index.schedule.page(from, PAGE)
-    };
-    end::sweep(shared);
-    let mut views = page.jobs;
-    let only = filter.message;
-    let next = page.next.filter(|next| only.is_none_or(|message| message == next.message));
-    views.retain(|view| filter.may_match(view.id, &view.tenant, view.phase, now));
+    let Page { items: views, next } = look(shared, partition, filter, from);
     let mut items = read_jobs(shared, views).await?;
     items.retain(|job| filter.matches(job, now));
-    Ok(Page { items, next })
+    Ok(serves(shared, partition).then_some(Page { items, next }))
+}
+
+/// Whether a partition is ours, and all of its records are known.
+fn serves(shared: &Shared, partition: Partition) -> bool {
+    let tenure = shared.tenures().get(&partition).cloned();
+    tenure.is_some_and(|tenure| *tenure.loaded().borrow() && tenure.is_serving())
+}
+
+/// The jobs of a partition that may match, by what is in memory.
+fn look(
+    shared: &Arc<Shared>,
+    partition: Partition,
+    filter: &Filter,
+    from: Option<JobId>,
+) -> Page<View<Place>> {
+    let mut next = from.or(filter.message.map(|message| JobId { message, index: 0 }));
+    let now = shared.now();
+    shared.index().schedule.advance(now);
+    let mut items = Vec::new();
+    for _ in 0..SCANNED / PAGE {
+        // Locked anew each time: others want to get on.
+        let page = shared.index().schedule.page(next, PAGE);
+        items.extend(page.jobs.into_iter().filter(|view| {
+            shared.partition(&view.next_hop) == partition
+                && filter.may_match(view.id, &view.tenant, view.phase, now)
+        }));
+        let only = filter.message;
+        next = page.next.filter(|next| only.is_none_or(|message| message == next.message));
+        if next.is_none() || items.len() > PAGE {
+            break;
+        }
+    }
+    end::sweep(shared);
+    Page { items, next }
 }
 
 /// The same, with what `action` did to them.
 pub(crate) async fn act_on_page(
     shared: &Arc<Shared>,
+    partition: Partition,
     filter: &Filter,
     action: Action,
     from: Option<JobId>,
-) -> Result<Page<Acted>, QueueError> {
-    let page = page(shared, filter, from).await?;
-    let jobs: Vec<JobId> = page.items.iter().map(|job| job.id).collect();
+) -> Result<Option<Page<Acted>>, QueueError> {
+    let page = page(shared, partition, filter, from).await?;
+    let Some(Page { items, next }) = page else { return Ok(None) };
+    let jobs: Vec<JobId> = items.iter().map(|job| job.id).collect();
     let acts = stream::iter(jobs).map(|job| act::act(shared, job, action)).buffered(ACTIONS);
     let acted: Vec<Option<Acted>> = acts.try_collect().await?;
-    Ok(Page { items: acted.into_iter().flatten().collect(), next: page.next })
+    // What went to another owner meanwhile was not acted on here.
+    let acted = Page { items: acted.into_iter().flatten().collect(), next };
+    Ok(serves(shared, partition).then_some(acted))
 }
 
 /// Reads jobs; passes over those that ended meanwhile and those whose records are damaged.
