@@ -19,8 +19,15 @@ use crate::shared::Shared;
 
 /// Parked at once.
 const TOGETHER: usize = 32;
+/// Parked before it is looked whether the servers have kept up.
+const BATCH: usize = 128;
+/// Messages whose end in an intake the servers have not confirmed yet, beyond which none is parked:
+/// a server has one line for all ends of an intake, and who has delivered a message stands in it.
+const ENDING_MAX: usize = 128;
 /// How often a window is looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// How often that is looked at.
+const CATCH_UP: Duration = Duration::from_millis(5);
 
 /// Parks what is too much, until told to stop.
 pub(crate) async fn run(shared: Arc<Shared>, way: Way, stop: CancellationToken) {
@@ -31,12 +38,22 @@ pub(crate) async fn run(shared: Arc<Shared>, way: Way, stop: CancellationToken) 
                 tokio::time::sleep(LOOK).await;
                 continue;
             }
-            let parked = stream::iter(jobs).map(|job| park(&shared, job));
-            parked.buffer_unordered(TOGETHER).collect::<Vec<()>>().await;
+            for jobs in jobs.chunks(BATCH) {
+                caught_up(&shared).await;
+                let parked = stream::iter(jobs.to_vec()).map(|job| park(&shared, job));
+                parked.buffer_unordered(TOGETHER).collect::<Vec<()>>().await;
+            }
             shared.changed.notify_waiters();
         }
     };
     shared.closed.run_until_cancelled(stop.run_until_cancelled(work)).await;
+}
+
+/// Waits while many ends are on their way.
+async fn caught_up(shared: &Shared) {
+    while shared.index().ending.len() > ENDING_MAX {
+        tokio::time::sleep(CATCH_UP).await;
+    }
 }
 
 async fn park(shared: &Arc<Shared>, job: JobId) {
