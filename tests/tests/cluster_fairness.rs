@@ -48,7 +48,7 @@ fn scale() -> Scale {
     match scenario::is_long() {
         true => Scale {
             flood: 100_000,
-            victims: 1000,
+            victims: 600,
             seeds: 3,
             floor: Duration::from_millis(50),
             limit: seconds(1800),
@@ -206,7 +206,8 @@ async fn run(scale: Scale, seed: u64) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut scene = Scene::start(dir.path(), scale, seed).await?;
     // The first messages open connections, and make streams' files.
-    scene.victim("warm").await?;
+    let warm = gaps(seed).take(20);
+    Probe::start(scene.address, "warm", warm).await?.ended(&scene.sink).await?;
     let alone = scene.victim("alone").await?;
     scene.check("alone", &alone, &alone)?;
     let during = scene.victim_during("flood", scene.flood_of_messages()).await?;
