@@ -26,7 +26,7 @@ use crate::names::{Door, Partition};
 use crate::server::{self, ServerError};
 use crate::shared::{Clock, Shared};
 use crate::streams::{self, StreamError};
-use crate::{end, everywhere, here, intake, orphans, ownership, permissions, split, usage};
+use crate::{crowd, end, everywhere, here, intake, orphans, ownership, permissions, split, usage};
 
 /// A waiting lease looks at least this often: the clock may have been set.
 const LOOK: Duration = Duration::from_millis(500);
@@ -110,6 +110,7 @@ impl JetQueue {
         }
         tasks.spawn(intake::keep_in_hand(Arc::clone(shared)));
         tasks.spawn(everywhere::answer(Arc::clone(shared)));
+        tasks.spawn(crowd::run(Arc::clone(shared)));
         tasks.spawn(orphans::run(Arc::clone(shared)));
         let owning = tasks.spawn(ownership::run(Arc::clone(shared), self.kinds.clone()));
         *self.owning.lock().unwrap_or_else(PoisonError::into_inner) = Some(owning);

@@ -26,6 +26,7 @@ mod arriving;
 mod body;
 mod broker;
 mod config;
+mod crowd;
 mod draft;
 mod end;
 mod everywhere;

@@ -67,9 +67,37 @@ async fn park(shared: &Arc<Shared>, job: JobId) {
 /// have most. What is leased stays.
 fn overflow(index: &Index, way: Way, window: usize) -> Vec<JobId> {
     let in_hand = index.hand.filling(way).messages;
-    if in_hand < window - window / 4 {
+    if in_hand < begins(window) {
         return Vec::new();
     }
+    let mut shares: Vec<_> = shares(index, way).into_values().collect();
+    let waiting: usize = shares.iter().map(Vec::len).sum();
+    let keep = level(&shares, (window / 2).saturating_sub(in_hand - waiting));
+    let mut beyond = Vec::new();
+    for messages in shares.iter_mut().filter(|messages| messages.len() > keep) {
+        messages.sort_unstable();
+        beyond.extend(messages.drain(keep..).map(|message| JobId { message, index: 0 }));
+    }
+    beyond
+}
+
+/// How many in hand are too many: a quarter of the window is for others.
+pub(crate) fn begins(window: usize) -> usize {
+    window - window / 4
+}
+
+/// Those who have so much in hand that they would give way, who have most first.
+pub(crate) fn crowd(index: &Index, way: Way, window: usize) -> Vec<(TenantId, NextHop)> {
+    let mut shares: Vec<_> = shares(index, way).into_iter().collect();
+    shares.sort_unstable_by_key(|(_, messages)| std::cmp::Reverse(messages.len()));
+    let counts: Vec<_> = shares.iter().map(|(_, messages)| messages.clone()).collect();
+    let keep = level(&counts, window / 2);
+    let crowd = shares.into_iter().filter(|(_, messages)| messages.len() >= keep);
+    crowd.map(|((tenant, hop), _)| (tenant.clone(), hop.clone())).collect()
+}
+
+/// What waits in hand, by tenant and next hop.
+fn shares(index: &Index, way: Way) -> HashMap<(&TenantId, &NextHop), Vec<QueueId>> {
     let mut shares: HashMap<(&TenantId, &NextHop), Vec<QueueId>> = HashMap::new();
     for in_hand in index.hand.messages().filter(|in_hand| in_hand.way == way) {
         let message = &in_hand.arrival.message;
@@ -79,16 +107,7 @@ fn overflow(index: &Index, way: Way, window: usize) -> Vec<JobId> {
             shares.entry((&message.envelope.tenant, &job.next_hop)).or_default().push(message.id);
         }
     }
-    let mut shares: Vec<_> = shares.into_values().collect();
-    let waiting: usize = shares.iter().map(Vec::len).sum();
-    let leased = in_hand - waiting;
-    let keep = level(&shares, (window / 2).saturating_sub(leased));
-    let mut beyond = Vec::new();
-    for messages in shares.iter_mut().filter(|messages| messages.len() > keep) {
-        messages.sort_unstable();
-        beyond.extend(messages.drain(keep..).map(|message| JobId { message, index: 0 }));
-    }
-    beyond
+    shares
 }
 
 /// The most that each may keep so that all together keep no more than `room`; one is everybody's.

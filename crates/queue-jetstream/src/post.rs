@@ -58,6 +58,11 @@ pub(crate) async fn post(
         return Err(PublishError::Refused("a message without a next hop".into()));
     };
     let lane = lane_of(shared, &message.jobs);
+    if let (Door::Outside, Lane::Partition(_)) = (door, lane) {
+        let stream = (message.envelope.tenant.clone(), first.next_hop.clone());
+        let turn = shared.crowds.turn(&stream).await;
+        turn.map_err(|error| PublishError::Refused(error.to_string().into()))?;
+    }
     let subject = door.subject(lane, &message.envelope.tenant, &first.next_hop, message.id);
     let publish = Publish::new(subject, &message.id.to_string(), arrival.encode());
     shared.broker.publish_to(&shared.stream(door, lane), publish).await.map(drop)

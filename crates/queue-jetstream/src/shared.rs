@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
 use crate::config::Config;
+use crate::crowd::Crowds;
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::names::{Door, Lane, Partition};
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) changed: Notify,
     /// Octets in the body streams, as of the last look.
     pub(crate) body_bytes: AtomicU64,
+    /// Who sends faster than can be worked off.
+    pub(crate) crowds: Crowds,
     /// The servers do not keep what they acknowledge.
     pub(crate) is_unsafe: AtomicBool,
     /// Partitions are given back, and no job is leased any more.
@@ -61,6 +64,7 @@ impl Shared {
             metrics,
             changed: Notify::new(),
             body_bytes: AtomicU64::new(0),
+            crowds: Crowds::default(),
             is_unsafe: AtomicBool::new(false),
             leaving: CancellationToken::new(),
             closed: CancellationToken::new(),

@@ -14,6 +14,7 @@ use queue::contract::Cause;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::crowd::Crowd;
 use crate::names::body_stream;
 use crate::shared::Shared;
 use crate::streams::{self, BODY_STREAMS};
@@ -25,13 +26,14 @@ const RETRY: Duration = Duration::from_millis(300);
 const LASTS: Duration = Duration::from_secs(30);
 
 /// Messages and octets.
-type Tenants = HashMap<TenantId, (u64, u64)>;
+pub(crate) type Tenants = HashMap<TenantId, (u64, u64)>;
 
 /// What one process has in its partitions.
 #[derive(Serialize, Deserialize)]
-struct Told {
-    process: String,
-    tenants: Tenants,
+#[serde(untagged)]
+pub(crate) enum Told {
+    Tenants { process: String, tenants: Tenants },
+    Crowds { process: String, crowds: Vec<Crowd> },
 }
 
 /// What other processes told last.
@@ -48,9 +50,9 @@ impl Others {
         usages.fold((0, 0), |(messages, bytes), (m, b)| (messages + m, bytes + b))
     }
 
-    fn hear(&mut self, told: Told) {
+    fn hear(&mut self, process: String, tenants: Tenants) {
         self.told.retain(|_, (at, _)| at.elapsed() < LASTS);
-        self.told.insert(told.process, (Instant::now(), told.tenants));
+        self.told.insert(process, (Instant::now(), tenants));
     }
 }
 
@@ -76,14 +78,29 @@ async fn exchange(shared: &Shared) -> Result<(), Cause> {
         tokio::select! {
             message = heard.next() => {
                 let message = message.ok_or("nothing is heard any more")?;
-                let told: Told = serde_json::from_slice(&message.payload)?;
-                if told.process != shared.writer {
-                    shared.index().others.hear(told);
-                }
+                hear(shared, serde_json::from_slice(&message.payload)?);
             }
             _ = ticks.tick() => tell(shared).await?,
         }
     }
+}
+
+fn hear(shared: &Shared, told: Told) {
+    match told {
+        Told::Tenants { process, tenants } if process != shared.writer => {
+            shared.index().others.hear(process, tenants);
+        }
+        Told::Crowds { process, crowds } if process != shared.writer => {
+            shared.crowds.hear(process, crowds);
+        }
+        // Our own is known.
+        Told::Tenants { .. } | Told::Crowds { .. } => {}
+    }
+}
+
+/// Says something to all processes.
+pub(crate) async fn say(shared: &Shared, told: &Told) -> Result<(), Cause> {
+    Ok(shared.broker.client.publish(SUBJECT, serde_json::to_vec(told)?.into()).await?)
 }
 
 async fn tell(shared: &Shared) -> Result<(), Cause> {
@@ -101,7 +118,5 @@ async fn tell(shared: &Shared) -> Result<(), Cause> {
         let usages = index.schedule.usages().filter(|(_, usage)| usage.messages > 0);
         usages.map(|(tenant, usage)| (tenant.clone(), (usage.messages, usage.bytes))).collect()
     };
-    let told = Told { process: shared.writer.clone(), tenants };
-    shared.broker.client.publish(SUBJECT, serde_json::to_vec(&told)?.into()).await?;
-    Ok(())
+    say(shared, &Told::Tenants { process: shared.writer.clone(), tenants }).await
 }
