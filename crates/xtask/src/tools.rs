@@ -6,7 +6,7 @@
 //!   postfix/{usr,etc}  swaks/usr                  Debian packages, unpacked
 //!   python/bin/python3                            with flufl.bounce
 //!   cargo-deny/bin/cargo-deny
-//!   nats-server/bin/nats-server
+//!   nats-server/bin/nats-server  nats-cli/bin/nats
 //! ```
 
 mod debian;
@@ -28,10 +28,11 @@ pub(crate) enum Tool {
     Swaks,
     Bounce,
     Nats,
+    NatsCli,
 }
 
-pub(crate) const ALL: [Tool; 5] =
-    [Tool::Deny, Tool::Postfix, Tool::Swaks, Tool::Bounce, Tool::Nats];
+pub(crate) const ALL: [Tool; 6] =
+    [Tool::Deny, Tool::Postfix, Tool::Swaks, Tool::Bounce, Tool::Nats, Tool::NatsCli];
 
 /// Where the tools are.
 pub(crate) struct Brought {
@@ -48,7 +49,8 @@ pub(crate) fn bring(tool: Tool) -> Result<Brought> {
         Tool::Postfix => debian::bring_postfix(&dir)?,
         Tool::Swaks => debian::bring_swaks(&dir)?,
         Tool::Bounce => python::bring(&dir)?,
-        Tool::Nats => nats::bring(&dir)?,
+        Tool::Nats => nats::bring_server(&dir)?,
+        Tool::NatsCli => nats::bring_cli(&dir)?,
     };
     Ok(Brought { dir, now })
 }

@@ -101,6 +101,18 @@ impl Cluster {
         server.launch()
     }
 
+    /// Kills all servers and starts them with empty stores: all that was in them is lost.
+    pub async fn wipe(&mut self, limit: Duration) -> Result<()> {
+        for server in &mut self.servers {
+            server.kill()?;
+        }
+        for server in &mut self.servers {
+            fs::remove_dir_all(server.store_dir())?;
+            server.launch()?;
+        }
+        self.until_current(limit).await
+    }
+
     /// The server that leads JetStream's meta group, as one of those that are up says.
     pub async fn meta_leader(&self) -> Option<usize> {
         for server in self.servers.iter().filter(|server| server.is_up()) {

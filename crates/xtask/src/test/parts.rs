@@ -40,7 +40,7 @@ pub(super) const PARTS: [Part; 15] = [
     part("readme", "the README's first commands, in a clean checkout", README_NEEDS, readme),
     Part {
         only_long: true,
-        ..part("replicas", "the queue's contract on three servers", &[], replicas)
+        ..part("replicas", "on three servers: the queue's contract, backups", &[], replicas)
     },
     Part {
         only_long: true,
@@ -160,6 +160,7 @@ fn cluster(context: &Context) -> Result<Counts> {
 
 fn replicas(context: &Context) -> Result<Counts> {
     context.tool(Tool::Nats)?;
+    context.tool(Tool::NatsCli)?;
     of_files(&context.environment()?, "replicas", SHOWN)
 }
 

@@ -1,4 +1,4 @@
-//! nats-server, built from its Go module.
+//! nats-server and its command line `nats`, built from their Go modules.
 
 use std::env;
 use std::fs;
@@ -9,32 +9,56 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{cache, command, machine};
 
-const MODULE: &str = "github.com/nats-io/nats-server/v2";
-/// At least 2.15.1: before it, `sync_interval: always` costs one sync per replicated message.
-const VERSION: &str = "v2.15.2";
+/// A program and the module that it is built from.
+struct Program {
+    name: &'static str,
+    module: &'static str,
+    version: &'static str,
+}
 
-pub(super) fn bring(dir: &Path) -> Result<bool> {
-    cache::ensure(&dir.join("nats-server"), VERSION, |root| {
-        println!("building nats-server {VERSION}, once, for about a minute");
+const SERVER: Program = Program {
+    name: "nats-server",
+    module: "github.com/nats-io/nats-server/v2",
+    // At least 2.15.1: before it, `sync_interval: always` costs one sync per replicated message.
+    version: "v2.15.2",
+};
+
+/// Backs streams up and restores them.
+const CLI: Program =
+    Program { name: "nats", module: "github.com/nats-io/natscli/nats", version: "v0.5.1" };
+
+pub(super) fn bring_server(dir: &Path) -> Result<bool> {
+    bring(&dir.join("nats-server"), &SERVER)
+}
+
+pub(super) fn bring_cli(dir: &Path) -> Result<bool> {
+    bring(&dir.join("nats-cli"), &CLI)
+}
+
+fn bring(dir: &Path, program: &Program) -> Result<bool> {
+    let Program { name, version, .. } = program;
+    cache::ensure(dir, version, |root| {
+        println!("building {name} {version}, once, for about a minute");
         ensure!(
             machine::find("go").is_some(),
-            "`go` is missing: nats-server is built from source with Go 1.26 or newer, unpacked \
+            "`go` is missing: {name} is built from source with Go 1.26 or newer, unpacked \
              from https://go.dev/dl; or leave the part out by --without"
         );
         let build = root.join("build");
-        let built = command::run(&mut go_install(root, &build)?)
-            .context("nats-server could not be built: is there a network, is Go new enough?");
+        let built = command::run(&mut go_install(program, root, &build)?).with_context(|| {
+            format!("{name} could not be built: is there a network, is Go new enough?")
+        });
         fs::remove_dir_all(&build).with_context(|| format!("cannot empty {}", build.display()))?;
         built
     })
 }
 
 /// Everything that Go writes lies in `build`, which may be removed after it.
-fn go_install(root: &Path, build: &Path) -> Result<Command> {
+fn go_install(program: &Program, root: &Path, build: &Path) -> Result<Command> {
     fs::create_dir_all(build)?;
     let mut go = Command::new("go");
     go.current_dir(build)
-        .args(["install", &format!("{MODULE}@{VERSION}")])
+        .args(["install", &format!("{}@{}", program.module, program.version)])
         .env("GOBIN", root.join("bin"))
         .env("GOPATH", build.join("path"))
         .env("GOMODCACHE", build.join("modules"))
