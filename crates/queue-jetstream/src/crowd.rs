@@ -9,7 +9,8 @@
 //! all, and parking a message costs more than accepting it. The fuller the window the longer the
 //! pauses, so that it never is full, and a message of anybody else is taken in hand at once.
 //!
-//! Not durable, and some 100 ms old. Whoever hears nothing for a while pauses no more.
+//! Not durable, and some 100 ms old. The end of a crowd is told once; whoever does not hear of it
+//! pauses no more when nothing has been told for a while.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use mail_types::TenantId;
 use queue::NextHop;
 use queue::contract::Cause;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 
 use crate::index::Way;
 use crate::names::Door;
@@ -29,8 +30,8 @@ use crate::usage::{self, Told};
 
 /// How often the windows are looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// What was told counts so long.
-const LASTS: Duration = Duration::from_millis(500);
+/// What was told counts so long: an owner that is short of CPU is late.
+const LASTS: Duration = Duration::from_secs(2);
 /// Of those who have most so many are told of: they fill a window.
 const TOLD_MAX: usize = 256;
 /// A pause when parking begins; it doubles with each eleventh of the way to a full window, up to
@@ -118,24 +119,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Tells of the crowds in our windows until the queue is closed.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let work = async {
+        let mut told = 0;
         loop {
             ticks.tick().await;
-            if let Err(error) = tell(&shared).await {
+            let crowds = crowds(&shared);
+            let count = crowds.len();
+            if (told > 0 || count > 0)
+                && let Err(error) = tell(&shared, crowds).await
+            {
                 tracing::debug!(%error, "nobody is told of a crowd");
             }
+            told = count;
         }
     };
     shared.closed.run_until_cancelled(work).await;
 }
 
-async fn tell(shared: &Shared) -> Result<(), Cause> {
+/// Those of all our windows.
+fn crowds(shared: &Shared) -> Vec<Crowd> {
     let partitions: Vec<_> = shared.tenures().keys().copied().collect();
     let ways = partitions.into_iter().map(|partition| Way { partition, door: Door::Outside });
-    let crowds: Vec<Crowd> = ways.filter_map(|way| crowd(shared, way)).collect();
-    if crowds.is_empty() {
-        return Ok(());
-    }
+    ways.filter_map(|way| crowd(shared, way)).collect()
+}
+
+async fn tell(shared: &Shared, crowds: Vec<Crowd>) -> Result<(), Cause> {
     shared.crowds.hear(shared.writer.clone(), crowds.clone());
     usage::say(shared, &Told::Crowds { process: shared.writer.clone(), crowds }).await
 }
