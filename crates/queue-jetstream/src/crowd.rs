@@ -22,7 +22,7 @@ use queue::contract::Cause;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, sleep, timeout};
 
-use crate::index::Way;
+use crate::hand::Way;
 use crate::names::Door;
 use crate::park;
 use crate::shared::Shared;
@@ -153,7 +153,7 @@ async fn tell(shared: &Shared, crowds: Vec<Crowd>) -> Result<(), Cause> {
 fn crowd(shared: &Shared, way: Way) -> Option<Crowd> {
     let window = shared.config.window;
     let index = shared.index();
-    let pause = pause(index.in_hand(way), window)?;
+    let pause = pause(index.hand.filling(way).messages, window)?;
     let streams = park::crowd(&index, way, window).into_iter().take(TOLD_MAX).collect();
     let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
     Some(Crowd { pause_ms, streams })
