@@ -12,6 +12,7 @@ pub mod flood;
 pub mod fuzz;
 pub mod ledger;
 pub mod load;
+pub mod mail;
 pub mod maildir;
 pub mod memory;
 pub mod mesh;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::client::{Client, dot_stuffed};
+use tests::client::Client;
+use tests::load::SENDER;
 use tests::mesh::{Mesh, Size};
 use tests::process::{PASSWORD, Postrider};
 use tests::sink::Sink;
@@ -37,17 +38,12 @@ async fn one_command_line_for_all_processes() -> Result<()> {
     let size = Size { servers: 1, ingresses: 1, workers: 2, ..Size::default() };
     let mut mesh = Mesh::start(dir.path(), size, &sink).await?;
     let ingress = &mesh.ingresses[0];
-    let mut client =
-        Client::submission(ingress.address("submission"), "alice@local.test", PASSWORD).await?;
+    let mut client = Client::submission(ingress.address("submission"), SENDER, PASSWORD).await?;
     let mut sent = Vec::new();
     for n in 0..MESSAGES {
-        for line in ["MAIL FROM:<alice@local.test>".into(), format!("RCPT TO:<u@d{n}.test>")] {
-            client.command(&line, 250).await?;
-        }
-        client.command("DATA", 354).await?;
-        let content = format!("From: <alice@local.test>\r\nSubject: {n}\r\n\r\nbody\r\n");
-        client.send(&dot_stuffed(content.as_bytes())).await?;
-        let reply = client.reply().await?;
+        let content = format!("From: <{SENDER}>\r\nSubject: {n}\r\n\r\nbody\r\n");
+        let recipient = format!("u@d{n}.test");
+        let reply = client.transaction(SENDER, &[&recipient], content.as_bytes()).await?;
         ensure!(reply.code == 250, "{}", reply.text);
         sent.push(reply.text.split_whitespace().last().context("no id")?.to_owned());
     }

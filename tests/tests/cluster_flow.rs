@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use mail_types::{BodyType, Envelope, Host, Mailbox, Origin, Recipient, ReversePath, TenantId};
-use queue::{Admission, Disposition, Head, HopKind, NewJob, NextHop, Queue, Settlement};
+use queue::{Disposition, HopKind, Queue};
 use queue_jetstream::{Config, JetQueue, Metrics};
+use tests::mail::{self, settlement};
 use tests::nats::Cluster;
 use tokio::task::JoinSet;
 
@@ -18,41 +18,11 @@ const WORKERS: usize = 8;
 /// Far less than `ackWaitSeconds`.
 const LIMIT: Duration = Duration::from_secs(90);
 
-async fn send(queue: &JetQueue, n: usize) -> Result<()> {
-    let arrival = runtime::clock::now();
-    let envelope = Envelope {
-        reverse_path: ReversePath::parse("sender@example.org")?,
-        envid: None,
-        ret: None,
-        body: BodyType::EightBitMime,
-        smtputf8: false,
-        arrival,
-        expires: arrival + Duration::from_secs(3600),
-        tenant: TenantId::new("t"),
-        identity: None,
-        origin: Origin::Internal,
-        trace_parent: None,
-    };
-    let domain = format!("d{}.example", n % 20);
-    let recipient = Recipient::new(Mailbox::parse(&format!("u@{domain}"))?);
-    let next_hop = NextHop::smtp(&Host::parse(&domain)?);
-    let head = Head { prefix: Default::default(), header: "Subject: x\r\n\r\n".into() };
-    let mut draft = queue.begin(envelope, Admission::Outside).await?;
-    draft.write(vec![b'x'; 10_000].into()).await?;
-    Ok(draft.commit(head, vec![NewJob { next_hop, recipients: vec![recipient] }]).await?)
-}
-
 async fn work(queue: &JetQueue, done: &AtomicUsize) -> Result<()> {
-    let settlement = Settlement {
-        attempt: None,
-        progress: Vec::new(),
-        disposition: Disposition::Done,
-        follow_ups: Vec::new(),
-        delay_reported: false,
-    };
+    let done_with = settlement(Disposition::Done);
     loop {
         for mut lease in queue.lease(HopKind::Smtp, 16, 64).await? {
-            lease.settle(&settlement).await?;
+            lease.settle(&done_with).await?;
             done.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -86,7 +56,8 @@ async fn what_is_pulled_is_worked_on() -> Result<()> {
                 if n >= MESSAGES {
                     return Ok::<(), anyhow::Error>(());
                 }
-                send(&queue, n).await?;
+                let domain = format!("d{}.example", n % 20);
+                mail::send(&*queue, &domain, vec![b'x'; 10_000].into()).await?;
             }
         });
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tests::client::{Client, dot_stuffed};
+use tests::client::Client;
+use tests::load::SENDER;
 use tests::mesh::{Mesh, Size};
 use tests::process::PASSWORD;
 use tests::sink::Sink;
@@ -13,17 +14,12 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// The reply to the final dot, or to what was refused before.
 async fn send(client: &mut Client, recipient: &str, body: &str) -> Result<String> {
-    for line in ["MAIL FROM:<alice@local.test>".into(), format!("RCPT TO:<{recipient}>")] {
-        client.command(&line, 250).await?;
+    let content = format!("From: <{SENDER}>\r\nSubject: x\r\n\r\n{body}\r\n");
+    let reply = client.transaction(SENDER, &[recipient], content.as_bytes()).await?;
+    if reply.code != 250 {
+        // Refused at DATA, the transaction is still open.
+        client.command("RSET", 250).await?;
     }
-    client.send(b"DATA\r\n").await?;
-    let reply = client.reply().await?;
-    if reply.code == 354 {
-        let content = format!("From: <alice@local.test>\r\nSubject: x\r\n\r\n{body}\r\n");
-        client.send(&dot_stuffed(content.as_bytes())).await?;
-        return Ok(client.reply().await?.text);
-    }
-    client.command("RSET", 250).await?;
     Ok(reply.text)
 }
 
@@ -44,7 +40,7 @@ async fn a_full_store_drains_and_tells_every_sender() -> Result<()> {
     let code = mesh.workers[0].stop(Duration::from_secs(30)).await?;
     ensure!(code == Some(0), "exit code {code:?}");
     let address = mesh.ingresses[0].address("submission");
-    let mut client = Client::submission(address, "alice@local.test", PASSWORD).await?;
+    let mut client = Client::submission(address, SENDER, PASSWORD).await?;
     let body = "a line of text that fills the store\r\n".repeat(1000);
     let mut accepted = 0;
     let refused = loop {

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use futures::TryStreamExt;
-use mail_types::{BodyType, Envelope, Host, Mailbox, Origin, Recipient, ReversePath, TenantId};
-use queue::{
-    Admission, Disposition, Draft, Head, HopKind, Lease, NewJob, NextHop, Queue, Settlement, Wait,
-};
+use queue::{Disposition, HopKind, Lease, Queue, Wait};
 use queue_jetstream::{Config, JetQueue, Metrics};
+use tests::mail::{self, settlement};
 use tests::nats::Server;
 use tests::wait;
 
@@ -17,47 +16,13 @@ const LARGE: usize = 1 << 20;
 const REFERRED_TO: u64 = 4 + 4 + 2;
 const LIMIT: Duration = Duration::from_secs(30);
 
-async fn draft(queue: &JetQueue) -> Result<Box<dyn Draft>> {
-    let arrival = runtime::clock::now();
-    let envelope = Envelope {
-        reverse_path: ReversePath::parse("sender@example.org")?,
-        envid: None,
-        ret: None,
-        body: BodyType::EightBitMime,
-        smtputf8: false,
-        arrival,
-        expires: arrival + Duration::from_secs(3600),
-        tenant: TenantId::new("t"),
-        identity: None,
-        origin: Origin::Internal,
-        trace_parent: None,
-    };
-    let mut draft = queue.begin(envelope, Admission::Outside).await?;
-    draft.write(vec![b'x'; LARGE].into()).await?;
-    Ok(draft)
-}
-
-async fn send(queue: &JetQueue, domain: &str) -> Result<()> {
-    let address = Mailbox::parse(&format!("u@{domain}"))?;
-    let next_hop = NextHop::smtp(&Host::parse(domain)?);
-    let jobs = vec![NewJob { next_hop, recipients: vec![Recipient::new(address)] }];
-    let head = Head { prefix: Default::default(), header: "Subject: x\r\n\r\n".into() };
-    Ok(draft(queue).await?.commit(head, jobs).await?)
+fn body() -> Bytes {
+    vec![b'x'; LARGE].into()
 }
 
 async fn lease(queue: &JetQueue) -> Result<Box<dyn Lease>> {
     let leases = tokio::time::timeout(LIMIT, queue.lease(HopKind::Smtp, 1, 1)).await??;
     leases.into_iter().next().context("a lease")
-}
-
-fn settlement(disposition: Disposition) -> Settlement {
-    Settlement {
-        attempt: None,
-        progress: Vec::new(),
-        disposition,
-        follow_ups: Vec::new(),
-        delay_reported: false,
-    }
 }
 
 async fn size(lease: &dyn Lease) -> Result<usize> {
@@ -88,14 +53,14 @@ async fn only_what_nothing_refers_to() -> Result<()> {
     let kinds = vec![HopKind::Smtp];
     let queue = JetQueue::open(config, kinds, Metrics::default(), runtime::clock::now).await?;
     // One goes on, one waits in its intake, one was never committed.
-    send(&queue, "deferred.example").await?;
+    mail::send(&queue, "deferred.example", body()).await?;
     let mut deferred = lease(&queue).await?;
     let until = runtime::clock::now() + Duration::from_secs(1);
     let wake_by = until + Duration::from_secs(600);
     let defer = Disposition::Defer { until, wake_by, waiting_for: Wait::Time };
     deferred.settle(&settlement(defer)).await?;
-    send(&queue, "waiting.example").await?;
-    drop(draft(&queue).await?);
+    mail::send(&queue, "waiting.example", body()).await?;
+    drop(mail::draft(&queue, body()).await?);
     let before = wait::until("the chunks of the draft", LIMIT, async || {
         stored(&server).await.ok().filter(|stored| *stored > REFERRED_TO)
     })
@@ -106,7 +71,7 @@ async fn only_what_nothing_refers_to() -> Result<()> {
     ensure!(after == REFERRED_TO && before - collected == after, "{collected} of {before} went");
     for _ in 0..2 {
         let mut lease = lease(&queue).await?;
-        ensure!(size(&*lease).await? == LARGE + 14, "content is whole");
+        ensure!(size(&*lease).await? == LARGE + mail::HEADER.len(), "content is whole");
         lease.settle(&settlement(Disposition::Done)).await?;
     }
     // What has ended leaves nothing.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use mail_types::{BodyType, Envelope, Host, Mailbox, Origin, Recipient, ReversePath, TenantId};
-use queue::{Admission, Disposition, Head, HopKind, NewJob, NextHop, Queue, Settlement};
+use bytes::Bytes;
+use queue::{Disposition, HopKind, Queue};
 use queue_jetstream::{Config, JetQueue, Metrics};
+use tests::mail::{self, settlement};
 use tests::nats::Server;
 use tests::wait;
 
@@ -66,27 +67,6 @@ async fn partitions_follow_their_owners() -> Result<()> {
     Ok(())
 }
 
-async fn send(queue: &JetQueue, domain: &str) -> Result<()> {
-    let arrival = runtime::clock::now();
-    let envelope = Envelope {
-        reverse_path: ReversePath::parse("sender@example.org")?,
-        envid: None,
-        ret: None,
-        body: BodyType::EightBitMime,
-        smtputf8: false,
-        arrival,
-        expires: arrival + Duration::from_secs(3600),
-        tenant: TenantId::new("t"),
-        identity: None,
-        origin: Origin::Internal,
-        trace_parent: None,
-    };
-    let recipients = vec![Recipient::new(Mailbox::parse(&format!("u@{domain}"))?)];
-    let next_hop = NextHop::smtp(&Host::parse(domain)?);
-    let mut draft = queue.begin(envelope, Admission::Outside).await?;
-    Ok(draft.commit(Head::default(), vec![NewJob { next_hop, recipients }]).await?)
-}
-
 /// Who gives a partition to a newcomer finishes what is in flight first: until then it is its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_leased_is_finished_before_a_partition_goes() -> Result<()> {
@@ -95,7 +75,7 @@ async fn what_is_leased_is_finished_before_a_partition_goes() -> Result<()> {
     let first = member(&server).await?;
     balanced(&[&first], Duration::from_secs(20)).await?;
     for n in 0..JOBS {
-        send(&first, &format!("d{n}.example")).await?;
+        mail::send(&*first, &format!("d{n}.example"), Bytes::new()).await?;
     }
     let mut leases = Vec::new();
     while leases.len() < JOBS {
@@ -112,13 +92,7 @@ async fn what_is_leased_is_finished_before_a_partition_goes() -> Result<()> {
         }
     }
     ensure!(second.partitions().is_empty(), "all partitions have something in flight");
-    let done = Settlement {
-        attempt: None,
-        progress: Vec::new(),
-        disposition: Disposition::Done,
-        follow_ups: Vec::new(),
-        delay_reported: false,
-    };
+    let done = settlement(Disposition::Done);
     for mut lease in leases {
         lease.settle(&done).await?;
     }

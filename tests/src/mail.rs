@@ -1,0 +1,56 @@
+//! Mail and settlements for tests that use a queue without SMTP.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use mail_types::{BodyType, Envelope, Host, Mailbox, Origin, Recipient, ReversePath, TenantId};
+use queue::{Admission, Disposition, Draft, Head, NewJob, NextHop, Queue, Settlement};
+
+/// The header of each message that [`send`] makes.
+pub const HEADER: &str = "Subject: x\r\n\r\n";
+
+/// From `sender@example.org`, of the tenant `t`, good for an hour.
+pub fn envelope() -> Result<Envelope> {
+    let arrival = runtime::clock::now();
+    Ok(Envelope {
+        reverse_path: ReversePath::parse("sender@example.org")?,
+        envid: None,
+        ret: None,
+        body: BodyType::EightBitMime,
+        smtputf8: false,
+        arrival,
+        expires: arrival + Duration::from_secs(3600),
+        tenant: TenantId::new("t"),
+        identity: None,
+        origin: Origin::Internal,
+        trace_parent: None,
+    })
+}
+
+/// A message with its body, not yet committed.
+pub async fn draft(queue: &dyn Queue, body: Bytes) -> Result<Box<dyn Draft>> {
+    let mut draft = queue.begin(envelope()?, Admission::Outside).await?;
+    draft.write(body).await?;
+    Ok(draft)
+}
+
+/// Queues a message for `u@DOMAIN`.
+pub async fn send(queue: &dyn Queue, domain: &str, body: Bytes) -> Result<()> {
+    let recipients = vec![Recipient::new(Mailbox::parse(&format!("u@{domain}"))?)];
+    let next_hop = NextHop::smtp(&Host::parse(domain)?);
+    let head = Head { prefix: Bytes::new(), header: HEADER.into() };
+    let mut draft = draft(queue, body).await?;
+    Ok(draft.commit(head, vec![NewJob { next_hop, recipients }]).await?)
+}
+
+/// One that says nothing of recipients.
+pub fn settlement(disposition: Disposition) -> Settlement {
+    Settlement {
+        attempt: None,
+        progress: Vec::new(),
+        disposition,
+        follow_ups: Vec::new(),
+        delay_reported: false,
+    }
+}
