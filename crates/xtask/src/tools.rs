@@ -7,6 +7,7 @@
 //!   python/bin/python3                            with flufl.bounce
 //!   cargo-deny/bin/cargo-deny
 //!   nats-server/bin/nats-server  nats-cli/bin/nats
+//!   faketime/usr/lib/TRIPLET/faketime/libfaketimeMT.so.1
 //! ```
 
 mod debian;
@@ -29,10 +30,18 @@ pub(crate) enum Tool {
     Bounce,
     Nats,
     NatsCli,
+    Faketime,
 }
 
-pub(crate) const ALL: [Tool; 6] =
-    [Tool::Deny, Tool::Postfix, Tool::Swaks, Tool::Bounce, Tool::Nats, Tool::NatsCli];
+pub(crate) const ALL: [Tool; 7] = [
+    Tool::Deny,
+    Tool::Postfix,
+    Tool::Swaks,
+    Tool::Bounce,
+    Tool::Nats,
+    Tool::NatsCli,
+    Tool::Faketime,
+];
 
 /// Where the tools are.
 pub(crate) struct Brought {
@@ -51,6 +60,7 @@ pub(crate) fn bring(tool: Tool) -> Result<Brought> {
         Tool::Bounce => python::bring(&dir)?,
         Tool::Nats => nats::bring_server(&dir)?,
         Tool::NatsCli => nats::bring_cli(&dir)?,
+        Tool::Faketime => debian::bring_faketime(&dir)?,
     };
     Ok(Brought { dir, now })
 }

@@ -36,7 +36,7 @@ pub(super) const PARTS: [Part; 15] = [
     part("crash", "kill -9 under load loses nothing", &[], crash),
     part("fault", "full disks and failing syncs lose nothing", &[], fault),
     part("powercut", "a power cut under load loses nothing", POWERCUT_NEEDS, powercut),
-    part("cluster", "the queue on JetStream, and every role a process", &[], cluster),
+    part("cluster", "the queue on JetStream, and every role a process", POWERCUT_NEEDS, cluster),
     part("readme", "the README's first commands, in a clean checkout", README_NEEDS, readme),
     Part {
         only_long: true,
@@ -154,7 +154,9 @@ fn powercut(context: &Context) -> Result<Counts> {
 }
 
 fn cluster(context: &Context) -> Result<Counts> {
-    context.tool(Tool::Nats)?;
+    for tool in [Tool::Nats, Tool::Faketime] {
+        context.tool(tool)?;
+    }
     of_files(&context.environment()?, "cluster", SHOWN)
 }
 

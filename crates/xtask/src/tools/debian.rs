@@ -1,4 +1,5 @@
-//! Postfix and swaks, unpacked from Debian's packages beside the libraries that this machine lacks.
+//! Postfix, swaks and libfaketime, unpacked from Debian's packages beside the libraries that this
+//! machine lacks.
 //!
 //! `apt-get --simulate` says which packages are missing here, `apt-get download` brings them and
 //! `dpkg -x` unpacks them: none of it needs root or changes the machine.
@@ -16,6 +17,7 @@ use crate::{cache, command, machine};
 /// the upstream version is pinned.
 const POSTFIX: Pin = Pin { package: "postfix", upstream: "3.7." };
 const SWAKS: Pin = Pin { package: "swaks", upstream: "20201014." };
+const FAKETIME: Pin = Pin { package: "libfaketime", upstream: "0.9.10" };
 
 /// Of swaks: it only recommends what it needs for STARTTLS and AUTH.
 const SWAKS_MODULES: [&str; 3] =
@@ -59,6 +61,13 @@ pub(super) fn bring_swaks(dir: &Path) -> Result<bool> {
             quote(&root.join("usr/bin/swaks"))?
         );
         write_program(dir, "swaks", &script)
+    })
+}
+
+/// A library to be loaded before others: it steps the clock of a process.
+pub(super) fn bring_faketime(dir: &Path) -> Result<bool> {
+    cache::ensure(&dir.join("faketime"), &FAKETIME.stamp(), |root| {
+        unpack(dir, root, &FAKETIME, &[])
     })
 }
 
