@@ -7,6 +7,7 @@
 mod cluster;
 mod monitor;
 mod server;
+pub mod wires;
 
 use std::fs;
 use std::net::TcpListener;

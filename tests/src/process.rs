@@ -11,17 +11,18 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
-/// The binary under test: `$POSTRIDER_BIN`, or the one beside this test's own executable.
+/// The binary under test: `$POSTRIDER_BIN`, or the one that cargo built beside this program, or
+/// beside the directory of this test.
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("POSTRIDER_BIN") {
         return Ok(path.into());
     }
-    let test = std::env::current_exe()?;
-    let path = test.ancestors().nth(2).context("test has no target directory")?.join("postrider");
-    if !path.exists() {
-        bail!("{} is missing: run `cargo build --release`", path.display());
-    }
-    Ok(path)
+    let own = std::env::current_exe()?;
+    let mut places = own.ancestors().skip(1).take(2).map(|dir| dir.join("postrider"));
+    let found = places.find(|path| path.is_file());
+    found.with_context(|| {
+        format!("there is no postrider beside {}: run `cargo build --release`", own.display())
+    })
 }
 
 /// A directory with a configuration, and the process that serves it.

@@ -73,6 +73,24 @@ struct Kept {
 /// What the sink answers to a recipient.
 pub type Verdict = Arc<dyn Fn(&str) -> Option<&'static str> + Send + Sync>;
 
+/// What the sink does with a message before it says `250`: gives back what it is to remember.
+pub type Keep = Arc<dyn Fn(Received) -> Option<Received> + Send + Sync>;
+
+/// How a sink behaves.
+#[derive(Clone)]
+pub struct Manners {
+    pub verdict: Verdict,
+    pub whims: Whims,
+    pub keep: Keep,
+}
+
+impl Default for Manners {
+    /// Takes and remembers everything.
+    fn default() -> Self {
+        Self { verdict: Arc::new(|_| None), whims: Arc::new(|_| None), keep: Arc::new(Some) }
+    }
+}
+
 /// A running sink; dropped, it stops.
 pub struct Sink {
     address: SocketAddr,
@@ -97,6 +115,10 @@ impl Sink {
 
     /// Also does what `whims` says, whoever the recipient is.
     pub async fn with_whims(address: SocketAddr, verdict: Verdict, whims: Whims) -> Result<Self> {
+        Self::with_manners(address, Manners { verdict, whims, ..Manners::default() }).await
+    }
+
+    pub async fn with_manners(address: SocketAddr, manners: Manners) -> Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let kept = Arc::new(Kept::default());
@@ -105,8 +127,7 @@ impl Sink {
         accepting.spawn(async move {
             let mut sessions = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let behaviour = (Arc::clone(&verdict), Arc::clone(&whims));
-                sessions.spawn(session(stream, Arc::clone(&shared), behaviour));
+                sessions.spawn(session(stream, Arc::clone(&shared), manners.clone()));
             }
         });
         Ok(Self { address, kept, _accepting: accepting })
@@ -154,10 +175,10 @@ impl Drop for Open<'_> {
     }
 }
 
-async fn session(stream: TcpStream, kept: Arc<Kept>, (verdict, whims): (Verdict, Whims)) {
+async fn session(stream: TcpStream, kept: Arc<Kept>, manners: Manners) {
     let open = Open(&kept.in_flight, AtomicBool::new(false));
     let session =
-        Session { stream: BufReader::new(stream), kept: &kept, open, verdict, whims, mail: None };
+        Session { stream: BufReader::new(stream), kept: &kept, open, manners, mail: None };
     // A client that goes away in the middle is a case of the tests, not a failure of the sink.
     let _ = session.converse().await;
 }
@@ -167,8 +188,7 @@ struct Session<'a> {
     stream: BufReader<TcpStream>,
     kept: &'a Kept,
     open: Open<'a>,
-    verdict: Verdict,
-    whims: Whims,
+    manners: Manners,
     mail: Option<Mail>,
 }
 
@@ -188,7 +208,7 @@ enum Next {
 impl Session<'_> {
     async fn converse(mut self) -> Result<()> {
         self.stream.get_ref().set_nodelay(true)?;
-        match (self.whims)(Moment::Greeting) {
+        match (self.manners.whims)(Moment::Greeting) {
             None => {}
             Some(Whim::Wait(time)) => tokio::time::sleep(time).await,
             Some(Whim::Disconnect) => return Ok(()),
@@ -221,7 +241,7 @@ impl Session<'_> {
             "DATA" => Some(Moment::Data),
             _ => None,
         };
-        match moment.and_then(|moment| (self.whims)(moment)) {
+        match moment.and_then(|moment| (self.manners.whims)(moment)) {
             Some(Whim::Disconnect) => return Ok(Next::Close),
             Some(Whim::Say(reply)) => return Ok(Next::Reply(reply)),
             Some(Whim::Wait(time)) => tokio::time::sleep(time).await,
@@ -253,7 +273,7 @@ impl Session<'_> {
 
     fn recipient(&mut self, path: String) -> &'static str {
         let Some(mail) = &mut self.mail else { return "503 5.5.1 no MAIL" };
-        match (self.verdict)(&path) {
+        match (self.manners.verdict)(&path) {
             None => {
                 mail.recipients.push(path);
                 self.open.set(true);
@@ -268,12 +288,12 @@ impl Session<'_> {
             return Ok(Next::Reply("554 5.5.1 no recipients"));
         };
         self.say("354 go").await?;
-        if (self.whims)(Moment::Content) == Some(Whim::Disconnect) {
+        if (self.manners.whims)(Moment::Content) == Some(Whim::Disconnect) {
             self.stream.read_line(&mut String::new()).await?;
             return Ok(Next::Close);
         }
         let content = read_content(&mut self.stream).await?;
-        match (self.whims)(Moment::FinalDot) {
+        match (self.manners.whims)(Moment::FinalDot) {
             Some(Whim::Disconnect) => return Ok(Next::Close),
             Some(Whim::Say(reply)) => {
                 self.open.set(false);
@@ -286,13 +306,15 @@ impl Session<'_> {
     }
 
     async fn keep(&mut self, mail: Mail, content: Vec<u8>) -> Result<Next> {
-        let leaves = |moment| (self.whims)(moment) == Some(Whim::Disconnect);
+        let leaves = |moment| (self.manners.whims)(moment) == Some(Whim::Disconnect);
         let (unanswered, answered) = (leaves(Moment::Kept), leaves(Moment::Answered));
         let end = if unanswered || answered { End::Cut } else { End::Answered };
         let Mail { began, reverse_path, recipients } = mail;
         let at = Instant::now();
         let received = Received { began, at, reverse_path, recipients, content, end };
-        self.kept.received.lock().expect("no session panics holding it").push(received);
+        if let Some(received) = (self.manners.keep)(received) {
+            self.kept.received.lock().expect("no session panics holding it").push(received);
+        }
         self.open.set(false);
         if answered && !unanswered {
             self.say("250 2.0.0 kept").await?;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::wires::{Home, Wires};
 use super::{START_MAX, Server, Settings, free_ports};
 use crate::wait;
 
@@ -33,11 +34,29 @@ impl Cluster {
         let ports = free_ports(size)?;
         let mut servers = Vec::with_capacity(size);
         for (index, port) in ports.iter().enumerate() {
-            let name = format!("n{index}");
-            let alone = String::new();
-            let routes = if size == 1 { alone } else { routes(*port, &ports) };
-            servers.push(Server::new(&name, &dir.join(&name), settings, &routes)?);
+            let home = Home::below(dir, index);
+            let others: Vec<u16> = ports.iter().copied().filter(|other| other != port).collect();
+            let routes = if size == 1 { String::new() } else { routes(*port, &others, "") };
+            servers.push(home.server(index, settings, &routes)?);
         }
+        Self::launch(servers).await
+    }
+
+    /// Starts servers that reach each other by wires which can be cut.
+    pub async fn start_wired(homes: &[Home], settings: &Settings) -> Result<(Self, Wires)> {
+        let ports = free_ports(homes.len())?;
+        let wires = Wires::between(&ports).await?;
+        let mut servers = Vec::with_capacity(homes.len());
+        for (index, home) in homes.iter().enumerate() {
+            // What they tell each other of addresses would lead around the wires.
+            let silent = "  advertise: \"127.0.0.1:1\"\n";
+            let routes = routes(ports[index], &wires.ports_of(index), silent);
+            servers.push(home.server(index, settings, &routes)?);
+        }
+        Ok((Self::launch(servers).await?, wires))
+    }
+
+    async fn launch(servers: Vec<Server>) -> Result<Self> {
         let mut cluster = Self { servers, _own_dir: None };
         for server in &mut cluster.servers {
             server.launch()?;
@@ -143,6 +162,24 @@ impl Cluster {
         })
     }
 
+    /// Waits until every server that is up has been healthy, and has seen all whom it leads as
+    /// current, if not all of them at the same moment: under load there may be none.
+    pub async fn until_caught_up(&self, limit: Duration) -> Result<()> {
+        let up: Vec<&Server> = self.servers.iter().filter(|server| server.is_up()).collect();
+        let names: Vec<&str> = up.iter().map(|server| server.name()).collect();
+        let mut behind = names.clone();
+        let waited = wait::until("the servers to catch up", limit, async || {
+            for server in &up {
+                if behind.contains(&server.name()) && is_caught_up(server, &names).await {
+                    behind.retain(|name| *name != server.name());
+                }
+            }
+            behind.is_empty().then_some(())
+        });
+        let waited = waited.await;
+        waited.with_context(|| format!("{behind:?} are behind"))
+    }
+
     async fn is_current(&self) -> bool {
         if let [alone] = &self.servers[..] {
             return alone.monitor().is_healthy().await;
@@ -151,9 +188,9 @@ impl Cluster {
         let names: Vec<&str> = up.iter().map(|server| server.name()).collect();
         let mut meta_leaders = HashSet::new();
         for server in up {
-            let monitor = server.monitor();
-            let Ok(page) = monitor.json("/jsz?accounts=1&streams=1").await else { return false };
-            if !monitor.is_healthy().await || !leads_current(&page, server.name(), &names) {
+            let Ok(page) = server.monitor().json(GROUPS).await else { return false };
+            if !server.monitor().is_healthy().await || !leads_current(&page, server.name(), &names)
+            {
                 return false;
             }
             meta_leaders.insert(page["meta_cluster"]["leader"].as_str().map(str::to_owned));
@@ -163,12 +200,22 @@ impl Cluster {
     }
 }
 
-/// The block of the server at `port`.
-fn routes(port: u16, ports: &[u16]) -> String {
-    let others = ports.iter().filter(|other| **other != port);
-    let others: Vec<String> = others.map(|other| format!("\"nats://127.0.0.1:{other}\"")).collect();
+/// The page that tells of streams and their replicas.
+const GROUPS: &str = "/jsz?accounts=1&streams=1";
+
+async fn is_caught_up(server: &Server, up: &[&str]) -> bool {
+    let Ok(page) = server.monitor().json(GROUPS).await else { return false };
+    leads_current(&page, server.name(), up) && server.monitor().is_healthy().await
+}
+
+/// The block of the server at `port`, which finds others at these ports. Clients know all servers
+/// and are told of none.
+fn routes(port: u16, others: &[u16], more: &str) -> String {
+    let others: Vec<String> =
+        others.iter().map(|other| format!("\"nats://127.0.0.1:{other}\"")).collect();
     format!(
-        "cluster {{\n  name: test\n  listen: \"127.0.0.1:{port}\"\n  routes: [{}]\n}}\n",
+        "cluster {{\n  name: test\n  listen: \"127.0.0.1:{port}\"\n  no_advertise: true\n  \
+         routes: [{}]\n{more}}}\n",
         others.join(", ")
     )
 }

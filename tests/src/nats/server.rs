@@ -15,6 +15,7 @@ use crate::{tools, wait};
 pub struct Server {
     name: String,
     dir: PathBuf,
+    store: PathBuf,
     client_port: u16,
     monitor: Monitor,
     running: Option<Child>,
@@ -34,19 +35,26 @@ impl Server {
 
     /// Starts one that is alone, in `dir`, and waits until it is ready.
     pub async fn start_in(dir: &Path, settings: &Settings) -> Result<Self> {
-        let mut server = Self::new("n0", dir, settings, "")?;
+        let mut server = Self::new("n0", dir, &dir.join("store"), settings, "")?;
         server.launch()?;
         server.until_ready(START_MAX).await?;
         Ok(server)
     }
 
     /// Writes its configuration, with `routes` as the block of its cluster.
-    pub(super) fn new(name: &str, dir: &Path, settings: &Settings, routes: &str) -> Result<Self> {
+    pub(super) fn new(
+        name: &str,
+        dir: &Path,
+        store: &Path,
+        settings: &Settings,
+        routes: &str,
+    ) -> Result<Self> {
         let ports = free_ports(2)?;
         let (client_port, monitor_port) = (ports[0], ports[1]);
         let server = Self {
             name: name.to_owned(),
             dir: dir.to_owned(),
+            store: store.to_owned(),
             client_port,
             monitor: Monitor::new(monitor_port),
             running: None,
@@ -90,8 +98,8 @@ impl Server {
         self.monitor.url()
     }
 
-    pub fn store_dir(&self) -> PathBuf {
-        self.dir.join("store")
+    pub fn store_dir(&self) -> &Path {
+        &self.store
     }
 
     pub fn pid(&self) -> Option<u32> {
