@@ -9,9 +9,10 @@ use queue::{Content, ContentError, JobId, QueueError};
 use crate::body;
 use crate::frame::Section;
 use crate::index::Place;
-use crate::names::Partition;
+use crate::names::{Partition, job_subject};
 use crate::record::{Arrival, JobRecord, Manifest};
 use crate::shared::Shared;
+use crate::step;
 
 /// Why a job cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -84,11 +85,34 @@ pub(crate) async fn read_job(shared: &Shared, job: JobId) -> Result<Option<ReadJ
         if let Some(read) = read_record(shared, partition, sequence).await? {
             return Ok(Some(read));
         }
-        // It has moved on while it was looked for; else it is gone.
-        if seen.replace(sequence) == Some(sequence) {
-            return Err(ReadError::Damaged("its record is missing".into()));
+        // It may have moved on while it was looked for.
+        if seen.replace(sequence) == Some(sequence) && !has_news(shared, job, place).await? {
+            return Ok(None);
         }
     }
+}
+
+/// Looks for what took the place of a record without our having heard of it, and says whether
+/// there is another. A job whose mark is there has ended.
+async fn has_news(shared: &Shared, job: JobId, place: Place) -> Result<bool, ReadError> {
+    let Some(view) = shared.index().schedule.get(job) else { return Ok(false) };
+    let Place::Record(partition, _) = place else { return Ok(true) };
+    let subject = job_subject(partition, &view.tenant, &view.next_hop, job);
+    let last = shared.broker.last(&partition.jobs_stream(), &subject).await;
+    let Some(last) = last.map_err(ReadError::Unavailable)? else {
+        return Err(ReadError::Damaged("its record is missing".into()));
+    };
+    let mut index = shared.index();
+    let there = Place::Record(partition, last.sequence);
+    let is_mark = step::is_mark(&last.payload);
+    if index.schedule.payload(job) == Some(&place) {
+        if is_mark {
+            index.schedule.remove(job);
+        } else {
+            index.schedule.set_payload(job, there);
+        }
+    }
+    Ok(!is_mark)
 }
 
 async fn read_record(

@@ -1,0 +1,87 @@
+//! A job that has ended without its owner's hearing of it is gone, not damaged.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use queue::{Disposition, Filter, HopKind, JobSummary, Lease, Queue, Wait};
+use queue_jetstream::{Config, JetQueue, Metrics};
+use tests::mail::{self, settlement};
+use tests::nats::Server;
+use tests::wait;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const JOBS: usize = 20;
+
+async fn open(server: &Server) -> Result<JetQueue> {
+    let config = Config {
+        urls: vec![server.url()],
+        monitor_urls: vec![server.monitor_url()],
+        replicas: 1,
+        intake_bytes: 1 << 30,
+        reserve_bytes: 256 << 20,
+        ..Config::default()
+    };
+    let kinds = vec![HopKind::Smtp];
+    Ok(JetQueue::open(config, kinds, Metrics::default(), runtime::clock::now).await?)
+}
+
+async fn lease(queue: &JetQueue) -> Result<Box<dyn Lease>> {
+    let leases = tokio::time::timeout(LIMIT, queue.lease(HopKind::Smtp, 1, 1)).await??;
+    leases.into_iter().next().context("a lease")
+}
+
+/// Ends every job as another process would, and keeps the owner from hearing of it: its consumers
+/// are gone, as with a server that died, and it notices when they have been silent for long.
+async fn end_behind_its_back(server: &Server) -> Result<()> {
+    let client = async_nats::connect(server.url()).await?;
+    let context = async_nats::jetstream::new(client);
+    let names: Vec<String> = context.stream_names().try_collect().await?;
+    for name in names.iter().filter(|name| name.starts_with("jobs-")) {
+        let stream = context.get_stream(name).await?;
+        let consumers: Vec<String> = stream.consumer_names().try_collect().await?;
+        for consumer in consumers {
+            stream.delete_consumer(&consumer).await?;
+        }
+        let mut subjects = stream.info_with_subjects(">").await?;
+        while let Some((subject, _)) = subjects.try_next().await? {
+            let last = stream.get_last_raw_message_by_subject(&subject).await?;
+            let mut headers = HeaderMap::new();
+            let expected = last.sequence.to_string();
+            headers.insert("Nats-Expected-Last-Subject-Sequence", expected.as_str());
+            context.publish_with_headers(subject, headers, Bytes::new()).await?.await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_has_ended_is_not_quarantined() -> Result<()> {
+    let server = Server::start().await?;
+    let queue = open(&server).await?;
+    let until = runtime::clock::now() + Duration::from_secs(4);
+    let wake_by = until + Duration::from_secs(600);
+    let defer = settlement(Disposition::Defer { until, wake_by, waiting_for: Wait::Time });
+    for n in 0..JOBS {
+        mail::send(&queue, &format!("d{n}.example"), Bytes::from_static(b"body")).await?;
+        lease(&queue).await?.settle(&defer).await?;
+    }
+    end_behind_its_back(&server).await?;
+    // One more, to have something to lease when the others turn out to be gone.
+    wait::until("their time", LIMIT, async || (runtime::clock::now() > until).then_some(()))
+        .await?;
+    mail::send(&queue, "last.example", Bytes::from_static(b"body")).await?;
+    let mut last = lease(&queue).await?;
+    ensure!(last.job().next_hop.key() == "last.example", "an ended job is leased");
+    last.settle(&settlement(Disposition::Done)).await?;
+    wait::until("an empty queue", LIMIT, async || {
+        let jobs: Vec<JobSummary> = queue.list(Filter::default()).try_collect().await.ok()?;
+        jobs.is_empty().then_some(())
+    })
+    .await?;
+    ensure!(queue.stats().await?.quarantined == 0, "what has ended is quarantined");
+    queue.close().await;
+    Ok(())
+}
