@@ -17,6 +17,7 @@
 //! Failure behaviour: each error of [`contract`] says what was kept and whether the caller may go
 //! on. Nothing that was committed is forgotten by an error, a crash or a full store.
 
+pub mod census;
 pub mod conformance;
 pub mod contract;
 mod filter;

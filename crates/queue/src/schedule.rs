@@ -14,6 +14,7 @@
 //! A hop is *closed* from [`Schedule::hop_down`] to [`Schedule::hop_up`]. Jobs that come due
 //! behind a closed gate wait in place, at no cost, and count as deferred.
 
+mod census;
 mod entry;
 mod gates;
 mod hop;
@@ -182,7 +183,7 @@ impl<T: Clone> Schedule<T> {
         });
         self.by_id.insert(key, slot);
         self.counts.jobs += 1;
-        self.counts.held += 1;
+        self.count_unlisted(slot, 1);
         self.place(slot, new.placement, now);
         true
     }

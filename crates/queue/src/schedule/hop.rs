@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::census::Unlisted;
 use super::lanes::Lanes;
 use super::slab::Slab;
 use crate::model::{HopKind, NextHop};
@@ -23,6 +24,9 @@ pub(super) struct Hop {
     pub(super) express: Lanes,
     /// (next attempt in ms, slot) of the jobs that are due at once when the hop recovers.
     pub(super) waiting: BTreeSet<(i64, u32)>,
+    /// (arrival in ms, slot) of the jobs that are leased.
+    pub(super) active: BTreeSet<(i64, u32)>,
+    pub(super) unlisted: Unlisted,
     /// Between express and due jobs, when both may be leased.
     pub(super) express_had_turn: Turn,
 }
@@ -62,6 +66,8 @@ impl Hop {
             due: Lanes::default(),
             express: Lanes::default(),
             waiting: BTreeSet::new(),
+            active: BTreeSet::new(),
+            unlisted: Unlisted::default(),
             express_had_turn: Turn::Due,
         }
     }

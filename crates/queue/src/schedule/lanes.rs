@@ -68,6 +68,14 @@ impl Lanes {
         }
     }
 
+    /// Each tenant with its jobs, and the arrival of the oldest message of them in ms.
+    pub(super) fn each(&self) -> impl Iterator<Item = (u32, u64, Option<i64>)> {
+        self.lanes.iter().map(|(&tenant, lane)| {
+            let oldest = lane.jobs.first().map(|&(arrival, _)| arrival);
+            (tenant, lane.jobs.len() as u64, oldest)
+        })
+    }
+
     /// Arrival of the oldest message in any lane, in ms.
     pub(super) fn oldest(&self) -> Option<i64> {
         self.lanes.values().filter_map(|lane| lane.jobs.first()).map(|&(arrival, _)| arrival).min()

@@ -166,10 +166,9 @@ impl<T: Clone> Schedule<T> {
     /// Makes a leased job one that is held, in name only: the caller places or forgets it.
     pub(super) fn end_lease(&mut self, slot: u32) {
         self.unlist(slot);
-        let entry = &mut self.jobs[slot];
-        entry.state = State::Held;
-        self.counts.held += 1;
-        let index = entry.hop;
+        self.jobs[slot].state = State::Held;
+        self.count_unlisted(slot, 1);
+        let index = self.jobs[slot].hop;
         let hop = &mut self.hops[index];
         hop.leased -= 1;
         if hop.probe == Some(slot) {

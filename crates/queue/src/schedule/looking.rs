@@ -63,6 +63,17 @@ impl<T: Clone> Schedule<T> {
         }
     }
 
+    /// Whether a job is due and may be leased.
+    pub fn is_ready(&self, id: JobId) -> bool {
+        let Some(slot) = self.slot(id) else { return false };
+        let entry = &self.jobs[slot];
+        match entry.state {
+            State::Due => self.hops[entry.hop].gate == Gate::Open,
+            State::Express(_) => true,
+            State::Waiting | State::Active(_) | State::Held | State::Quarantined => false,
+        }
+    }
+
     pub fn has_message(&self, message: QueueId) -> bool {
         self.slots_of(message).next().is_some()
     }

@@ -91,10 +91,10 @@ impl<T: Clone> Schedule<T> {
             }
             State::Active(active) => {
                 self.counts.active += 1;
+                self.hops[hop].active.insert((arrival, slot));
                 self.set_timer(slot, active.deadline_ms);
             }
-            State::Held => self.counts.held += 1,
-            State::Quarantined => self.counts.quarantined += 1,
+            State::Held | State::Quarantined => self.count_unlisted(slot, 1),
         }
     }
 
@@ -115,9 +115,11 @@ impl<T: Clone> Schedule<T> {
                 hop.express.remove(entry.tenant, entry.arrival_ms(), slot);
                 self.counts.ready -= 1;
             }
-            State::Active(_) => self.counts.active -= 1,
-            State::Held => self.counts.held -= 1,
-            State::Quarantined => self.counts.quarantined -= 1,
+            State::Active(_) => {
+                hop.active.remove(&(entry.arrival_ms(), slot));
+                self.counts.active -= 1;
+            }
+            State::Held | State::Quarantined => self.count_unlisted(slot, -1),
         }
     }
 

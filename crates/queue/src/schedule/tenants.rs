@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mail_types::TenantId;
 
+use super::census::Unlisted;
 use super::slab::Slab;
 
 /// What a tenant has in the queue, or may have.
@@ -25,7 +26,8 @@ impl Usage {
 pub(super) struct Tenant {
     pub(super) name: Arc<TenantId>,
     pub(super) usage: Usage,
-    jobs: usize,
+    pub(super) jobs: usize,
+    pub(super) unlisted: Unlisted,
 }
 
 pub(super) struct Tenants {
@@ -44,7 +46,12 @@ impl Tenants {
             Some(&index) => index,
             None => {
                 let name = Arc::new(name.clone());
-                let tenant = Tenant { name: Arc::clone(&name), usage: Usage::default(), jobs: 0 };
+                let tenant = Tenant {
+                    name: Arc::clone(&name),
+                    usage: Usage::default(),
+                    jobs: 0,
+                    unlisted: Unlisted::default(),
+                };
                 let index = self.slab.insert(tenant);
                 self.by_name.insert(name, index);
                 index
@@ -65,6 +72,10 @@ impl Tenants {
 
     pub(super) fn usage(&self, name: &TenantId) -> Usage {
         self.by_name.get(name).map(|&index| self.slab[index].usage).unwrap_or_default()
+    }
+
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (u32, &Tenant)> {
+        self.by_name.values().map(|&index| (index, &self.slab[index]))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&TenantId, Usage)> {

@@ -2,13 +2,14 @@
 
 #![allow(clippy::wildcard_enum_match_arm)] // the model names the cases that matter
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use mail_types::{Host, QueueId};
 use proptest::prelude::*;
 
 use super::leasing::RUN;
 use super::*;
+use crate::census::Tally;
 use crate::model::HopKind;
 
 const LEASE: Duration = Duration::from_secs(100);
@@ -468,6 +469,31 @@ impl Pair {
         let listed: Vec<u32> =
             self.schedule.page(None, 1000).jobs.iter().map(|view| view.payload).collect();
         assert!(listed.iter().eq(self.model.jobs.keys()));
+        self.tallies_agree_with_views();
+    }
+
+    fn tallies_agree_with_views(&self) {
+        let (mut hops, mut tenants) = (HashMap::new(), HashMap::new());
+        for view in self.schedule.page(None, 1000).jobs {
+            let count = |phase| u64::from(view.phase == phase);
+            let is_work = matches!(view.phase, Phase::Ready | Phase::Active);
+            assert_eq!(self.schedule.is_ready(view.id), view.phase == Phase::Ready);
+            let tally = Tally {
+                jobs: 1,
+                ready: count(Phase::Ready),
+                active: count(Phase::Active),
+                held: count(Phase::Held),
+                quarantined: count(Phase::Quarantined),
+                oldest: is_work.then(|| view.id.message.arrival()),
+            };
+            hops.entry(view.next_hop).or_insert_with(Tally::default).add(&tally);
+            tenants.entry(view.tenant).or_insert_with(Tally::default).add(&tally);
+        }
+        let tallied = self.schedule.hop_tallies().map(|(hop, tally)| (hop.clone(), tally));
+        assert_eq!(tallied.collect::<HashMap<_, _>>(), hops);
+        let tallied = self.schedule.tenant_tallies();
+        let tallied = tallied.into_iter().map(|(tenant, tally)| (tenant.clone(), tally));
+        assert_eq!(tallied.collect::<HashMap<_, _>>(), tenants);
     }
 }
 
