@@ -1,6 +1,7 @@
 //! Content in the body streams: written once, in chunks, and read back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -20,6 +21,9 @@ use crate::record::{Arrival, Chunk, Chunks, Manifest, ManifestPlace};
 pub(crate) const CHUNK: usize = 256 << 10;
 /// Chunks on their way to the servers at once.
 const IN_FLIGHT: usize = 3;
+/// How often a chunk is looked for.
+const LOOKS: usize = 6;
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How often a chunk is sent.
 const TRIES: usize = 3;
 
@@ -240,16 +244,32 @@ fn until_error(
 }
 
 async fn read_chunk(broker: &Broker, stream: &str, chunk: Chunk) -> Result<Bytes, ContentError> {
-    let read = broker.read(stream, chunk.sequence).await.map_err(ContentError::Unavailable)?;
     let damaged = |what: &str| {
         let place = format!("message {} of {stream} {what}", chunk.sequence);
         ContentError::Damaged(place.into())
     };
-    let octets = read.ok_or_else(|| damaged("is missing"))?.payload;
+    let octets = find_chunk(broker, stream, chunk.sequence).await?;
+    let octets = octets.ok_or_else(|| damaged("is missing"))?;
     if octets.len() != chunk.octets as usize || crc32c::crc32c(&octets) != chunk.checksum {
         return Err(damaged("is not what was written"));
     }
     Ok(octets)
+}
+
+/// A leader that was just elected may not know yet what it will have applied in a moment.
+async fn find_chunk(
+    broker: &Broker,
+    stream: &str,
+    sequence: u64,
+) -> Result<Option<Bytes>, ContentError> {
+    for _ in 0..LOOKS {
+        let read = broker.read(stream, sequence).await.map_err(ContentError::Unavailable)?;
+        if let Some(message) = read {
+            return Ok(Some(message.payload));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(None)
 }
 
 /// Deletes chunks that nothing refers to. What cannot be deleted now is an orphan.

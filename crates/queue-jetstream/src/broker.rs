@@ -99,6 +99,8 @@ impl AnswerError {
             10002 | 10023 | 10047 | 10028 => PublishError::Full(text),
             // The store failed; with `discard: new` mostly because a limit is reached.
             10077 if self.description.contains("maximum") => PublishError::Full(text),
+            // The same message, sent before, is under way to the other servers.
+            10158 => PublishError::Unknown(text),
             _ => PublishError::Refused(text),
         }
     }
@@ -216,5 +218,22 @@ fn absent(error: RawMessageError) -> Result<Option<StreamMessage>, Cause> {
         RawMessageErrorKind::InvalidSubject
         | RawMessageErrorKind::JetStream(_)
         | RawMessageErrorKind::Other => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meaning(err_code: u64, description: &str) -> PublishError {
+        AnswerError { err_code, description: description.to_owned() }.meaning()
+    }
+
+    #[test]
+    fn a_message_that_is_under_way_may_be_kept() {
+        let in_process = meaning(10158, "duplicate message id is in process");
+        assert!(matches!(in_process, PublishError::Unknown(_)), "{in_process}");
+        let refused = meaning(10054, "message size exceeds maximum allowed");
+        assert!(matches!(refused, PublishError::Refused(_)), "{refused}");
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct JetDraft {
     octets: u64,
     /// What `commit` publishes, once its content is stored.
     arrival: Option<Arrival>,
+    /// What became of a commit nobody said.
+    is_unknown: bool,
     is_committed: bool,
 }
 
@@ -67,6 +69,7 @@ impl JetDraft {
             body,
             octets: 0,
             arrival: None,
+            is_unknown: false,
             is_committed: false,
         }
     }
@@ -132,9 +135,15 @@ impl Draft for JetDraft {
         if self.arrival.is_none() {
             self.prepare(head, jobs).await?;
         }
-        if let Some(arrival) = &self.arrival {
-            self.post(arrival).await?;
-            self.is_committed = true;
+        let Some(arrival) = &self.arrival else { return Ok(()) };
+        match self.post(arrival).await {
+            Ok(()) => self.is_committed = true,
+            // Refused now, it may have been kept before.
+            Err(error) if self.is_unknown => return Err(AcceptError::Unknown(error.into())),
+            Err(error) => {
+                self.is_unknown = matches!(error, PublishError::Unknown(_));
+                return Err(error.into());
+            }
         }
         Ok(())
     }

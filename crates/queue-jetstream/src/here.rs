@@ -110,10 +110,8 @@ async fn read_jobs(shared: &Arc<Shared>, views: Vec<View<Place>>) -> Result<Vec<
         match read {
             Ok(Some(read)) => jobs.push(read.state.job(read.source.message(), &view)),
             Ok(None) => {}
-            Err(ReadError::Damaged(error)) => {
-                tracing::error!(job = %view.id, %error, "cannot show a job");
-            }
-            Err(error) => return Err(error.into()),
+            Err(error @ ReadError::Unavailable(_)) => return Err(error.into()),
+            Err(error) => tracing::error!(job = %view.id, %error, "cannot show a job"),
         }
     }
     Ok(jobs)

@@ -56,6 +56,8 @@ pub(crate) struct Index {
     positions: HashMap<Partition, u64>,
     /// Messages that we committed and that have not come back to us as their partitions' owner.
     pub(crate) arriving: Arriving,
+    /// Jobs whose records the servers do not have, and since when.
+    pub(crate) absent: HashMap<JobId, Timestamp>,
     /// What other processes have.
     pub(crate) others: Others,
 }
@@ -69,6 +71,7 @@ impl Index {
             ended: HashMap::new(),
             positions: HashMap::new(),
             arriving: Arriving::default(),
+            absent: HashMap::new(),
             others: Others::default(),
         }
     }

@@ -1,9 +1,9 @@
 //! A job in a worker's hands.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use queue::contract::Cause;
 use queue::schedule::{LeaseLost, LeaseToken, Leased, Placement, View};
 use queue::stored::{StoredMessage, StoredState};
 use queue::{
@@ -22,7 +22,9 @@ use crate::step::{self, Stepped};
 use crate::streams::BODY_STREAMS;
 
 /// How long a job waits whose records cannot be read now.
-const UNREADABLE: std::time::Duration = std::time::Duration::from_secs(60);
+const UNREADABLE: Duration = Duration::from_secs(10);
+/// Records that are absent for longer are lost.
+const ABSENT_MAX: Duration = Duration::from_secs(10 * 60);
 /// How often a settlement is made anew because an operator changed the job meanwhile.
 const TRIES: usize = 16;
 
@@ -43,23 +45,36 @@ impl Held {
     /// Reads what is not in memory.
     pub(crate) async fn load(self) -> Result<Option<JetLease>, QueueError> {
         match read::read_job(&self.shared, self.view.id).await {
-            Ok(Some(read)) => Ok(Some(JetLease::new(self, read))),
-            Ok(None) => Ok(None),
+            Ok(read) => {
+                self.shared.index().absent.remove(&self.view.id);
+                Ok(read.map(|read| JetLease::new(self, read)))
+            }
             Err(ReadError::Damaged(what)) => {
                 self.set_aside(&what);
                 Ok(None)
             }
-            Err(ReadError::Unavailable(error)) => {
+            Err(ReadError::Absent(what)) if self.is_lost() => {
+                self.set_aside(what);
+                Ok(None)
+            }
+            Err(error) => {
                 self.put_off(&error);
                 Ok(None)
             }
         }
     }
 
+    /// Whether the job's records have been absent for so long that nobody can know of them.
+    fn is_lost(&self) -> bool {
+        let now = self.shared.now();
+        let since = *self.shared.index().absent.entry(self.view.id).or_insert(now);
+        now.since(since) > ABSENT_MAX
+    }
+
     /// A job that cannot be read now waits, so that those behind it need not.
-    fn put_off(&self, error: &Cause) {
+    fn put_off(&self, error: &ReadError) {
         let job = self.view.id;
-        tracing::error!(%job, %error, "a job cannot be read: tried again in a minute");
+        tracing::error!(%job, %error, "a job cannot be read: tried again in ten seconds");
         let until = self.shared.now() + UNREADABLE;
         self.place(Placement::Deferred { until, wake_by: until, wait: Wait::Time });
     }

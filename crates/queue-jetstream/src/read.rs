@@ -20,6 +20,10 @@ pub(crate) enum ReadError {
     /// For good.
     #[error("{0}")]
     Damaged(Box<str>),
+    /// The leader says that it is not there. One that was just elected may not know yet what it
+    /// will have applied in a moment: only what stays absent is lost.
+    #[error("{0}")]
+    Absent(&'static str),
     #[error("no server answers")]
     Unavailable(#[source] Cause),
 }
@@ -100,7 +104,7 @@ async fn has_news(shared: &Shared, job: JobId, place: Place) -> Result<bool, Rea
     let subject = job_subject(partition, &view.tenant, &view.next_hop, job);
     let last = shared.broker.last(&partition.jobs_stream(), &subject).await;
     let Some(last) = last.map_err(ReadError::Unavailable)? else {
-        return Err(ReadError::Damaged("its record is missing".into()));
+        return Err(ReadError::Absent("its record is missing"));
     };
     let mut index = shared.index();
     let there = Place::Record(partition, last.sequence);
@@ -132,7 +136,7 @@ async fn read_record(
     let manifest = match manifest.map_err(ReadError::Unavailable)? {
         Some(Ok(manifest)) => manifest,
         Some(Err(error)) => return Err(damaged(&error)),
-        None => return Err(ReadError::Damaged("the record of its message is missing".into())),
+        None => return Err(ReadError::Absent("the record of its message is missing")),
     };
     Ok(Some(ReadJob {
         source: Source::Manifest(Arc::new(manifest)),
@@ -148,6 +152,7 @@ pub(crate) async fn content(shared: &Shared, job: JobId) -> Result<Content, Cont
         Ok(Some(read)) => Ok(read.source.content(shared)),
         Ok(None) => Err(ContentError::Unavailable("the job is no more".into())),
         Err(ReadError::Damaged(what)) => Err(ContentError::Damaged(what)),
+        Err(ReadError::Absent(what)) => Err(ContentError::Unavailable(what.into())),
         Err(ReadError::Unavailable(error)) => Err(ContentError::Unavailable(error)),
     }
 }

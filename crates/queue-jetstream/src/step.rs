@@ -172,6 +172,8 @@ pub(crate) async fn put(
         }
         match shared.broker.publish_to(&partition.jobs_stream(), publish).await {
             Err(PublishError::Unknown(_)) if tries < TRIES => {}
+            // Of what was sent before nothing is known.
+            Err(PublishError::Refused(why)) if tries > 1 => break Err(PublishError::Unknown(why)),
             stored => break stored,
         }
     };
