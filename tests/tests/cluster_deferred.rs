@@ -116,7 +116,7 @@ impl Scene {
         for n in 0..self.mesh.servers.len() {
             let server = self.mesh.servers.server(n);
             let pid = server.pid().context("a server is down")?;
-            let disk = memory::on_disk(&server.store_dir())?;
+            let disk = memory::on_disk(server.store_dir())?;
             line += &format!(" server {} ({} on disk)", mib(memory::resident(pid)?), mib(disk));
         }
         println!("{line}");
