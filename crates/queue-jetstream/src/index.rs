@@ -76,8 +76,8 @@ impl Index {
         }
     }
 
-    /// The message came again: its end is told to another by now. Whether it is one of those in hand
-    /// or ending.
+    /// The message came again: its end is told to another by now. Whether it is one of those in
+    /// hand or ending.
     pub(crate) fn came_again(&mut self, id: QueueId, reply: &Subject) -> bool {
         if let Some(ending) = self.ending.get_mut(&id) {
             ending.reply = reply.clone();

@@ -10,10 +10,10 @@
 //! **Decides.** A message for one next hop waits in the intake of the hop's partition, content
 //! inline when small; an acknowledged publish is the commit, an acknowledged `ack` its end. What
 //! outlives its first attempt has its content copied to a body stream, once, and goes on as one
-//! record of at most 2 KB in `jobs-<p>`, each step a compare-and-set on its sequence. A message for
-//! several next hops waits in the lane `split` until somebody made such records of it. The owner of a
-//! partition reads its records at the start and keeps what the [`queue::schedule`] needs in
-//! memory, as the embedded log does: a deferred job costs memory and no message.
+//! record of at most 2 KB in `jobs-<p>`, each step a compare-and-set on its sequence. A message
+//! for several next hops waits in the lane `split` until somebody made such records of it. The
+//! owner of a partition reads its records at the start and keeps what the [`queue::schedule`]
+//! needs in memory, as the embedded log does: a deferred job costs memory and no message.
 //!
 //! **Does not know** SMTP, retries, nor what a bounce is.
 //!

@@ -36,11 +36,16 @@ pub(super) const PARTS: [Part; 15] = [
     part("crash", "kill -9 under load loses nothing", &[], crash),
     part("fault", "full disks and failing syncs lose nothing", &[], fault),
     part("powercut", "a power cut under load loses nothing", POWERCUT_NEEDS, powercut),
-    part("cluster", "the queue on JetStream, and every role a process", POWERCUT_NEEDS, cluster),
+    part("cluster", "the queue on JetStream, and every role a process", &[], cluster),
     part("readme", "the README's first commands, in a clean checkout", README_NEEDS, readme),
     Part {
         only_long: true,
-        ..part("replicas", "on three servers: the queue's contract, backups", &[], replicas)
+        ..part(
+            "replicas",
+            "on three servers: contract, backups, any fault",
+            POWERCUT_NEEDS,
+            replicas,
+        )
     },
     Part {
         only_long: true,
@@ -154,15 +159,14 @@ fn powercut(context: &Context) -> Result<Counts> {
 }
 
 fn cluster(context: &Context) -> Result<Counts> {
-    for tool in [Tool::Nats, Tool::Faketime] {
-        context.tool(tool)?;
-    }
+    context.tool(Tool::Nats)?;
     of_files(&context.environment()?, "cluster", SHOWN)
 }
 
 fn replicas(context: &Context) -> Result<Counts> {
-    context.tool(Tool::Nats)?;
-    context.tool(Tool::NatsCli)?;
+    for tool in [Tool::Nats, Tool::NatsCli, Tool::Faketime] {
+        context.tool(tool)?;
+    }
     of_files(&context.environment()?, "replicas", SHOWN)
 }
 
