@@ -91,11 +91,13 @@ pub(crate) async fn act_on_page(
     let page = page(shared, partition, filter, from).await?;
     let Some(Page { items, next }) = page else { return Ok(None) };
     let jobs: Vec<JobId> = items.iter().map(|job| job.id).collect();
+    let first = jobs.first().copied().or(next);
     let acts = stream::iter(jobs).map(|job| act::act(shared, job, action)).buffered(ACTIONS);
     let acted: Vec<Option<Acted>> = acts.try_collect().await?;
-    // What went to another owner meanwhile was not acted on here.
-    let acted = Page { items: acted.into_iter().flatten().collect(), next };
-    Ok(serves(shared, partition).then_some(acted))
+    let items: Vec<Acted> = acted.into_iter().flatten().collect();
+    // What went to another owner meanwhile was not acted on here: it is asked for the same again.
+    let next = if serves(shared, partition) { next } else { first };
+    Ok(Some(Page { items, next }))
 }
 
 /// Reads jobs; passes over those that ended meanwhile and those whose records are damaged.
