@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rand::rngs::StdRng;
@@ -15,6 +16,9 @@ use crate::process::PASSWORD;
 
 /// The hosted mailbox that sends, and that DSNs come back to.
 pub const SENDER: &str = "alice@local.test";
+
+/// Before a client that was cut off comes again.
+const RECONNECT: Duration = Duration::from_millis(50);
 
 /// What all clients of a run share.
 #[derive(Debug, Default)]
@@ -33,7 +37,7 @@ impl Books {
     }
 }
 
-/// Clients that send until stopped, or until the process goes away under them.
+/// Clients that send until stopped; who is cut off comes again.
 pub struct Load {
     books: Arc<Books>,
     clients: JoinSet<()>,
@@ -46,10 +50,14 @@ impl Load {
         let mut clients = JoinSet::new();
         for n in 0..sessions {
             let books = Arc::clone(books);
-            let rng = StdRng::seed_from_u64(seed.wrapping_add(n as u64));
+            let mut rng = StdRng::seed_from_u64(seed.wrapping_add(n as u64));
             clients.spawn(async move {
-                // The process is killed under its clients: what was not answered is not booked.
-                let _ = send_until_stopped(&books, address, rng).await;
+                while !books.stop.load(Ordering::SeqCst) {
+                    // The process may be killed under its clients, and ends sessions that ask for
+                    // too much while it cannot store: what was not answered is not booked.
+                    let _ = converse(&books, address, &mut rng).await;
+                    tokio::time::sleep(RECONNECT).await;
+                }
             });
         }
         Self { books: Arc::clone(books), clients }
@@ -62,10 +70,11 @@ impl Load {
     }
 }
 
-async fn send_until_stopped(books: &Books, address: SocketAddr, mut rng: StdRng) -> Result<()> {
+/// One session, until stopped.
+async fn converse(books: &Books, address: SocketAddr, rng: &mut StdRng) -> Result<()> {
     let mut client = Client::submission(address, SENDER, PASSWORD).await?;
     while !books.stop.load(Ordering::SeqCst) {
-        send_one(books, &mut client, &mut rng).await?;
+        send_one(books, &mut client, rng).await?;
     }
     client.command("QUIT", 221).await?;
     Ok(())
