@@ -24,8 +24,6 @@ const IN_FLIGHT: usize = 3;
 /// How often a chunk is looked for.
 const LOOKS: usize = 6;
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// How often a chunk is sent.
-const TRIES: usize = 3;
 
 /// Numbers of chunks, which their message ids have: those of a draft begin at 0.
 pub(crate) const HEAD: usize = 1_000_000;
@@ -136,7 +134,8 @@ impl BodyWriter {
     }
 }
 
-/// Stores a message in a body stream, repeated while no server says what became of it.
+/// Stores a message in a body stream. What refers to it is not published before it is known to be
+/// there.
 async fn store(
     broker: &Broker,
     stream: u16,
@@ -144,17 +143,11 @@ async fn store(
     id: &str,
     octets: &Bytes,
 ) -> Result<u64, PublishError> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let publish = Publish::new(body_subject(stream), id, octets.clone())
-            .header(OF_MESSAGE, &message.to_string());
-        match broker.publish(publish).await {
-            Err(PublishError::Unknown(_)) if tries < TRIES => {}
-            // What refers to it is not published before it is known to be there.
-            Err(PublishError::Unknown(error)) => return Err(PublishError::Refused(error)),
-            stored => return stored,
-        }
+    let publish = Publish::new(body_subject(stream), id, octets.clone())
+        .header(OF_MESSAGE, &message.to_string());
+    match broker.publish_surely(publish).await {
+        Err(PublishError::Unknown(error)) => Err(PublishError::Refused(error)),
+        stored => stored,
     }
 }
 
@@ -262,14 +255,15 @@ async fn find_chunk(
     stream: &str,
     sequence: u64,
 ) -> Result<Option<Bytes>, ContentError> {
-    for _ in 0..LOOKS {
+    let mut looks = 1;
+    loop {
         let read = broker.read(stream, sequence).await.map_err(ContentError::Unavailable)?;
-        if let Some(message) = read {
-            return Ok(Some(message.payload));
+        if read.is_some() || looks == LOOKS {
+            return Ok(read.map(|message| message.payload));
         }
+        looks += 1;
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    Ok(None)
 }
 
 /// Deletes chunks that nothing refers to. What cannot be deleted now is an orphan.

@@ -32,11 +32,17 @@ pub(crate) struct Broker {
     turnstile: Arc<Turnstile>,
 }
 
+/// How often a message is sent while no server says what became of it.
+const TRIES: usize = 3;
+
 /// A message to be stored.
+#[derive(Clone)]
 pub(crate) struct Publish {
     pub(crate) subject: String,
     pub(crate) payload: Bytes,
     headers: HeaderMap,
+    /// Those with which it goes.
+    group: Option<String>,
 }
 
 impl Publish {
@@ -44,12 +50,18 @@ impl Publish {
     pub(crate) fn new(subject: String, id: &str, payload: Bytes) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(MESSAGE_ID, id);
-        Self { subject, payload, headers }
+        Self { subject, payload, headers, group: None }
     }
 
     /// Only if the last message of the subject has this sequence; 0: if there is none.
     pub(crate) fn expecting(mut self, sequence: u64) -> Self {
         self.headers.insert(EXPECTED_LAST, sequence.to_string());
+        self
+    }
+
+    /// Goes together with others of the stream.
+    pub(crate) fn grouped(mut self, stream: String) -> Self {
+        self.group = Some(stream);
         self
     }
 
@@ -115,6 +127,10 @@ impl Broker {
 
     /// Stores a message; returns its sequence when a majority has it on its disks.
     pub(crate) async fn publish(&self, publish: Publish) -> Result<u64, PublishError> {
+        let _pass = match &publish.group {
+            Some(group) => Some(self.turnstile.enter(group).await),
+            None => None,
+        };
         self.metrics.published_bytes.inc_by(publish.payload.len() as u64);
         let request = Request::new()
             .payload(publish.payload)
@@ -146,14 +162,18 @@ impl Broker {
         }
     }
 
-    /// The same, together with others of the stream.
-    pub(crate) async fn publish_to(
-        &self,
-        stream: &str,
-        publish: Publish,
-    ) -> Result<u64, PublishError> {
-        let _pass = self.turnstile.enter(stream).await;
-        self.publish(publish).await
+    /// The same, sent again while no server says what became of it. What is said then of the
+    /// repetition says nothing of what was sent before.
+    pub(crate) async fn publish_surely(&self, publish: Publish) -> Result<u64, PublishError> {
+        let mut stored = self.publish(publish.clone()).await;
+        for _ in 1..TRIES {
+            let Err(PublishError::Unknown(_)) = stored else { return stored };
+            stored = match self.publish(publish.clone()).await {
+                Err(PublishError::Refused(why)) => return Err(PublishError::Unknown(why)),
+                stored => stored,
+            };
+        }
+        stored
     }
 
     /// Ends a message of a work queue; returns when a server has said so.

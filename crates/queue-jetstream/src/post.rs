@@ -65,7 +65,7 @@ pub(crate) async fn post(
     }
     let subject = door.subject(lane, &message.envelope.tenant, &first.next_hop, message.id);
     let publish = Publish::new(subject, &message.id.to_string(), arrival.encode());
-    shared.broker.publish_to(&shared.stream(door, lane), publish).await.map(drop)
+    shared.broker.publish(publish.grouped(shared.stream(door, lane))).await.map(drop)
 }
 
 impl From<PublishError> for AcceptError {

@@ -37,8 +37,6 @@ pub(crate) const WRITER: &str = "Postrider-Writer";
 const MARK: Duration = Duration::from_secs(24 * 3600);
 /// Between two tries to tell the end of a message.
 const ACK_RETRY: Duration = Duration::from_millis(250);
-/// How often a record is sent.
-const TRIES: usize = 3;
 
 /// What a step came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -160,24 +158,15 @@ pub(crate) async fn put(
 ) -> Result<Stepped, PublishError> {
     let partition = shared.partition(&head.next_hop);
     let subject = job_subject(partition, &head.tenant, &head.next_hop, job);
-    let mut tries = 0;
-    let stored = loop {
-        tries += 1;
-        let payload = record.map(JobRecord::encode).unwrap_or_default();
-        let mut publish = Publish::new(subject.clone(), id, payload)
-            .header(WRITER, &shared.writer)
-            .expecting(expected);
-        if record.is_none() {
-            publish = publish.header(broker::TTL, &format!("{}s", MARK.as_secs()));
-        }
-        match shared.broker.publish_to(&partition.jobs_stream(), publish).await {
-            Err(PublishError::Unknown(_)) if tries < TRIES => {}
-            // Of what was sent before nothing is known.
-            Err(PublishError::Refused(why)) if tries > 1 => break Err(PublishError::Unknown(why)),
-            stored => break stored,
-        }
-    };
-    match stored {
+    let payload = record.map(JobRecord::encode).unwrap_or_default();
+    let mut publish = Publish::new(subject.clone(), id, payload)
+        .header(WRITER, &shared.writer)
+        .grouped(partition.jobs_stream())
+        .expecting(expected);
+    if record.is_none() {
+        publish = publish.header(broker::TTL, &format!("{}s", MARK.as_secs()));
+    }
+    match shared.broker.publish_surely(publish).await {
         Ok(mark) if record.is_none() => {
             shared.index().ended(job, partition, mark);
             Ok(Stepped::Gone)
