@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use queue::HopKind;
 use queue::schedule::Usage;
 use serde::{Deserialize, Serialize};
 
-use crate::names::Intakes;
+use crate::names::{Intakes, Partition};
 
 /// Settings of the queue on JetStream. Sizes in octets, times in seconds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -91,6 +92,19 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How many partitions a kind of next hops has: mailboxes have one store.
+    pub(crate) fn partitions_of(&self, kind: HopKind) -> u16 {
+        match kind {
+            HopKind::Smtp => self.partitions,
+            HopKind::Mailbox => 1,
+        }
+    }
+
+    pub(crate) fn all_partitions(&self) -> impl Iterator<Item = Partition> {
+        let kinds = [HopKind::Smtp, HopKind::Mailbox];
+        kinds.into_iter().flat_map(|kind| Partition::all(kind, self.partitions_of(kind)))
+    }
+
     pub(crate) fn intakes(&self) -> Intakes {
         if self.replicas > 1 { Intakes::One } else { Intakes::EachLane }
     }

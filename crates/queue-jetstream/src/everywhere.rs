@@ -11,7 +11,7 @@ use async_nats::{Message, Request, RequestErrorKind};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use mail_types::QueueId;
 use queue::contract::Cause;
-use queue::{Acted, Action, Filter, HopKind, Job, JobId, JobSummary, QueueError};
+use queue::{Acted, Action, Filter, Job, JobId, JobSummary, QueueError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -30,8 +30,7 @@ const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Question {
-    /// As `s0`.
-    partition: String,
+    partition: Partition,
     filter: Filter,
     from: Option<JobId>,
     what: What,
@@ -57,11 +56,6 @@ enum Answer<T> {
 
 fn subject(process: &str) -> String {
     format!("postrider.owner.{process}")
-}
-
-fn all_partitions(shared: &Shared) -> impl Iterator<Item = Partition> {
-    let kinds = [HopKind::Smtp, HopKind::Mailbox];
-    kinds.into_iter().flat_map(|kind| Partition::all(kind, shared.partitions(kind)))
 }
 
 /// Answers others until the queue is closed.
@@ -97,15 +91,11 @@ async fn answer_one(shared: &Arc<Shared>, message: &Message) -> Result<(), Cause
 
 async fn answer_to(shared: &Arc<Shared>, question: &Question) -> Result<Vec<u8>, Cause> {
     let Question { partition, filter, from, what } = question;
-    let Some(partition) = all_partitions(shared).find(|known| known.to_string() == *partition)
-    else {
-        return Err("a partition that there is not: has its number changed?".into());
-    };
     let answer = match what {
-        What::List => written(list_page(shared, partition, filter, *from).await),
-        What::Show => written(here::page(shared, partition, filter, *from).await),
+        What::List => written(list_page(shared, *partition, filter, *from).await),
+        What::Show => written(here::page(shared, *partition, filter, *from).await),
         What::Act(action) => {
-            written(here::act_on_page(shared, partition, filter, *action, *from).await)
+            written(here::act_on_page(shared, *partition, filter, *action, *from).await)
         }
     }?;
     if answer.len() > ANSWER_MAX {
@@ -139,8 +129,7 @@ async fn page<T>(shared: &Arc<Shared>, question: &Question) -> Result<Page<T>, Q
 where
     T: Serialize + DeserializeOwned,
 {
-    let partition = all_partitions(shared).find(|known| known.to_string() == question.partition);
-    let partition = partition.ok_or(QueueError::Unavailable("an unknown partition".into()))?;
+    let partition = question.partition;
     // It goes to another owner within this, also when its owner was killed.
     let patience = Instant::now() + 2 * shared.config.ownership_ttl();
     loop {
@@ -213,8 +202,7 @@ where
     T: Serialize + DeserializeOwned + Send + 'static,
 {
     let of_partition = |partition: Partition| {
-        let (partition, filter) = (partition.to_string(), filter.clone());
-        let first = Question { partition, filter, from: None, what };
+        let first = Question { partition, filter: filter.clone(), from: None, what };
         let shared = Arc::clone(shared);
         stream::try_unfold(Some(first), move |question| {
             let shared = Arc::clone(&shared);
@@ -228,7 +216,7 @@ where
         .try_flatten()
         .boxed()
     };
-    all_partitions(shared).map(of_partition).collect()
+    shared.config.all_partitions().map(of_partition).collect()
 }
 
 pub(crate) fn list(

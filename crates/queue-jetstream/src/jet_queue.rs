@@ -136,7 +136,7 @@ impl JetQueue {
     /// waits in an intake is in hand. For a process that serves all next hops, and tests.
     pub async fn caught_up(&self) -> Result<(), QueueError> {
         for &kind in &self.kinds {
-            for partition in Partition::all(kind, self.shared.partitions(kind)) {
+            for partition in Partition::all(kind, self.shared.config.partitions_of(kind)) {
                 self.loaded(partition).await?;
             }
         }

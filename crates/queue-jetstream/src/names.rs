@@ -10,9 +10,10 @@ use std::fmt;
 
 use mail_types::{QueueId, TenantId};
 use queue::{HopKind, JobId, NextHop};
+use serde::{Deserialize, Serialize};
 
 /// A share of the next hops of a kind. Printed as `s0` or `m0`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub(crate) struct Partition {
     kind: HopKind,
     number: u16,

@@ -102,10 +102,6 @@ async fn old(shared: &Shared, name: String, age: Duration) -> Result<Vec<Old>, C
 
 /// The messages that an intake holds or a job refers to. A job's mark counts until it is gone.
 async fn alive(shared: &Shared) -> Result<HashSet<QueueId>, Cause> {
-    let partitions: Vec<Partition> = [HopKind::Smtp, HopKind::Mailbox]
-        .into_iter()
-        .flat_map(|kind| Partition::all(kind, shared.partitions(kind)))
-        .collect();
     let mut alive = HashSet::new();
     let doors = [Door::Outside, Door::Reserve];
     for stream in doors.into_iter().flat_map(|door| streams::of(&shared.config, door)) {
@@ -113,7 +109,7 @@ async fn alive(shared: &Shared) -> Result<HashSet<QueueId>, Cause> {
             alive.extend(message_of(&subject));
         }
     }
-    for partition in partitions {
+    for partition in shared.config.all_partitions() {
         for subject in streams::subjects(shared, &partition.jobs_stream()).await? {
             alive.extend(job_of(&subject).map(|job| job.message));
         }

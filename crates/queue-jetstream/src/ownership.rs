@@ -164,7 +164,7 @@ impl Owner {
     fn partitions(&self) -> impl Iterator<Item = Partition> {
         let shared = Arc::clone(&self.shared);
         let kinds = self.kinds.clone().into_iter();
-        kinds.flat_map(move |kind| Partition::all(kind, shared.partitions(kind)))
+        kinds.flat_map(move |kind| Partition::all(kind, shared.config.partitions_of(kind)))
     }
 
     /// Says that we are alive.
@@ -215,7 +215,8 @@ impl Owner {
     async fn settle(&mut self) {
         for kind in self.kinds.clone() {
             let members = self.members.get(letter(kind)).cloned().unwrap_or_default();
-            let partitions: Vec<_> = Partition::all(kind, self.shared.partitions(kind)).collect();
+            let partitions: Vec<_> =
+                Partition::all(kind, self.shared.config.partitions_of(kind)).collect();
             let mine = choose::share(&members, &partitions, &self.shared.writer);
             for partition in partitions {
                 let held = self.held.get(&partition).cloned();

@@ -12,6 +12,7 @@ use queue::HopKind;
 
 use Role::{Admin, Ingress, Mda, Worker};
 
+use crate::config::Config;
 use crate::names::{Partition, body_stream};
 use crate::ownership;
 use crate::streams::{self, BODY_STREAMS};
@@ -194,13 +195,14 @@ impl Role {
     }
 
     fn values(self, placeholder: &str, partitions: u16) -> Vec<String> {
-        let of = |kind| Partition::all(kind, if kind == HopKind::Smtp { partitions } else { 1 });
+        let config = Config { partitions, ..Config::default() };
+        let of = |kind| Partition::all(kind, config.partitions_of(kind));
         let named = |kind| of(kind).map(|partition| partition.to_string());
         let own = || self.kind().into_iter().flat_map(named);
         match placeholder {
             "own" => own().collect(),
             "lane" => own().chain(["split".to_owned()]).collect(),
-            "partition" => named(HopKind::Smtp).chain(named(HopKind::Mailbox)).collect(),
+            "partition" => config.all_partitions().map(|partition| partition.to_string()).collect(),
             "body" => (0..BODY_STREAMS).map(body_stream).collect(),
             "stream" => streams::names(partitions),
             "kind" => {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_nats::connection::State;
 use mail_types::Timestamp;
 use queue::contract::Cause;
-use queue::{HopKind, JobId, NextHop};
+use queue::{JobId, NextHop};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -86,16 +86,8 @@ impl Shared {
         (self.clock)()
     }
 
-    /// How many partitions a kind of next hops has: mailboxes have one store.
-    pub(crate) fn partitions(&self, kind: HopKind) -> u16 {
-        match kind {
-            HopKind::Smtp => self.config.partitions,
-            HopKind::Mailbox => 1,
-        }
-    }
-
     pub(crate) fn partition(&self, hop: &NextHop) -> Partition {
-        Partition::of(hop, self.partitions(hop.kind()))
+        Partition::of(hop, self.config.partitions_of(hop.kind()))
     }
 
     /// The stream in which messages of a lane wait.

@@ -8,12 +8,11 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use futures::TryStreamExt;
-use queue::HopKind;
 use queue::contract::Cause;
 
 use crate::broker::Broker;
 use crate::config::Config;
-use crate::names::{Door, Intakes, Lane, Partition, RESERVE, body_stream, body_subject};
+use crate::names::{Door, Intakes, Lane, RESERVE, body_stream, body_subject};
 use crate::ownership;
 use crate::shared::Shared;
 
@@ -68,20 +67,15 @@ pub(crate) fn of(config: &Config, door: Door) -> BTreeSet<String> {
     lanes(config).into_iter().map(|lane| door.stream(lane, config.intakes())).collect()
 }
 
-fn partitions(config: &Config) -> impl Iterator<Item = Partition> {
-    let smtp = Partition::all(HopKind::Smtp, config.partitions);
-    smtp.chain(Partition::all(HopKind::Mailbox, 1))
-}
-
 fn lanes(config: &Config) -> Vec<Lane> {
-    partitions(config).map(Lane::Partition).chain([Lane::Split]).collect()
+    config.all_partitions().map(Lane::Partition).chain([Lane::Split]).collect()
 }
 
 fn all(config: &Config) -> Vec<stream::Config> {
     let reserve = i64::try_from(config.reserve_bytes).unwrap_or(i64::MAX);
     let mut streams = intakes(config);
     streams.push(work_queue(config, RESERVE.to_owned(), "re.>".to_owned(), reserve));
-    for partition in partitions(config) {
+    for partition in config.all_partitions() {
         streams.push(stream::Config {
             max_messages_per_subject: 1,
             allow_message_ttl: true,
