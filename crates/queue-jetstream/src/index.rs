@@ -1,6 +1,7 @@
 //! What the owner of partitions knows in memory.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Subject;
@@ -127,7 +128,7 @@ impl Index {
 
     /// Schedules a message that came out of an intake. It is for one next hop.
     pub(crate) fn insert_arrival(&mut self, in_hand: InHand, now: Timestamp) {
-        let message = std::sync::Arc::clone(&in_hand.arrival.message);
+        let message = Arc::clone(&in_hand.arrival.message);
         self.arriving.remove(message.id);
         let Some(job) = message.jobs.first() else { return };
         let fresh = StoredState::fresh(&message.envelope);

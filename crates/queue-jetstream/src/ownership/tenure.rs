@@ -165,6 +165,7 @@ fn forget(shared: &Arc<Shared>, partition: Partition) -> usize {
                 continue;
             }
             index.schedule.remove(job.id);
+            index.absent.remove(&job.id);
             if let Some(in_hand) = index.hand.remove(job.id.message) {
                 given_back.push(in_hand.reply);
             }
