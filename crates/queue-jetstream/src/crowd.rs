@@ -42,27 +42,27 @@ const DOUBLINGS: u32 = 11;
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Mail of one tenant for one next hop.
-pub(crate) type Stream = (TenantId, NextHop);
+pub(crate) type Flow = (TenantId, NextHop);
 
 /// Those that a process has too much of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Crowd {
     pause_ms: u64,
-    streams: Vec<Stream>,
+    flows: Vec<Flow>,
 }
 
 /// What has been heard, and the lines of those who wait here.
 #[derive(Debug, Default)]
 pub(crate) struct Crowds {
     heard: Mutex<HashMap<String, Heard>>,
-    lines: Mutex<HashMap<Stream, Arc<tokio::sync::Mutex<()>>>>,
+    lines: Mutex<HashMap<Flow, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// What a process told last.
 #[derive(Debug)]
 struct Heard {
     at: Instant,
-    crowds: Vec<(Duration, HashSet<Stream>)>,
+    crowds: Vec<(Duration, HashSet<Flow>)>,
 }
 
 impl Heard {
@@ -81,20 +81,20 @@ impl Crowds {
         let mut heard = lock(&self.heard);
         heard.retain(|_, heard| heard.is_fresh());
         let crowds = crowds.into_iter().map(|crowd| {
-            (Duration::from_millis(crowd.pause_ms), crowd.streams.into_iter().collect())
+            (Duration::from_millis(crowd.pause_ms), crowd.flows.into_iter().collect())
         });
         heard.insert(process, Heard { at: Instant::now(), crowds: crowds.collect() });
     }
 
-    /// Returns when it is the turn of a message: at once unless its stream is a crowd.
-    pub(crate) async fn turn(&self, stream: &Stream) -> Result<(), TooMany> {
-        if self.pause(stream).is_none() {
+    /// Returns when it is the turn of a message: at once unless its flow is a crowd.
+    pub(crate) async fn turn(&self, flow: &Flow) -> Result<(), TooMany> {
+        if self.pause(flow).is_none() {
             return Ok(());
         }
-        let line = Arc::clone(lock(&self.lines).entry(stream.clone()).or_default());
+        let line = Arc::clone(lock(&self.lines).entry(flow.clone()).or_default());
         let turn = timeout(WAIT_MAX, line.lock()).await;
         if turn.is_ok()
-            && let Some(pause) = self.pause(stream)
+            && let Some(pause) = self.pause(flow)
         {
             sleep(pause).await;
         }
@@ -104,11 +104,11 @@ impl Crowds {
         result
     }
 
-    fn pause(&self, stream: &Stream) -> Option<Duration> {
+    fn pause(&self, flow: &Flow) -> Option<Duration> {
         let heard = lock(&self.heard);
         let fresh = heard.values().filter(|heard| heard.is_fresh());
         let crowds = fresh.flat_map(|heard| &heard.crowds);
-        crowds.filter(|(_, streams)| streams.contains(stream)).map(|(pause, _)| *pause).max()
+        crowds.filter(|(_, flows)| flows.contains(flow)).map(|(pause, _)| *pause).max()
     }
 }
 
@@ -154,9 +154,9 @@ fn crowd(shared: &Shared, way: Way) -> Option<Crowd> {
     let window = shared.config.window;
     let index = shared.index();
     let pause = pause(index.hand.filling(way).messages, window)?;
-    let streams = park::crowd(&index, way, window).into_iter().take(TOLD_MAX).collect();
+    let flows = park::crowd(&index, way, window).into_iter().take(TOLD_MAX).collect();
     let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-    Some(Crowd { pause_ms, streams })
+    Some(Crowd { pause_ms, flows })
 }
 
 /// How long a crowd pauses with so many in hand; `None` while the window is not nearly full.
@@ -186,10 +186,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_the_crowd_waits_and_one_after_the_other() {
-        let stream = |name: &str| (TenantId::new("t"), NextHop::smtp(&Host::parse(name).unwrap()));
-        let (loud, quiet) = (stream("loud.test"), stream("quiet.test"));
+        let flow = |name: &str| (TenantId::new("t"), NextHop::smtp(&Host::parse(name).unwrap()));
+        let (loud, quiet) = (flow("loud.test"), flow("quiet.test"));
         let crowds = Crowds::default();
-        let crowd = Crowd { pause_ms: 100, streams: vec![loud.clone()] };
+        let crowd = Crowd { pause_ms: 100, flows: vec![loud.clone()] };
         crowds.hear("p".into(), vec![crowd]);
         let start = Instant::now();
         crowds.turn(&quiet).await.unwrap();

@@ -15,7 +15,7 @@ use crate::shared::Shared;
 pub(crate) const INLINE: usize = 256 << 10;
 
 /// Where a message for these next hops waits.
-pub(crate) fn lane_of(shared: &Shared, jobs: &[NewJob]) -> Lane {
+fn lane_of(shared: &Shared, jobs: &[NewJob]) -> Lane {
     match jobs {
         [job] => Lane::Partition(shared.partition(&job.next_hop)),
         _ => Lane::Split,
@@ -59,8 +59,8 @@ pub(crate) async fn post(
     };
     let lane = lane_of(shared, &message.jobs);
     if let (Door::Outside, Lane::Partition(_)) = (door, lane) {
-        let stream = (message.envelope.tenant.clone(), first.next_hop.clone());
-        let turn = shared.crowds.turn(&stream).await;
+        let flow = (message.envelope.tenant.clone(), first.next_hop.clone());
+        let turn = shared.crowds.turn(&flow).await;
         turn.map_err(|error| PublishError::Refused(error.to_string().into()))?;
     }
     let subject = door.subject(lane, &message.envelope.tenant, &first.next_hop, message.id);

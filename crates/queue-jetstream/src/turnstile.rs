@@ -1,5 +1,4 @@
-//! Writes to one stream go in groups: while some are under way, those that come wait, and then go
-//! together.
+//! Group commit: while writes to a stream are under way, those that come wait, and then go together.
 //!
 //! A stream that is replicated, or synced for each acknowledgement, costs its servers one round for
 //! whatever reaches them at once. From many sessions messages come one by one; sent so, each is a
@@ -62,5 +61,36 @@ impl Drop for Pass<'_> {
                 group.free.notify_waiters();
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_come_meanwhile_go_together() {
+        let turnstile = Turnstile::default();
+        let start = Instant::now();
+        let first = turnstile.enter("intake").await;
+        drop(turnstile.enter("jobs-s0").await);
+        assert_eq!(start.elapsed(), Duration::ZERO, "nothing is under way");
+        let half = PATIENCE / 2;
+        let ends = async {
+            tokio::time::sleep(half).await;
+            drop(first);
+        };
+        let two = futures::future::join(turnstile.enter("intake"), turnstile.enter("intake"));
+        let (_, (second, third)) = futures::future::join(ends, two).await;
+        assert_eq!(start.elapsed(), half);
+        drop(second);
+        // The third is stuck: it keeps nobody for long.
+        let fourth = turnstile.enter("intake").await;
+        assert_eq!(start.elapsed(), half + PATIENCE);
+        drop((third, fourth));
+        drop(turnstile.enter("intake").await);
+        assert_eq!(start.elapsed(), half + PATIENCE);
     }
 }
