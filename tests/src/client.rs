@@ -58,6 +58,15 @@ impl Client {
         Ok(client)
     }
 
+    /// What this recipient of a new session at port 25 is answered.
+    pub async fn rcpt(address: SocketAddr, recipient: &str) -> Result<u16> {
+        let mut client = Self::connect(address).await?;
+        client.command("EHLO client.test", 250).await?;
+        client.command("MAIL FROM:<a@elsewhere.test>", 250).await?;
+        client.send(format!("RCPT TO:<{recipient}>\r\n").as_bytes()).await?;
+        Ok(client.reply().await?.code)
+    }
+
     /// STARTTLS with a handshake that believes any certificate.
     pub async fn start_tls(mut self) -> Result<Self> {
         self.command("STARTTLS", 220).await?;

@@ -11,6 +11,7 @@ pub mod dns;
 pub mod flood;
 pub mod forwarder;
 pub mod fuzz;
+pub mod jet;
 pub mod ledger;
 pub mod load;
 pub mod mail;

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use mail_types::{BodyType, Envelope, Host, Mailbox, Origin, Recipient, ReversePath, TenantId};
-use queue::{Admission, Disposition, Draft, Head, NewJob, NextHop, Queue, Settlement};
+use queue::{
+    Admission, Disposition, Draft, Head, HopKind, Lease, NewJob, NextHop, Queue, Settlement,
+};
+
+/// How long a job is waited for.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// The header of each message that [`send`] makes.
 pub const HEADER: &str = "Subject: x\r\n\r\n";
@@ -42,6 +47,12 @@ pub async fn send(queue: &dyn Queue, domain: &str, body: Bytes) -> Result<()> {
     let head = Head { prefix: Bytes::new(), header: HEADER.into() };
     let mut draft = draft(queue, body).await?;
     Ok(draft.commit(head, vec![NewJob { next_hop, recipients }]).await?)
+}
+
+/// The next job for a next hop by SMTP.
+pub async fn lease(queue: &dyn Queue) -> Result<Box<dyn Lease>> {
+    let leases = tokio::time::timeout(LIMIT, queue.lease(HopKind::Smtp, 1, 1)).await??;
+    leases.into_iter().next().context("a lease")
 }
 
 /// One that says nothing of recipients.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use queue::{Disposition, HopKind, Queue};
-use queue_jetstream::{Config, JetQueue, Metrics};
+use queue_jetstream::JetQueue;
+use tests::jet;
 use tests::mail::{self, settlement};
 use tests::nats::Cluster;
 use tokio::task::JoinSet;
@@ -31,16 +32,8 @@ async fn work(queue: &JetQueue, done: &AtomicUsize) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_pulled_is_worked_on() -> Result<()> {
     let servers = Cluster::start(3).await?;
-    let config = Config {
-        urls: servers.urls(),
-        monitor_urls: servers.monitor_urls(),
-        replicas: 3,
-        intake_bytes: 1 << 30,
-        reserve_bytes: 256 << 20,
-        ..Config::default()
-    };
-    let kinds = vec![HopKind::Smtp];
-    let queue = JetQueue::open(config, kinds, Metrics::default(), runtime::clock::now).await?;
+    let config = jet::config(servers.urls(), servers.monitor_urls());
+    let queue = jet::open(config, &[HopKind::Smtp]).await?;
     let (queue, done) = (Arc::new(queue), Arc::new(AtomicUsize::new(0)));
     let mut workers = JoinSet::new();
     for _ in 0..WORKERS {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use queue::{Disposition, HopKind, Lease, Queue, Wait};
-use queue_jetstream::{Config, JetQueue, Metrics};
-use tests::mail::{self, settlement};
+use queue::{Disposition, HopKind, Lease, Wait};
+use tests::jet;
+use tests::mail::{self, lease, settlement};
 use tests::nats::Server;
 use tests::wait;
 
@@ -18,11 +18,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 fn body() -> Bytes {
     vec![b'x'; LARGE].into()
-}
-
-async fn lease(queue: &JetQueue) -> Result<Box<dyn Lease>> {
-    let leases = tokio::time::timeout(LIMIT, queue.lease(HopKind::Smtp, 1, 1)).await??;
-    leases.into_iter().next().context("a lease")
 }
 
 async fn size(lease: &dyn Lease) -> Result<usize> {
@@ -42,16 +37,8 @@ async fn stored(server: &Server) -> Result<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_what_nothing_refers_to() -> Result<()> {
     let server = Server::start().await?;
-    let config = Config {
-        urls: vec![server.url()],
-        monitor_urls: vec![server.monitor_url()],
-        replicas: 1,
-        intake_bytes: 1 << 30,
-        reserve_bytes: 256 << 20,
-        ..Config::default()
-    };
-    let kinds = vec![HopKind::Smtp];
-    let queue = JetQueue::open(config, kinds, Metrics::default(), runtime::clock::now).await?;
+    let config = jet::config(vec![server.url()], vec![server.monitor_url()]);
+    let queue = jet::open(config, &[HopKind::Smtp]).await?;
     // One goes on, one waits in its intake, one was never committed.
     mail::send(&queue, "deferred.example", body()).await?;
     let mut deferred = lease(&queue).await?;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use queue::{Disposition, HopKind, Queue};
-use queue_jetstream::{Config, JetQueue, Metrics};
+use queue_jetstream::{Config, JetQueue};
+use tests::jet;
 use tests::mail::{self, settlement};
 use tests::nats::Server;
 use tests::wait;
@@ -14,17 +15,9 @@ use tests::wait;
 const PARTITIONS: usize = 8;
 
 async fn member(server: &Server) -> Result<Arc<JetQueue>> {
-    let config = Config {
-        urls: vec![server.url()],
-        monitor_urls: vec![server.monitor_url()],
-        replicas: 1,
-        partitions: 8,
-        intake_bytes: 1 << 30,
-        reserve_bytes: 256 << 20,
-        ..Config::default()
-    };
-    let kinds = vec![HopKind::Smtp];
-    Ok(Arc::new(JetQueue::open(config, kinds, Metrics::default(), runtime::clock::now).await?))
+    let config = jet::config(vec![server.url()], vec![server.monitor_url()]);
+    let config = Config { partitions: 8, ..config };
+    Ok(Arc::new(jet::open(config, &[HopKind::Smtp]).await?))
 }
 
 /// Waits until every partition has exactly one owner and shares differ by one at most.

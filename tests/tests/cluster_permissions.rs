@@ -11,11 +11,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use nkeys::KeyPair;
 use queue::HopKind;
-use queue_jetstream::{JetQueue, Metrics};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer};
 use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tests::client::Client;
+use tests::jet;
 use tests::nats::{Server, Settings};
 use tests::process::{PASSWORD, Postrider, binary};
 use tests::sink::Sink;
@@ -228,18 +228,13 @@ async fn roles_with_no_more_than_that_deliver_mail() -> Result<()> {
 
 /// What a worker does only now and then.
 async fn collect_orphans(realm: &Realm) -> Result<()> {
+    let (url, monitor_url) = (realm.server.url(), realm.server.monitor_url());
     let config = queue_jetstream::Config {
-        urls: vec![realm.server.url()],
-        monitor_urls: vec![realm.server.monitor_url()],
         nkey_file: Some(realm.dir.join("worker.nk")),
         ca_file: Some(realm.dir.join("ca.pem")),
-        replicas: 1,
-        intake_bytes: 1 << 30,
-        reserve_bytes: 1 << 28,
-        ..Default::default()
+        ..jet::config(vec![url], vec![monitor_url])
     };
-    let (kinds, metrics) = (vec![HopKind::Smtp], Metrics::default());
-    let queue = JetQueue::open(config, kinds, metrics, runtime::clock::now).await?;
+    let queue = jet::open(config, &[HopKind::Smtp]).await?;
     queue.collect_orphans(Duration::ZERO).await?;
     queue.close().await;
     Ok(())

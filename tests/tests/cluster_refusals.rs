@@ -9,7 +9,8 @@ use async_nats::jetstream::stream::{
     Config as Stream, DiscardPolicy, RetentionPolicy, StorageType,
 };
 use queue::HopKind;
-use queue_jetstream::{Config, JetQueue, Metrics, OpenError};
+use queue_jetstream::{Config, JetQueue, OpenError};
+use tests::jet;
 use tests::nats::{Cluster, Server, Settings};
 use tests::process::Postrider;
 use tests::scenario;
@@ -21,18 +22,11 @@ use tokio::task::JoinSet;
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn config(servers: &Cluster) -> Config {
-    Config {
-        urls: servers.urls(),
-        monitor_urls: servers.monitor_urls(),
-        replicas: servers.urls().len(),
-        intake_bytes: 1 << 30,
-        reserve_bytes: 1 << 28,
-        ..Config::default()
-    }
+    jet::config(servers.urls(), servers.monitor_urls())
 }
 
 async fn open(config: Config) -> Result<JetQueue, OpenError> {
-    JetQueue::open(config, vec![HopKind::Smtp], Metrics::default(), runtime::clock::now).await
+    jet::open(config, &[HopKind::Smtp]).await
 }
 
 /// The error's text, and of those it comes from.

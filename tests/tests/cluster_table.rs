@@ -1,6 +1,5 @@
 //! The domain table in NATS KV: whatever happens to it, no mailbox that exists is answered 550.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,7 +50,7 @@ impl World {
     }
 
     async fn rcpt(&self, recipient: &str) -> Result<u16> {
-        rcpt(self.ingress.address("relay"), recipient).await
+        Client::rcpt(self.ingress.address("relay"), recipient).await
     }
 
     /// Waits for a reply to RCPT. A `550` on the way is wrong if the recipient exists.
@@ -91,14 +90,6 @@ impl World {
         stream.read_to_string(&mut answer).await?;
         Ok(answer.starts_with("HTTP/1.1 200"))
     }
-}
-
-async fn rcpt(address: SocketAddr, recipient: &str) -> Result<u16> {
-    let mut client = Client::connect(address).await?;
-    client.command("EHLO client.test", 250).await?;
-    client.command("MAIL FROM:<a@elsewhere.test>", 250).await?;
-    client.send(format!("RCPT TO:<{recipient}>\r\n").as_bytes()).await?;
-    Ok(client.reply().await?.code)
 }
 
 fn jetstream_section(servers: &Cluster) -> String {
@@ -247,7 +238,7 @@ async fn no_550_while_servers_die() -> Result<()> {
         clients.spawn(async move {
             let mut replies = Vec::new();
             while !stop.is_cancelled() {
-                replies.push(rcpt(address, recipient).await?);
+                replies.push(Client::rcpt(address, recipient).await?);
             }
             Ok::<_, anyhow::Error>((recipient, replies))
         });

@@ -67,17 +67,9 @@ async fn restore(mesh: &Mesh, dir: &Path, saved: &[PathBuf]) -> Result<()> {
 async fn ask(address: SocketAddr, stop: CancellationToken) -> BTreeSet<u16> {
     let mut codes = BTreeSet::new();
     while !stop.is_cancelled() {
-        codes.extend(rcpt(address, "bob@local.test").await.ok());
+        codes.extend(Client::rcpt(address, "bob@local.test").await.ok());
     }
     codes
-}
-
-async fn rcpt(address: SocketAddr, recipient: &str) -> Result<u16> {
-    let mut client = Client::connect(address).await?;
-    client.command("EHLO client.test", 250).await?;
-    client.command("MAIL FROM:<a@elsewhere.test>", 250).await?;
-    client.send(format!("RCPT TO:<{recipient}>\r\n").as_bytes()).await?;
-    Ok(client.reply().await?.code)
 }
 
 /// An ingress that has its table from the servers.
@@ -236,11 +228,11 @@ async fn a_backup_brings_back_what_was_accepted() -> Result<()> {
 
     // The table is what it was, and nobody was refused for good while it was not there.
     wait::until("an answer", LIMIT, async || {
-        (rcpt(relay, "bob@local.test").await.ok()? == 250).then_some(())
+        (Client::rcpt(relay, "bob@local.test").await.ok()? == 250).then_some(())
     })
     .await?;
     wait::until("an answer", LIMIT, async || {
-        (rcpt(relay, "nobody@local.test").await.ok()? == 550).then_some(())
+        (Client::rcpt(relay, "nobody@local.test").await.ok()? == 550).then_some(())
     })
     .await?;
     stop.cancel();

@@ -1,4 +1,4 @@
-//! Group commit: while writes to a stream are under way, those that come wait, and then go together.
+//! Group commit: while writes to a stream are under way, those that come wait, and go together.
 //!
 //! A stream that is replicated, or synced for each acknowledgement, costs its servers one round for
 //! whatever reaches them at once. From many sessions messages come one by one; sent so, each is a

@@ -100,15 +100,7 @@ pub(super) fn last_time(path: &Path) -> Result<Option<i64>> {
 
 /// Of `2026-01-31T12:34:56.789012Z`.
 fn unix_millis(text: &str) -> Option<i64> {
-    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
-    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    // Days since 1970 in the proleptic Gregorian calendar, with years that begin in March.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
-    let days = days - 719_468;
-    let millis = number(20..23).unwrap_or(0);
-    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000 + millis)
+    text.parse().ok().map(jiff::Timestamp::as_millisecond)
 }
 
 #[cfg(test)]

@@ -2,36 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures::TryStreamExt;
-use queue::{Disposition, Filter, HopKind, JobSummary, Lease, Queue, Wait};
-use queue_jetstream::{Config, JetQueue, Metrics};
-use tests::mail::{self, settlement};
+use queue::{Disposition, Filter, HopKind, JobSummary, Queue, Wait};
+use tests::jet;
+use tests::mail::{self, lease, settlement};
 use tests::nats::Server;
 use tests::wait;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const JOBS: usize = 20;
-
-async fn open(server: &Server) -> Result<JetQueue> {
-    let config = Config {
-        urls: vec![server.url()],
-        monitor_urls: vec![server.monitor_url()],
-        replicas: 1,
-        intake_bytes: 1 << 30,
-        reserve_bytes: 256 << 20,
-        ..Config::default()
-    };
-    let kinds = vec![HopKind::Smtp];
-    Ok(JetQueue::open(config, kinds, Metrics::default(), runtime::clock::now).await?)
-}
-
-async fn lease(queue: &JetQueue) -> Result<Box<dyn Lease>> {
-    let leases = tokio::time::timeout(LIMIT, queue.lease(HopKind::Smtp, 1, 1)).await??;
-    leases.into_iter().next().context("a lease")
-}
 
 /// Ends every job as another process would, and keeps the owner from hearing of it: its consumers
 /// are gone, as with a server that died, and it notices when they have been silent for long.
@@ -60,7 +42,9 @@ async fn end_behind_its_back(server: &Server) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_has_ended_is_not_quarantined() -> Result<()> {
     let server = Server::start().await?;
-    let queue = open(&server).await?;
+    let config = jet::config(vec![server.url()], vec![server.monitor_url()]);
+    // All kinds: nobody else answers for what is listed.
+    let queue = jet::open(config, &[HopKind::Smtp, HopKind::Mailbox]).await?;
     let until = runtime::clock::now() + Duration::from_secs(4);
     let wake_by = until + Duration::from_secs(600);
     let defer = settlement(Disposition::Defer { until, wake_by, waiting_for: Wait::Time });
