@@ -40,6 +40,7 @@ pub(crate) fn admit(
     if admission == Admission::Internal {
         return Ok(());
     }
+    shared.body_bytes_asked.store(true, Ordering::Release);
     let body_bytes = shared.body_bytes.load(Ordering::Acquire);
     if body_bytes.saturating_add(size) > shared.config.body_bytes {
         return Err(AcceptError::Full);

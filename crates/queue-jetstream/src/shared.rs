@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) changed: Notify,
     /// Octets in the body streams, as of the last look.
     pub(crate) body_bytes: AtomicU64,
+    /// Somebody has asked for them since.
+    pub(crate) body_bytes_asked: AtomicBool,
     /// Who sends faster than can be worked off.
     pub(crate) crowds: Crowds,
     /// The servers do not keep what they acknowledge.
@@ -64,6 +66,7 @@ impl Shared {
             metrics,
             changed: Notify::new(),
             body_bytes: AtomicU64::new(0),
+            body_bytes_asked: AtomicBool::new(false),
             crowds: Crowds::default(),
             is_unsafe: AtomicBool::new(false),
             leaving: CancellationToken::new(),

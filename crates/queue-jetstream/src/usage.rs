@@ -21,6 +21,8 @@ use crate::streams::{self, BODY_STREAMS};
 
 const SUBJECT: &str = "postrider.usage";
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How often the body streams are looked at while nobody here asks how full they are.
+const BODY_INTERVAL: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(300);
 /// What a process told counts so long: then it is gone, and others tell of what it had.
 const LASTS: Duration = Duration::from_secs(30);
@@ -73,6 +75,7 @@ async fn exchange(shared: &Shared) -> Result<(), Cause> {
     let mut heard = shared.broker.client.subscribe(SUBJECT).await?;
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looked = None;
     loop {
         // Cancel-safe: what was not taken is still there.
         tokio::select! {
@@ -80,7 +83,10 @@ async fn exchange(shared: &Shared) -> Result<(), Cause> {
                 let message = message.ok_or("nothing is heard any more")?;
                 hear(shared, serde_json::from_slice(&message.payload)?);
             }
-            _ = ticks.tick() => tell(shared).await?,
+            _ = ticks.tick() => {
+                look_at_bodies(shared, &mut looked).await?;
+                tell(shared).await?;
+            }
         }
     }
 }
@@ -103,13 +109,24 @@ pub(crate) async fn say(shared: &Shared, told: &Told) -> Result<(), Cause> {
     Ok(shared.broker.client.publish(SUBJECT, serde_json::to_vec(told)?.into()).await?)
 }
 
-async fn tell(shared: &Shared) -> Result<(), Cause> {
-    shared.index().arriving.expire();
+/// Who accepts mail must soon see the body streams fill, by whomever; others need not. `looked` is
+/// when that was done last.
+async fn look_at_bodies(shared: &Shared, looked: &mut Option<Instant>) -> Result<(), Cause> {
+    let is_asked = shared.body_bytes_asked.swap(false, Ordering::AcqRel);
+    if !is_asked && looked.is_some_and(|at| at.elapsed() < BODY_INTERVAL) {
+        return Ok(());
+    }
+    *looked = Some(Instant::now());
     let mut body_bytes = 0;
     for stream in (0..BODY_STREAMS).map(body_stream) {
         body_bytes += streams::state(shared, &stream).await?.bytes;
     }
     shared.body_bytes.store(body_bytes, Ordering::Release);
+    Ok(())
+}
+
+async fn tell(shared: &Shared) -> Result<(), Cause> {
+    shared.index().arriving.expire();
     if shared.tenures().is_empty() {
         return Ok(());
     }
