@@ -4,12 +4,13 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use smtp::framing::{ContentFault, LineError};
 use smtp::{ListenerKind, Note};
 
 /// Counters and gauges; a clone counts into the same.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Metrics {
     connections: Family<ListenerLabel, Counter>,
     connections_refused: Family<ReasonLabel, Counter>,
@@ -18,6 +19,7 @@ pub struct Metrics {
     pub(crate) messages_accepted: Counter,
     pub(crate) octets_accepted: Counter,
     pub(crate) recipients_accepted: Counter,
+    pub(crate) commit_seconds: Histogram,
     refusals: Family<RefusalLabel, Counter>,
     client_faults: Family<FaultLabel, Counter>,
     authentications: Family<ResultLabel, Counter>,
@@ -67,6 +69,27 @@ pub(crate) enum End {
     Aborted,
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            connections: Family::default(),
+            connections_refused: Family::default(),
+            connections_open: Gauge::default(),
+            content_memory_bytes: Gauge::default(),
+            messages_accepted: Counter::default(),
+            octets_accepted: Counter::default(),
+            recipients_accepted: Counter::default(),
+            commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            refusals: Family::default(),
+            client_faults: Family::default(),
+            authentications: Family::default(),
+            handshakes: Family::default(),
+            sessions_ended: Family::default(),
+            tolerated: Family::default(),
+        }
+    }
+}
+
 impl Metrics {
     /// Metrics that `registry` shows.
     pub fn register(registry: &mut Registry) -> Self {
@@ -94,6 +117,11 @@ impl Metrics {
             "recipients",
             "Recipients of messages accepted",
             metrics.recipients_accepted.clone(),
+        );
+        registry.register(
+            "commit_seconds",
+            "How long it took from the end of content until it was durable, in seconds",
+            metrics.commit_seconds.clone(),
         );
         registry.register(
             "refusals",

@@ -139,6 +139,7 @@ impl Session {
     ) -> Result<u64, Canned> {
         let Content { mut draft, octets, share: _share, .. } = content;
         let octets = octets + head.prefix.len() as u64;
+        let began = Instant::now();
         let mut tries = 0;
         loop {
             tries += 1;
@@ -150,7 +151,11 @@ impl Session {
                 () = self.deadline.passed() => return Err(replies::CANNOT_STORE),
             };
             match committed {
-                Ok(()) => return Ok(octets),
+                Ok(()) => {
+                    let seconds = began.elapsed().as_secs_f64();
+                    self.shared.metrics.commit_seconds.observe(seconds);
+                    return Ok(octets);
+                }
                 Err(AcceptError::Unknown(error)) if tries < COMMIT_TRIES => {
                     tracing::warn!(event = "commit_repeated", id = %draft.id(), %error);
                 }
