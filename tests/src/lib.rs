@@ -8,6 +8,7 @@
 pub mod client;
 pub mod contract;
 pub mod dns;
+pub mod exposition;
 pub mod flood;
 pub mod forwarder;
 pub mod fuzz;

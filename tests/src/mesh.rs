@@ -23,6 +23,8 @@ pub struct Size {
     pub ingress: Vec<String>,
     /// Routes before the one to the sink, as elements of the YAML list.
     pub routes: Vec<String>,
+    /// After so long deferred mail is tried again.
+    pub retry_seconds: u32,
 }
 
 impl Default for Size {
@@ -34,6 +36,7 @@ impl Default for Size {
             jetstream: Vec::new(),
             ingress: Vec::new(),
             routes: Vec::new(),
+            retry_seconds: 1,
         }
     }
 }
@@ -60,10 +63,11 @@ impl Mesh {
         settings: &Settings,
     ) -> Result<Self> {
         let servers = Cluster::start_in(&dir.join("nats"), size.servers, settings).await?;
+        let retry = format!(": [{0}], repeatSeconds: {0}", size.retry_seconds);
         let make = |role: &str, number: usize| {
             let home = dir.join(format!("{role}-{number}"));
             let data = home.join("data");
-            let config = scenario::config(sink, &data);
+            let config = scenario::config(sink, &data).replace(": [1], repeatSeconds: 1", &retry);
             let config = with_lines(config, "  routes:\n", "  - ", &size.routes);
             let config = with_lines(config, "ingress:\n", "  ", &size.ingress);
             let config = config + &jetstream(&servers, &size);

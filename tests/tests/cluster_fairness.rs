@@ -99,6 +99,7 @@ impl Scene {
                 format!("{{domain: .dead.test, host: \"127.0.0.1\", port: {dead}}}"),
                 format!("{{domain: .slow.test, host: \"127.0.0.1\", port: {slow}}}"),
             ],
+            ..Size::default()
         };
         let mesh = Mesh::start(dir, size, &sink).await?;
         let address = mesh.ingresses[0].address("submission");

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use prometheus_client::registry::Registry;
+use queue::census::Census;
 use queue::{HopKind, Queue};
 use queue_jetstream::{JetQueue, OpenError};
 use queue_log::LogQueue;
@@ -27,6 +28,14 @@ impl Backend {
         match self {
             Self::Log(queue) => Arc::clone(queue) as Arc<dyn Queue>,
             Self::JetStream(queue) => Arc::clone(queue) as Arc<dyn Queue>,
+        }
+    }
+
+    /// What this process has of the queue, counted.
+    pub(crate) fn census(&self) -> Census {
+        match self {
+            Self::Log(queue) => queue.census(),
+            Self::JetStream(queue) => queue.census(),
         }
     }
 

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::backend::Backend;
 use crate::cli::LogFormat;
 use crate::config::{Config, DomainsFrom, Refused, refused};
-use crate::queue_metrics::Heard;
+use crate::queue_metrics::Watched;
 use crate::table::Domains;
 use crate::{backend, dsn_route, output, resources};
 
@@ -111,7 +111,7 @@ impl Opening {
         let mut registry = Registry::with_prefix("postrider");
         let counted = backend::Metrics::register(config, &mut registry);
         let metrics = RoleMetrics::register(roles, &mut registry);
-        let heard = Heard::register(&mut registry);
+        let watched = Watched::register(&mut registry);
         self.readiness.not_ready("roles", "starting");
         let http = runtime::http::Http::bind(config.http, self.readiness.clone(), registry);
         let http = http.await.with_context(|| {
@@ -124,7 +124,7 @@ impl Opening {
         let Some(backend) = opened else { return Ok(None) };
         self.readiness.ready("queue");
         let queue = backend.queue();
-        self.doors.spawn(heard.keep_fresh(queue.clone(), self.last.clone()));
+        watched.watch(backend.clone());
         let made = metrics.make(config, &queue, &self.domains)?;
         let socket = config.admin_socket();
         let admin = admin::server::Server::bind(&socket).await;

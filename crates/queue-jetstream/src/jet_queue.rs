@@ -8,6 +8,7 @@ use async_nats::ConnectOptions;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 use mail_types::{Envelope, QueueId, Timestamp};
+use queue::census::Census;
 use queue::contract::Cause;
 use queue::schedule::{Leased, Schedule};
 use queue::{
@@ -26,7 +27,10 @@ use crate::names::{Door, Partition};
 use crate::server::{self, ServerError};
 use crate::shared::{Clock, Shared};
 use crate::streams::{self, StreamError};
-use crate::{crowd, end, everywhere, here, intake, orphans, ownership, permissions, split, usage};
+use crate::{
+    backlog, census, crowd, end, everywhere, here, intake, orphans, ownership, permissions, split,
+    usage,
+};
 
 /// A waiting lease looks at least this often: the clock may have been set.
 const LOOK: Duration = Duration::from_millis(500);
@@ -112,6 +116,7 @@ impl JetQueue {
         tasks.spawn(everywhere::answer(Arc::clone(shared)));
         tasks.spawn(crowd::run(Arc::clone(shared)));
         tasks.spawn(orphans::run(Arc::clone(shared)));
+        tasks.spawn(backlog::run(Arc::clone(shared)));
         let owning = tasks.spawn(ownership::run(Arc::clone(shared), self.kinds.clone()));
         *self.owning.lock().unwrap_or_else(PoisonError::into_inner) = Some(owning);
     }
@@ -176,6 +181,12 @@ impl JetQueue {
         let in_hand = index.hand.messages().filter(|in_hand| in_hand.way.door == door).count();
         let ending = index.ending.values().filter(|ending| ending.way.door == door).count();
         (in_hand + ending) as u64
+    }
+
+    /// What this process has of the queue. Costs no request: what it does not know by itself is
+    /// at most some ten seconds old.
+    pub fn census(&self) -> Census {
+        census::take(&self.shared)
     }
 
     /// Leases no more, gives its partitions to others, and ends what goes on in the background.

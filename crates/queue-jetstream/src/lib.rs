@@ -23,8 +23,10 @@
 
 mod act;
 mod arriving;
+mod backlog;
 mod body;
 mod broker;
+mod census;
 mod config;
 mod crowd;
 mod draft;

@@ -46,7 +46,7 @@ impl fmt::Display for Partition {
 }
 
 /// Where a message waits for whoever takes it first.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Lane {
     /// For one next hop: its partition's owner.
     Partition(Partition),

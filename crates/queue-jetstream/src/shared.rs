@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backlog::Backlog;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::crowd::Crowds;
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     /// Names this process in the records it writes: what it wrote, it knows.
     pub(crate) writer: String,
     tenures: Mutex<HashMap<Partition, Arc<Tenure>>>,
+    backlog: Mutex<Backlog>,
     stepping: Mutex<HashSet<JobId>>,
     stepped: Notify,
     index: Mutex<Index>,
@@ -74,6 +76,7 @@ impl Shared {
             tasks: TaskTracker::new(),
             writer: format!("{:016x}", rand::random::<u64>()),
             tenures: Mutex::default(),
+            backlog: Mutex::default(),
             stepping: Mutex::default(),
             stepped: Notify::new(),
             index: Mutex::new(index),
@@ -112,6 +115,18 @@ impl Shared {
     /// The partitions that are ours.
     pub(crate) fn tenures(&self) -> MutexGuard<'_, HashMap<Partition, Arc<Tenure>>> {
         self.tenures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The partitions that are certainly ours.
+    pub(crate) fn owned(&self) -> HashSet<Partition> {
+        let tenures = self.tenures();
+        let valid = tenures.values().filter(|tenure| tenure.is_valid());
+        valid.map(|tenure| tenure.partition).collect()
+    }
+
+    /// What waits besides what the index knows.
+    pub(crate) fn backlog(&self) -> MutexGuard<'_, Backlog> {
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether jobs for a next hop may be leased here.

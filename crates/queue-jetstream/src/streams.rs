@@ -8,6 +8,7 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use futures::TryStreamExt;
+use mail_types::Timestamp;
 use queue::contract::Cause;
 
 use crate::broker::Broker;
@@ -208,6 +209,20 @@ pub(crate) async fn size(shared: &Shared) -> Result<u64, Cause> {
 pub(crate) async fn state(shared: &Shared, stream: &str) -> Result<stream::State, Cause> {
     let stream = shared.broker.context.get_stream(stream).await?;
     Ok(stream.cached_info().state.clone())
+}
+
+/// Messages of a lane that were not acknowledged, whoever has them.
+pub(crate) async fn undone(shared: &Shared, door: Door, lane: Lane) -> Result<u64, Cause> {
+    let stream = shared.broker.context.get_stream_no_info(shared.stream(door, lane)).await?;
+    let info = stream.consumer_info(lane.to_string()).await?;
+    Ok(info.num_pending + info.num_ack_pending as u64)
+}
+
+/// When the first message that a stream still has was stored.
+pub(crate) async fn oldest(shared: &Shared, stream: &str) -> Result<Option<Timestamp>, Cause> {
+    let state = state(shared, stream).await?;
+    let first = i64::try_from(state.first_timestamp.unix_timestamp_nanos() / 1_000_000)?;
+    Ok((state.messages > 0).then(|| Timestamp::from_unix_ms(first)))
 }
 
 /// The subjects of which a stream has messages.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
 use mail_types::{Envelope, QueueId, Timestamp};
+use queue::census::{Census, Named, Share};
 use queue::schedule::{Leased, Schedule};
 use queue::{
     AcceptError, Acted, Action, Admission, Draft, Filter, HopKind, Job, JobSummary, Lease, NextHop,
@@ -166,6 +167,30 @@ impl Threads {
             tracing::error!("a thread of the queue ended in a panic");
         }
         writer.ok()
+    }
+}
+
+impl LogQueue {
+    /// The queue counted.
+    pub fn census(&self) -> Census {
+        let mut index = self.shared.index();
+        index.schedule.advance(self.shared.now());
+        index.sweep();
+        let mut share = Share::default();
+        let next_hops: Vec<_> = index.schedule.hop_tallies().collect();
+        for (_, tally) in &next_hops {
+            share.tally.add(tally);
+        }
+        let counts = index.schedule.counts();
+        Census {
+            messages: counts.messages,
+            content_bytes: counts.content_bytes,
+            shares: vec![("log".to_owned(), share)],
+            next_hops: Named::most(next_hops),
+            tenants: Named::most(index.schedule.tenant_tallies()),
+            store_bytes: Some(self.shared.used_bytes(&index)),
+            store_limit_bytes: Some(self.shared.limit_bytes(&index)),
+        }
     }
 }
 

@@ -24,7 +24,12 @@ pub struct Monitor {
 
 impl Monitor {
     pub(super) fn new(port: u16) -> Self {
-        Self { address: SocketAddr::from(([127, 0, 0, 1], port)) }
+        Self::at(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    /// Any program that serves pages about itself.
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address }
     }
 
     pub fn url(&self) -> String {
@@ -42,6 +47,13 @@ impl Monitor {
         let (status, body) = self.get(page).await?;
         ensure!(status == StatusCode::OK, "{status} from {}{page}", self.url());
         Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// The text of a page.
+    pub async fn text(&self, page: &str) -> Result<String> {
+        let (status, body) = self.get(page).await?;
+        ensure!(status == StatusCode::OK, "{status} from {}{page}", self.url());
+        Ok(String::from_utf8(body.to_vec())?)
     }
 
     async fn get(&self, page: &str) -> Result<(StatusCode, Bytes)> {
