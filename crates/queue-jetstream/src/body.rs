@@ -77,11 +77,16 @@ impl BodyWriter {
 
     /// Appends; waits while too many chunks are on their way.
     pub(crate) async fn write(&mut self, octets: &[u8]) -> Result<(), PublishError> {
-        self.pending.extend_from_slice(octets);
-        while self.pending.len() >= CHUNK {
-            let chunk = self.pending.split_to(CHUNK).freeze();
-            self.send(chunk).await?;
+        let mut rest = octets;
+        while self.pending.len() + rest.len() >= CHUNK {
+            let (first, more) = rest.split_at(CHUNK - self.pending.len());
+            self.pending.extend_from_slice(first);
+            rest = more;
+            // What goes on has chunks to come: a buffer that grows leaves all its sizes behind.
+            let full = std::mem::replace(&mut self.pending, BytesMut::with_capacity(CHUNK));
+            self.send(full.freeze()).await?;
         }
+        self.pending.extend_from_slice(rest);
         Ok(())
     }
 
