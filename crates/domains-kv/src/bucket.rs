@@ -2,13 +2,12 @@
 
 use async_nats::connection::State;
 use async_nats::jetstream::kv::{self, Store, Watch};
-use async_nats::jetstream::stream::{RawMessageErrorKind, StorageType};
+use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode};
-use async_nats::{Client, ConnectOptions, HeaderMap, Request};
+use async_nats::{Client, ConnectOptions};
 use bytes::Bytes;
 use futures::StreamExt;
-use serde::Deserialize;
-use serde_json::json;
+use nats::{Cause, Login, Publish, PublishError};
 
 use crate::Config;
 use crate::contents::Contents;
@@ -17,12 +16,6 @@ use crate::record::Marker;
 
 /// The stream of the bucket.
 const STREAM: &str = "KV_domains";
-const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
-/// Of which subject, when it is not the message's own.
-const EXPECTED_LAST_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
-
-/// What the client library says.
-pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why the bucket cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -73,18 +66,6 @@ pub(crate) struct Claim(Vec<u64>);
 
 /// The lane in which a claim can be taken away.
 pub(crate) const FIRST_LANE: usize = 0;
-
-#[derive(Deserialize)]
-struct Answer {
-    seq: Option<u64>,
-    error: Option<AnswerError>,
-}
-
-#[derive(Deserialize)]
-struct AnswerError {
-    err_code: u64,
-    description: String,
-}
 
 impl Bucket {
     /// Fails when no server is there.
@@ -156,23 +137,16 @@ impl Bucket {
         if self.client.connection_state() != State::Connected {
             return Err("not connected".into());
         }
-        let stream = self.context.get_stream_no_info(STREAM).await?;
-        let found = stream.get_last_raw_message_by_subject(&subject(MARKER)).await;
+        let found = match nats::last(&self.context, STREAM, &subject(MARKER)).await {
+            Err(error) if is_no_stream(&error) => None,
+            found => found?,
+        };
         match found {
             // The mark of a deleted key is empty.
-            Ok(found) if found.payload.is_empty() => Ok(None),
-            Ok(found) => Ok(Some(serde_json::from_slice(&found.payload)?)),
-            Err(error) => match error.kind() {
-                RawMessageErrorKind::NoMessageFound => Ok(None),
-                RawMessageErrorKind::JetStream(api)
-                    if api.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-                {
-                    Ok(None)
-                }
-                RawMessageErrorKind::InvalidSubject
-                | RawMessageErrorKind::JetStream(_)
-                | RawMessageErrorKind::Other => Err(error.into()),
-            },
+            Some(found) if !found.payload.is_empty() => {
+                Ok(Some(serde_json::from_slice(&found.payload)?))
+            }
+            Some(_) | None => Ok(None),
         }
     }
 
@@ -180,7 +154,8 @@ impl Bucket {
     /// whoever has the last one has all, and nothing of another's comes after it.
     pub(crate) async fn claim(&self) -> Result<Claim, WriteError> {
         let name = Bytes::from(format!("{:016x}", rand::random::<u64>()));
-        let first = self.send(&keys::of_lane(FIRST_LANE), name.clone(), HeaderMap::new()).await?;
+        let key = subject(&keys::of_lane(FIRST_LANE));
+        let first = self.send(Publish::unnamed(key, name.clone())).await?;
         let mut claim = Claim(vec![first]);
         for lane in 1..LANES {
             let key = keys::of_lane(lane);
@@ -198,39 +173,17 @@ impl Bucket {
         key: &str,
         value: Bytes,
     ) -> Result<u64, WriteError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(EXPECTED_LAST, claim.0[lane].to_string());
-        headers.insert(EXPECTED_LAST_OF, subject(&keys::of_lane(lane)));
-        self.send(key, value, headers).await
+        let publish = Publish::unnamed(subject(key), value);
+        self.send(publish.expecting_of(&subject(&keys::of_lane(lane)), claim.0[lane])).await
     }
 
-    async fn send(&self, key: &str, value: Bytes, headers: HeaderMap) -> Result<u64, WriteError> {
-        let request = Request::new().payload(value).headers(headers);
-        let request = request.timeout(Some(self.config.timeout));
-        let answer = self.client.send_request(subject(key), request).await;
-        let answer = answer.map_err(|error| WriteError::Unknown(error.into()))?;
-        let answer: Answer = serde_json::from_slice(&answer.payload)
-            .map_err(|error| WriteError::Unknown(error.into()))?;
-        match answer {
-            // Wrong last sequence, also of a subject.
-            Answer { error: Some(AnswerError { err_code: 10071 | 10164, .. }), .. } => {
-                Err(WriteError::Fenced)
-            }
-            Answer { error: Some(error), .. } => {
-                Err(WriteError::Refused(format!("{} ({})", error.description, error.err_code)))
-            }
-            Answer { seq: Some(sequence), .. } => Ok(sequence),
-            Answer { .. } => Err(WriteError::Unknown("an answer without a sequence".into())),
-        }
+    async fn send(&self, publish: Publish) -> Result<u64, WriteError> {
+        Ok(nats::publish(&self.client, publish, self.config.timeout).await?)
     }
 
     /// Forgets a message, if it is still there.
     pub(crate) async fn forget(&self, sequence: u64) -> Result<(), Cause> {
-        // Not the library's call: that overwrites the message on the disk.
-        let subject = format!("STREAM.MSG.DELETE.{STREAM}");
-        let wanted = json!({"seq": sequence, "no_erase": true});
-        let _: serde_json::Value = self.context.request(subject, &wanted).await?;
-        Ok(())
+        nats::delete(&self.context, STREAM, sequence).await
     }
 
     /// All that was written before `claim`.
@@ -261,18 +214,35 @@ impl Bucket {
 }
 
 async fn options(config: &Config) -> Result<ConnectOptions, Cause> {
-    let mut options = ConnectOptions::new()
-        .name("postrider")
-        .custom_inbox_prefix(&config.inbox_prefix)
-        .request_timeout(Some(config.timeout));
-    if let Some(file) = &config.ca_file {
-        options = options.add_root_certificates(file.clone()).require_tls(true);
+    let login = Login {
+        nkey_file: config.nkey_file.as_deref(),
+        ca_file: config.ca_file.as_deref(),
+        inbox_prefix: &config.inbox_prefix,
+        timeout: config.timeout,
+    };
+    login.options().await
+}
+
+impl From<PublishError> for WriteError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Changed => Self::Fenced,
+            PublishError::Refused(text) | PublishError::Full(text) => {
+                Self::Refused(text.to_string())
+            }
+            PublishError::Unknown(text) => Self::Unknown(text.to_string().into()),
+        }
     }
-    if let Some(file) = &config.nkey_file {
-        let seed = tokio::fs::read_to_string(file).await?;
-        options = options.nkey(seed.trim().to_owned());
+}
+
+fn is_no_stream(error: &Cause) -> bool {
+    let Some(error) = error.downcast_ref::<RawMessageError>() else { return false };
+    match error.kind() {
+        RawMessageErrorKind::JetStream(api) => api.error_code() == ErrorCode::STREAM_NOT_FOUND,
+        RawMessageErrorKind::NoMessageFound
+        | RawMessageErrorKind::InvalidSubject
+        | RawMessageErrorKind::Other => false,
     }
-    Ok(options)
 }
 
 fn subject(key: &str) -> String {

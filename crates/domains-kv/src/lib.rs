@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use domains::Table;
 
-pub use bucket::{BucketError, Cause};
+pub use bucket::BucketError;
 pub use contents::Incomplete;
 pub use loader::Loader;
 pub use publish::{PublishError, Published, Shrinking, publish};

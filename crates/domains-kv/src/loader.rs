@@ -8,12 +8,13 @@ use async_nats::jetstream::kv::Watch;
 use async_trait::async_trait;
 use domains::{Absence, Table};
 use futures::StreamExt;
+use nats::Cause;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, Interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
-use crate::bucket::{Bucket, BucketError, Cause};
+use crate::bucket::{Bucket, BucketError};
 use crate::contents::Contents;
 use crate::record::Marker;
 

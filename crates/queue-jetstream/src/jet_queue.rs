@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::ConnectOptions;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 use mail_types::{Envelope, QueueId, Timestamp};
+use nats::Login;
 use queue::census::Census;
 use queue::contract::Cause;
 use queue::schedule::{Leased, Schedule};
@@ -264,17 +264,13 @@ async fn keep_verified(shared: Arc<Shared>, mut pause: Duration) {
 async fn connect(config: &Config, kinds: &[HopKind]) -> Result<async_nats::Client, OpenError> {
     let urls = config.urls.join(", ");
     let failed = |source: Cause| OpenError::Connect { urls: urls.clone(), source };
-    let mut options = ConnectOptions::new()
-        .name("postrider")
-        .custom_inbox_prefix(permissions::inbox(kinds))
-        .request_timeout(Some(config.timeout()));
-    if let Some(file) = &config.ca_file {
-        options = options.add_root_certificates(file.clone()).require_tls(true);
-    }
-    if let Some(file) = &config.nkey_file {
-        let seed = tokio::fs::read_to_string(file).await.map_err(|error| failed(error.into()))?;
-        options = options.nkey(seed.trim().to_owned());
-    }
+    let login = Login {
+        nkey_file: config.nkey_file.as_deref(),
+        ca_file: config.ca_file.as_deref(),
+        inbox_prefix: &permissions::inbox(kinds),
+        timeout: config.timeout(),
+    };
+    let options = login.options().await.map_err(failed)?;
     options.connect(config.urls.clone()).await.map_err(|error| failed(error.into()))
 }
 

@@ -9,7 +9,7 @@ use crate::workspace::Metadata;
 /// never know each other.
 const LAYERS: [&[&str]; 6] = [
     &["mail-types"],
-    &["smtp", "message", "retry", "resolve"],
+    &["smtp", "message", "retry", "resolve", "nats"],
     &["domains", "queue"],
     &["queue-log", "queue-jetstream", "domains-kv", "outcome", "admin", "runtime"],
     &["ingress", "delivery", "mda"],

@@ -1,0 +1,41 @@
+//! How a process logs in to the servers.
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_nats::ConnectOptions;
+
+use crate::Cause;
+
+/// Who logs in, and how long it waits for answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Login<'a> {
+    /// A file with the seed of the nkey.
+    pub nkey_file: Option<&'a Path>,
+    /// Certificates of authorities that the servers' certificates are checked by; TLS is required
+    /// then.
+    pub ca_file: Option<&'a Path>,
+    /// The prefix of the subjects where this client is answered.
+    pub inbox_prefix: &'a str,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+}
+
+impl Login<'_> {
+    /// # Errors
+    /// The seed cannot be read.
+    pub async fn options(&self) -> Result<ConnectOptions, Cause> {
+        let mut options = ConnectOptions::new()
+            .name("postrider")
+            .custom_inbox_prefix(self.inbox_prefix)
+            .request_timeout(Some(self.timeout));
+        if let Some(file) = self.ca_file {
+            options = options.add_root_certificates(file.to_owned()).require_tls(true);
+        }
+        if let Some(file) = self.nkey_file {
+            let seed = tokio::fs::read_to_string(file).await?;
+            options = options.nkey(seed.trim().to_owned());
+        }
+        Ok(options)
+    }
+}
