@@ -13,6 +13,7 @@ pub mod flood;
 pub mod forwarder;
 pub mod fuzz;
 pub mod jet;
+pub mod keys;
 pub mod ledger;
 pub mod load;
 pub mod mail;

@@ -53,6 +53,7 @@ impl World {
             queue: Arc::clone(queue),
             domains: Arc::clone(&table),
             absence: Arc::new(AtHome),
+            logins: Arc::new(AtHome),
             metrics: ingress::Metrics::register(&mut registry),
         };
         let ingress = ingress::Ingress::bind(&ingress_config(dir)?, services)?;

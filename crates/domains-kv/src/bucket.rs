@@ -1,18 +1,21 @@
 //! What is asked of NATS, and what its answers mean.
 
 use async_nats::connection::State;
+use std::time::Duration;
+
 use async_nats::jetstream::kv::{self, Store, Watch};
 use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode};
 use async_nats::{Client, ConnectOptions};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::try_join_all;
 use nats::{Cause, Login, Publish, PublishError};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::Config;
-use crate::contents::Contents;
 use crate::keys::{self, BUCKET, MARKER};
-use crate::record::Marker;
+use crate::record::{Marker, Versions};
 
 /// The stream of the bucket.
 const STREAM: &str = "KV_domains";
@@ -40,7 +43,8 @@ pub enum BucketError {
 /// Why something was not written, or may not have been.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    #[error("another has begun to publish")]
+    /// Nothing of it will be in force, unless it was the marker and that is.
+    #[error("another has begun to publish after this one, and goes on")]
     Fenced,
     #[error("the server refused it: {0}")]
     Refused(String),
@@ -58,11 +62,26 @@ pub(crate) struct Bucket {
 
 /// Lanes that a writer has: in each, one write is under way at a time, for servers refuse a second
 /// one under the same condition.
-pub(crate) const LANES: usize = 16;
+/// Many, for each write waits for the disks of a majority.
+pub(crate) const LANES: usize = 256;
+/// Lanes that are claimed one after the other; from each the others are, side by side.
+const ROW: usize = 16;
 
 /// The right to write, until another claims it: the sequences of its lanes' keys.
 #[derive(Clone, Debug)]
 pub(crate) struct Claim(Vec<u64>);
+
+impl Claim {
+    /// The sequence after which nothing of an earlier writer comes.
+    pub(crate) fn end(&self) -> u64 {
+        self.0.iter().max().copied().unwrap_or_default()
+    }
+}
+
+/// Between two tries of a write.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How many answers a write waits for.
+const TRIES: u32 = 3;
 
 /// The lane in which a claim can be taken away.
 pub(crate) const FIRST_LANE: usize = 0;
@@ -123,6 +142,11 @@ impl Bucket {
         Ok(())
     }
 
+    /// How long an answer is waited for.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.config.timeout
+    }
+
     async fn store(&self) -> Result<Store, Cause> {
         Ok(self.context.get_key_value(BUCKET).await?)
     }
@@ -134,10 +158,19 @@ impl Bucket {
 
     /// The marker, as the stream's leader knows it now.
     pub(crate) async fn marker(&self) -> Result<Option<Marker>, Cause> {
+        self.last(MARKER).await
+    }
+
+    /// A row, as the stream's leader knows it now.
+    pub(crate) async fn row(&self, key: &str) -> Result<Option<Versions>, Cause> {
+        self.last(key).await
+    }
+
+    async fn last<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Cause> {
         if self.client.connection_state() != State::Connected {
             return Err("not connected".into());
         }
-        let found = match nats::last(&self.context, STREAM, &subject(MARKER)).await {
+        let found = match nats::last(&self.context, STREAM, &subject(key)).await {
             Err(error) if is_no_stream(&error) => None,
             found => found?,
         };
@@ -150,17 +183,28 @@ impl Bucket {
         }
     }
 
-    /// Takes the right to write from whoever had it. Who has the first lane takes the others; so
-    /// whoever has the last one has all, and nothing of another's comes after it.
+    /// Takes the right to write from whoever had it: the first lane, from it the next of a first
+    /// row, and from each of the row a share of the others. Who was overtaken in a lane claims no
+    /// more from it; so whoever has all lanes is the last, and nothing of another's comes after.
     pub(crate) async fn claim(&self) -> Result<Claim, WriteError> {
-        let name = Bytes::from(format!("{:016x}", rand::random::<u64>()));
-        let key = subject(&keys::of_lane(FIRST_LANE));
-        let first = self.send(Publish::unnamed(key, name.clone())).await?;
-        let mut claim = Claim(vec![first]);
-        for lane in 1..LANES {
-            let key = keys::of_lane(lane);
-            let taken = self.write(&claim, FIRST_LANE, &key, name.clone()).await?;
-            claim.0.push(taken);
+        let name = format!("{:016x}", rand::random::<u64>());
+        let first = self.send(None, take_lane(&name, FIRST_LANE)).await?;
+        let mut claim = Claim(vec![first; LANES]);
+        for lane in 1..ROW {
+            claim.0[lane] = self.send(Some((&claim, FIRST_LANE)), take_lane(&name, lane)).await?;
+        }
+        let (claimed, name) = (&claim, &name);
+        let shares = (0..ROW).map(|parent| async move {
+            let mut taken = Vec::new();
+            for lane in (parent + ROW..LANES).step_by(ROW) {
+                let sequence = self.send(Some((claimed, parent)), take_lane(name, lane)).await?;
+                taken.push((lane, sequence));
+            }
+            Ok::<_, WriteError>(taken)
+        });
+        let shares = try_join_all(shares).await?;
+        for (lane, sequence) in shares.into_iter().flatten() {
+            claim.0[lane] = sequence;
         }
         Ok(claim)
     }
@@ -173,43 +217,45 @@ impl Bucket {
         key: &str,
         value: Bytes,
     ) -> Result<u64, WriteError> {
-        let publish = Publish::unnamed(subject(key), value);
-        self.send(publish.expecting_of(&subject(&keys::of_lane(lane)), claim.0[lane])).await
+        self.send(Some((claim, lane)), Publish::unnamed(subject(key), value)).await
     }
 
-    async fn send(&self, publish: Publish) -> Result<u64, WriteError> {
-        Ok(nats::publish(&self.client, publish, self.config.timeout).await?)
+    /// Repeats what was refused or not answered while the claim stands: written twice is as good
+    /// as written once. Servers refuse also when another's write under a claim of the same lane,
+    /// an older one, is under way: whoever came last must not give up then.
+    async fn send(
+        &self,
+        held: Option<(&Claim, usize)>,
+        publish: Publish,
+    ) -> Result<u64, WriteError> {
+        let held = held.map(|(claim, lane)| (subject(&keys::of_lane(lane)), claim.0[lane]));
+        let publish = match &held {
+            Some((key, sequence)) => publish.expecting_of(key, *sequence),
+            None => publish,
+        };
+        let until = Instant::now() + self.config.timeout * TRIES;
+        loop {
+            let sent = nats::publish(&self.client, publish.clone(), self.config.timeout).await;
+            let error = match sent.map_err(WriteError::from) {
+                Err(error @ (WriteError::Fenced | WriteError::Unknown(_))) => error,
+                sent => return sent,
+            };
+            if let Some((key, sequence)) = &held
+                && let Ok(last) = nats::last(&self.context, STREAM, key).await
+                && last.is_none_or(|last| last.sequence != *sequence)
+            {
+                return Err(WriteError::Fenced);
+            }
+            if Instant::now() >= until {
+                return Err(error);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Forgets a message, if it is still there.
     pub(crate) async fn forget(&self, sequence: u64) -> Result<(), Cause> {
         nats::delete(&self.context, STREAM, sequence).await
-    }
-
-    /// All that was written before `claim`.
-    pub(crate) async fn contents_before(&self, claim: &Claim) -> Result<Contents, BucketError> {
-        let last = claim.0.last().copied().unwrap_or_default();
-        self.read(|entry| entry.revision >= last).await
-    }
-
-    /// All that there is now. A key that is written meanwhile may be missing.
-    pub(crate) async fn contents(&self) -> Result<Contents, BucketError> {
-        self.read(|entry| entry.seen_current).await
-    }
-
-    async fn read(&self, is_last: impl Fn(&kv::Entry) -> bool) -> Result<Contents, BucketError> {
-        let mut contents = Contents::default();
-        let mut watch = self.watch().await.map_err(BucketError::Read)?;
-        loop {
-            let next = tokio::time::timeout(self.config.timeout, watch.next()).await;
-            let next = next.map_err(|late| BucketError::Read(late.into()))?;
-            let entry = next.ok_or_else(|| BucketError::Read("the watch ended".into()))?;
-            let entry = entry.map_err(|error| BucketError::Read(error.into()))?;
-            contents.take(&entry).map_err(|error| BucketError::Read(error.into()))?;
-            if is_last(&entry) {
-                return Ok(contents);
-            }
-        }
     }
 }
 
@@ -230,7 +276,9 @@ impl From<PublishError> for WriteError {
             PublishError::Refused(text) | PublishError::Full(text) => {
                 Self::Refused(text.to_string())
             }
-            PublishError::Unknown(text) => Self::Unknown(text.to_string().into()),
+            PublishError::Unserved(text) | PublishError::Unknown(text) => {
+                Self::Unknown(text.to_string().into())
+            }
         }
     }
 }
@@ -243,6 +291,11 @@ fn is_no_stream(error: &Cause) -> bool {
         | RawMessageErrorKind::InvalidSubject
         | RawMessageErrorKind::Other => false,
     }
+}
+
+fn take_lane(name: &str, lane: usize) -> Publish {
+    let subject = subject(&keys::of_lane(lane));
+    Publish::new(subject, &format!("{name}.{lane}"), name.to_owned().into())
 }
 
 fn subject(key: &str) -> String {

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! bucket `domains`, history 1
-//!   d.DOMAIN         a domain             ┐ {since, row, before}
+//!   d.DOMAIN         a domain             ┐ {since, now, before}
 //!   e.DOMAIN.NAME    a mailbox or alias   ┘
-//!   marker           {history, generation, counts, digest, postmaster}, written last
+//!   marker           {history, generation, counts, digest, postmaster, keys}, written last
 //!   writer.LANE      who publishes at the moment
 //! ```
 //!
@@ -17,7 +17,16 @@
 //!
 //! **One writer.** Whoever publishes first claims the keys `writer.LANE`; every later write is made
 //! under the condition that the claim of its lane still stands. A claim by another ends it, without
-//! harm.
+//! harm: of several at once the last wins.
+//!
+//! **Secrets are sealed**, each class to a key of its own, see `seal`: hashes of passwords are the
+//! only ones in the table so far. The writer can seal and not open; a role opens what it has the
+//! private keys of, when it needs it, and keeps none of it.
+//!
+//! **A role keeps names.** Of a mailbox its table holds the name and nothing else, some 70 octets;
+//! what is needed to log in is asked of the leader. A generation changes the domains it has
+//! changed; the others are shared with the table before. (A cache of the mailboxes in use would
+//! need less, and a round trip for each of the others: not needed up to some millions.)
 //!
 //! **Only a proven absence is a `550`.** The last complete table stays in force whatever happens to
 //! the bucket. What it lacks is proven absent when the marker, asked of the stream's *leader* at
@@ -25,29 +34,38 @@
 //! no answer, no marker or a newer one, is no proof. (A leader that was cut off from the others and
 //! has not noticed yet speaks for the table as it was some seconds before.)
 //!
-//! **Does not know** YAML, SMTP, nor what the bucket's readers do with the table. Rows are not
-//! sealed yet: who may read the bucket sees the hashes of passwords, those that were replaced by
-//! the last change included.
+//! **Does not know** YAML, SMTP, nor what the bucket's readers do with the table.
 
 mod bucket;
+mod class;
+mod compare;
 mod contents;
+mod key;
 mod keys;
 mod loader;
+mod logins;
 mod publish;
 mod record;
+mod seal;
+mod stand_ins;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use domains::Table;
+use futures::StreamExt;
 
 pub use bucket::BucketError;
+pub use class::Class;
 pub use contents::Incomplete;
+pub use key::{KeyError, Pair, make_compare_key};
 pub use loader::Loader;
-pub use publish::{PublishError, Published, Shrinking, publish};
+pub use publish::{Progress, PublishError, Published, Shrinking, publish};
 pub use record::Marker;
+pub use seal::{OpenError, Opener, SealError, Sealer};
 
 use bucket::Bucket;
+use contents::{Contents, Taken};
 
 /// Where the bucket is.
 #[derive(Clone, Debug)]
@@ -75,11 +93,27 @@ pub enum ReadError {
     Incomplete(#[from] Incomplete),
 }
 
-/// The table that is in force.
+/// The table that is in force, without its logins.
 ///
 /// # Errors
 /// When the bucket cannot be read, or holds no complete generation.
 pub async fn read(config: &Config) -> Result<(Marker, Table), ReadError> {
     let bucket = Bucket::connect(config).await?;
-    Ok(bucket.contents().await?.complete()?)
+    let marker = bucket.marker().await.map_err(BucketError::Read)?;
+    let mut marker = marker.ok_or(Incomplete::NoMarker)?;
+    let mut contents = Contents::begin(marker.clone())?;
+    let mut watch = bucket.watch().await.map_err(BucketError::Read)?;
+    loop {
+        let next = tokio::time::timeout(config.timeout, watch.next()).await;
+        let next = next.map_err(|late| BucketError::Read(late.into()))?;
+        let entry = next.ok_or_else(|| BucketError::Read("the watch ended".into()))?;
+        let entry = entry.map_err(|error| BucketError::Read(error.into()))?;
+        if let Taken::Marker(newer) = contents.take(&entry)? {
+            marker = newer;
+        }
+        if entry.seen_current {
+            contents.advance(&marker)?;
+            return Ok((marker, contents.table().0));
+        }
+    }
 }

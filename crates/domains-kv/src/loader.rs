@@ -15,8 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Config;
 use crate::bucket::{Bucket, BucketError};
-use crate::contents::Contents;
+use crate::class::Class;
+use crate::contents::{Contents, Taken};
 use crate::record::Marker;
+use crate::seal::{OpenError, Opener};
+use crate::stand_ins::StandIns;
 
 /// Between two looks at the leader's marker: the watch may have come to rest.
 const LOOK: Duration = Duration::from_secs(2);
@@ -26,22 +29,26 @@ const LOOKS: u32 = 3;
 const RETRY: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(15);
 /// The longest that a client waits for a proof.
-const PROOF: Duration = Duration::from_secs(5);
+pub(crate) const PROOF: Duration = Duration::from_secs(5);
 
 /// Watches the bucket and puts every complete generation in force.
 pub struct Loader {
-    bucket: Bucket,
+    pub(crate) bucket: Bucket,
     table: Arc<ArcSwapOption<Table>>,
     /// The table that came last, and its marker. `None` until one was complete.
-    loaded: watch::Sender<Option<Loaded>>,
+    pub(crate) loaded: watch::Sender<Option<Arc<Loaded>>>,
+    pub(crate) opener: Opener,
+    /// What the role must be able to open.
+    needs: Vec<Class>,
     /// What the leader said last.
     said: Mutex<Said>,
 }
 
-#[derive(Clone)]
-struct Loaded {
-    marker: Marker,
-    table: Arc<Table>,
+/// A generation that is in force.
+pub(crate) struct Loaded {
+    pub(crate) marker: Marker,
+    pub(crate) table: Arc<Table>,
+    pub(crate) stand_ins: StandIns,
 }
 
 /// An answer of the leader, and when it was asked.
@@ -51,23 +58,48 @@ struct Said {
 }
 
 impl Loader {
-    /// Servers need not be there yet. Tables are put into `table` by [`Loader::run`].
+    /// Servers need not be there yet. Tables are put into `table` by [`Loader::run`]. The role
+    /// needs secrets of the classes `needs`, which `opener` should have the keys of.
     ///
     /// # Errors
     /// A file of the configuration cannot be read.
     pub async fn new(
         config: &Config,
         table: Arc<ArcSwapOption<Table>>,
+        opener: Opener,
+        needs: Vec<Class>,
     ) -> Result<Self, BucketError> {
         let bucket = Bucket::connect_later(config).await?;
         let said = Mutex::new(Said { asked_at: Instant::now(), marker: None });
-        Ok(Self { bucket, table, loaded: watch::Sender::new(None), said })
+        let loaded = watch::Sender::new(None);
+        Ok(Self { bucket, table, loaded, opener, needs, said })
     }
 
     /// Waits until there is a table.
     pub async fn loaded(&self) {
         // The sender lives as long as we do.
         let _ = self.loaded.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Tells of each table which key the role lacks for it, if any; does not end by itself.
+    pub async fn missing_keys(&self, tell: impl Fn(Option<OpenError>)) {
+        let mut loaded = self.loaded.subscribe();
+        loop {
+            let missing = loaded.borrow_and_update().as_ref().map(|it| self.missing(&it.marker));
+            if let Some(missing) = missing {
+                tell(missing);
+            }
+            if loaded.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The first key that the role needs for a generation and does not have.
+    fn missing(&self, marker: &Marker) -> Option<OpenError> {
+        let mut needed =
+            self.needs.iter().filter_map(|class| Some((class, marker.keys.get(class)?)));
+        needed.find_map(|(class, id)| self.opener.check(*class, id).err())
     }
 
     /// Reads and watches the bucket until `stop`. What goes wrong changes nothing: the last
@@ -92,7 +124,7 @@ impl Loader {
         stop.run_until_cancelled(Box::pin(work)).await;
     }
 
-    fn put(&self, marker: Marker, table: Table) {
+    fn put(&self, contents: &Contents, marker: Marker) {
         let is_new = self.loaded.borrow().as_ref().is_none_or(|old| marker.follows(&old.marker));
         if !is_new {
             return;
@@ -103,9 +135,13 @@ impl Loader {
             domains = marker.domains,
             mailboxes = marker.mailboxes,
         );
+        if let Some(error) = self.missing(&marker) {
+            tracing::error!(event = "key_missing", %error);
+        }
+        let (table, stand_ins) = contents.table();
         let table = Arc::new(table);
         self.table.store(Some(table.clone()));
-        self.loaded.send_replace(Some(Loaded { marker, table }));
+        self.loaded.send_replace(Some(Arc::new(Loaded { marker, table, stand_ins })));
     }
 
     /// The leader's marker, asked after this call began. Those who wait together, in the queue that
@@ -129,7 +165,7 @@ impl Loader {
 #[async_trait]
 impl Absence for Loader {
     async fn is_proven(&self, table: &Arc<Table>) -> bool {
-        let marker = match &*self.loaded.borrow() {
+        let marker = match self.loaded.borrow().as_deref() {
             Some(loaded) if Arc::ptr_eq(&loaded.table, table) => loaded.marker.clone(),
             Some(_) | None => return false,
         };
@@ -142,6 +178,8 @@ struct Reading<'a> {
     loader: &'a Loader,
     watch: Watch,
     contents: Contents,
+    /// The last one that was seen.
+    marker: Marker,
     /// All that was there at the beginning has been read.
     is_current: bool,
     ticks: Interval,
@@ -150,10 +188,17 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
+    /// Waits for a marker first: what came before any is in force nowhere.
     async fn begin(loader: &'a Loader) -> Result<Self, Cause> {
-        let watch = loader.bucket.watch().await?;
-        let (contents, ticks) = (Contents::default(), tokio::time::interval(LOOK));
-        Ok(Self { loader, watch, contents, is_current: false, ticks, behind: 0 })
+        let marker = loop {
+            match loader.bucket.marker().await? {
+                Some(marker) => break marker,
+                None => tokio::time::sleep(RETRY).await,
+            }
+        };
+        let contents = Contents::begin(marker.clone())?;
+        let (watch, ticks) = (loader.bucket.watch().await?, tokio::time::interval(LOOK));
+        Ok(Self { loader, watch, contents, marker, is_current: false, ticks, behind: 0 })
     }
 
     /// Goes on until the bucket must be read anew.
@@ -176,12 +221,16 @@ impl<'a> Reading<'a> {
 
     fn take(&mut self, entry: &async_nats::jetstream::kv::Entry) -> Result<(), Cause> {
         self.behind = 0;
-        let is_marker = self.contents.take(entry)?;
+        let taken = self.contents.take(entry)?;
         let is_first = entry.seen_current && !self.is_current;
         self.is_current = entry.seen_current;
-        if self.contents.marker.is_some() && (is_first || (is_marker && self.is_current)) {
-            let (marker, table) = self.contents.complete()?;
-            self.loader.put(marker, table);
+        let is_marker = matches!(taken, Taken::Marker(_));
+        if let Taken::Marker(marker) = taken {
+            self.marker = marker;
+        }
+        if is_first || (is_marker && self.is_current) {
+            self.contents.advance(&self.marker)?;
+            self.loader.put(&self.contents, self.marker.clone());
         }
         Ok(())
     }

@@ -1,25 +1,40 @@
 //! Publishing a generation.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
-use domains::{Row, Table};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use domains::Table;
+use futures::stream::{self, StreamExt};
+use tokio::sync::mpsc;
 
 use crate::Config;
 use crate::bucket::{Bucket, BucketError, Claim, FIRST_LANE, LANES, WriteError};
-use crate::contents::{Contents, Incomplete};
+use crate::class::Class;
+use crate::compare::{Change, Comparison};
 use crate::keys::{self, MARKER};
-use crate::record::{Marker, VERSION, Versions, digest};
+use crate::record::{Digest, Marker, Print, Stored, VERSION, Versions};
+use crate::seal::{SealError, Sealer};
 
 /// Rows forgotten at once.
 const FORGETS: usize = 64;
+/// Changes that wait to be written.
+const AHEAD: usize = 1024;
 
 /// Whether most domains may go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shrinking {
     Refused,
     Confirmed,
+}
+
+/// How far publishing has come: for whoever looks on.
+#[derive(Default, Debug)]
+pub struct Progress {
+    /// Rows that were read and compared.
+    pub compared: AtomicUsize,
+    /// Rows that were written.
+    pub written: AtomicUsize,
 }
 
 /// What publishing did.
@@ -40,120 +55,174 @@ pub enum PublishError {
     Shrinks { old: usize, new: usize },
     #[error("the bucket is of version {0}, which this program does not know: use a newer one")]
     Version(u32),
+    /// Whoever began last wins.
+    #[error(
+        "another `postrider domain apply` has begun after this one and goes on; nothing of this \
+         one is in force: apply again if yours are the newer files"
+    )]
+    Overtaken,
     #[error("key {key} was not written; what was in force is, apply again")]
     Write {
         key: String,
         #[source]
         source: WriteError,
     },
+    #[error(transparent)]
+    Seal(#[from] SealError),
     #[error("a row cannot be written")]
     Format(#[from] serde_json::Error),
 }
 
 /// Makes `table` the one that is in force, as the next generation. One that is in force already
-/// changes nothing.
+/// changes nothing. Needs memory for the table and for what is under way, however much changes.
 ///
 /// # Errors
 /// Nothing is in force that was not, unless the last answer, to the marker, got lost. Whatever was
 /// written helps the next try.
 pub async fn publish(
     config: &Config,
+    sealer: &Sealer,
     table: &Table,
     shrinking: Shrinking,
+    progress: &Progress,
 ) -> Result<Published, PublishError> {
+    if table.rows().any(|row| row.has_login()) {
+        sealer.check(Class::Passwords)?;
+    }
     let bucket = Bucket::connect(config).await?;
     bucket.ensure().await?;
     let claim = bucket.claim().await.map_err(not_written(keys::WRITER))?;
-    let contents = bucket.contents_before(&claim).await?;
-    let in_force = contents.complete();
-    if let Err(Incomplete::Version(version)) = in_force {
-        return Err(PublishError::Version(version));
+    let last = bucket.marker().await.map_err(BucketError::Read)?;
+    if let Some(last) = last.as_ref().filter(|last| last.version > VERSION) {
+        return Err(PublishError::Version(last.version));
     }
-    let plan = Plan::new(&contents, table)?;
-    let (old, new) = (contents.marker.as_ref().map_or(0, |it| it.domains), plan.marker.domains);
+    let (old, new) = (last.as_ref().map_or(0, |it| it.domains), table.hosted_domains().len());
     if new * 2 < old && shrinking == Shrinking::Refused {
         return Err(PublishError::Shrinks { old, new });
     }
-    if let Ok((marker, _)) = in_force
-        && marker.digest == plan.marker.digest
-        && marker.postmaster == plan.marker.postmaster
-    {
-        return Ok(Published { marker, written: 0, dropped: 0 });
+    let writing = Writing {
+        bucket: &bucket,
+        sealer,
+        claim,
+        generation: last.as_ref().map_or(0, |last| last.generation) + 1,
+        lanes: Mutex::new((0..LANES).collect()),
+        progress,
+    };
+    writing.carry_out(table, last).await
+}
+
+/// A generation that is being written.
+struct Writing<'a> {
+    bucket: &'a Bucket,
+    sealer: &'a Sealer,
+    claim: Claim,
+    generation: u64,
+    /// Those in which no write is under way.
+    lanes: Mutex<Vec<usize>>,
+    progress: &'a Progress,
+}
+
+/// What the rows that were written come to.
+#[derive(Default)]
+struct Written {
+    digest: Digest,
+    rows: usize,
+    /// The sequences of those that say that a row is gone.
+    tombs: Vec<u64>,
+}
+
+impl Writing<'_> {
+    async fn carry_out(
+        &self,
+        table: &Table,
+        last: Option<Marker>,
+    ) -> Result<Published, PublishError> {
+        let (changes, mut coming) = mpsc::channel(AHEAD);
+        let comparison = Comparison {
+            table,
+            sealer: self.sealer,
+            base: self.generation - 1,
+            changes,
+            compared: &self.progress.compared,
+        };
+        let compare = comparison.run(self.bucket, self.claim.end());
+        let changes = stream::poll_fn(move |context| coming.poll_recv(context));
+        let (kept, written) = tokio::try_join!(compare, self.write_all(changes))?;
+        let digest = kept.and(written.digest);
+        let marker = self.marker(table, last.as_ref(), digest);
+        if let Some(last) = last.filter(|last| marker.says_the_same(last))
+            && written.rows == 0
+            && written.tombs.is_empty()
+        {
+            return Ok(Published { marker: last, written: 0, dropped: 0 });
+        }
+        let value = serde_json::to_vec(&marker)?;
+        let marked = self.bucket.write(&self.claim, FIRST_LANE, MARKER, value.into()).await;
+        marked.map_err(not_written(MARKER))?;
+        let dropped = written.tombs.len();
+        forget(self.bucket, written.tombs).await;
+        Ok(Published { marker, written: written.rows, dropped })
     }
-    plan.carry_out(&bucket, claim).await
-}
 
-/// What is to be written.
-struct Plan {
-    changes: BTreeMap<String, Versions>,
-    marker: Marker,
-}
-
-impl Plan {
-    fn new(contents: &Contents, table: &Table) -> Result<Self, serde_json::Error> {
-        let rows = table.rows();
-        let wanted: BTreeMap<String, &Row> =
-            rows.iter().filter_map(|row| Some((keys::of_row(row)?, row))).collect();
-        let last = contents.marker.as_ref();
-        let base = last.map_or(0, |marker| marker.generation);
-        let generation = base + 1;
-        let marker = Marker {
+    fn marker(&self, table: &Table, last: Option<&Marker>, digest: Digest) -> Marker {
+        Marker {
             version: VERSION,
             history: last.map_or_else(unique, |marker| marker.history.clone()),
-            generation,
+            generation: self.generation,
             domains: table.hosted_domains().len(),
             mailboxes: table.mailboxes(),
-            rows: wanted.len(),
-            digest: digest(wanted.iter().map(|(key, row)| (key.as_str(), *row)))?,
+            rows: digest.rows,
+            digest: digest.text(),
             postmaster: table.postmaster().cloned(),
-        };
-        let mut changes = BTreeMap::new();
-        for key in wanted.keys().chain(contents.rows.keys()) {
-            let (found, row) = (contents.rows.get(key), wanted.get(key).copied());
-            // What a generation that was never complete left behind is written over, too.
-            if found.and_then(|found| found.at(generation)) != row {
-                let before = found.and_then(|found| found.at(base)).cloned();
-                changes
-                    .insert(key.clone(), Versions { since: generation, row: row.cloned(), before });
+            keys: self.sealer.ids(),
+        }
+    }
+
+    async fn write_all(
+        &self,
+        changes: impl stream::Stream<Item = Change>,
+    ) -> Result<Written, PublishError> {
+        let mut all = Written::default();
+        let writes = changes.map(|change| self.write(change)).buffer_unordered(LANES);
+        let mut writes = std::pin::pin!(writes);
+        while let Some((print, sequence)) = writes.next().await.transpose()? {
+            match print {
+                Some(print) => {
+                    all.digest.add(print);
+                    all.rows += 1;
+                }
+                None => all.tombs.push(sequence),
             }
+            self.progress.written.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(Self { changes, marker })
+        Ok(all)
     }
 
-    async fn carry_out(self, bucket: &Bucket, claim: Claim) -> Result<Published, PublishError> {
-        let mut lanes: Vec<Vec<(String, Versions)>> = vec![Vec::new(); LANES];
-        for (n, change) in self.changes.into_iter().enumerate() {
-            lanes[n % LANES].push(change);
-        }
-        let lanes = lanes.into_iter().enumerate();
-        let writes = lanes.map(|(lane, changes)| write_lane(bucket, &claim, lane, changes));
-        let written = stream::iter(writes).buffer_unordered(LANES).try_concat().await?;
-        let marker = Bytes::from(serde_json::to_vec(&self.marker)?);
-        let marked = bucket.write(&claim, FIRST_LANE, MARKER, marker).await;
-        marked.map_err(not_written(MARKER))?;
-        let all = written.len();
-        let tombs: Vec<u64> = written.into_iter().flatten().collect();
-        let (written, dropped) = (all - tombs.len(), tombs.len());
-        forget(bucket, tombs).await;
-        Ok(Published { marker: self.marker, written, dropped })
-    }
-}
-
-/// Writes rows, one after the other; gives for each the sequence, if it says that the row is gone.
-async fn write_lane(
-    bucket: &Bucket,
-    claim: &Claim,
-    lane: usize,
-    changes: Vec<(String, Versions)>,
-) -> Result<Vec<Option<u64>>, PublishError> {
-    let mut written = Vec::with_capacity(changes.len());
-    for (key, versions) in changes {
+    async fn write(&self, change: Change) -> Result<(Option<Print>, u64), PublishError> {
+        let Change { key, row, before } = change;
+        let now = row.map(|row| self.seal(&key, row)).transpose()?;
+        let print = now.as_ref().map(|now| Print::of(&key, now)).transpose()?;
+        let versions = Versions { since: self.generation, now, before };
         let value = serde_json::to_vec(&versions)?;
-        let sequence = bucket.write(claim, lane, &key, value.into()).await;
-        let sequence = sequence.map_err(not_written(&key))?;
-        written.push(versions.row.is_none().then_some(sequence));
+        let lane = self.lanes().pop().unwrap_or(FIRST_LANE);
+        let written = self.bucket.write(&self.claim, lane, &key, value.into()).await;
+        self.lanes().push(lane);
+        Ok((print, written.map_err(not_written(&key))?))
     }
-    Ok(written)
+
+    fn lanes(&self) -> std::sync::MutexGuard<'_, Vec<usize>> {
+        self.lanes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn seal(&self, key: &str, mut row: domains::Row) -> Result<Stored, PublishError> {
+        let (hashes, mut sealed) = (row.take_hashes(), BTreeMap::new());
+        if !hashes.is_empty() {
+            let secret = serde_json::to_vec(&hashes)?;
+            let class = Class::Passwords;
+            sealed.insert(class, self.sealer.seal(class, key, &secret)?);
+        }
+        Ok(Stored { row, sealed })
+    }
 }
 
 /// Removes rows that no generation has any more. What remains is harmless.
@@ -168,7 +237,12 @@ async fn forget(bucket: &Bucket, sequences: Vec<u64>) {
 }
 
 fn not_written(key: &str) -> impl Fn(WriteError) -> PublishError {
-    move |source| PublishError::Write { key: key.to_owned(), source }
+    move |source| match source {
+        WriteError::Fenced => PublishError::Overtaken,
+        source @ (WriteError::Refused(_) | WriteError::Unknown(_)) => {
+            PublishError::Write { key: key.to_owned(), source }
+        }
+    }
 }
 
 fn unique() -> String {

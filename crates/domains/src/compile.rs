@@ -1,6 +1,7 @@
 //! The rules: from what was declared to a table, or to all that is wrong with it.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use mail_types::{Domain, Host, LocalPart, Mailbox, MailboxError, TenantId};
 
@@ -129,13 +130,14 @@ impl Compiler {
             self.hosted.push(domain.clone());
         }
         let declaration = Declaration {
+            is_declared: true,
             inbound: spec.inbound.enabled,
             tenant: tenant(metadata),
             max_message_size_bytes: spec.inbound.max_message_size_bytes,
             entries: HashMap::new(),
             catch_all: None,
         };
-        self.table.domains.insert(domain, declaration);
+        self.table.domains.insert(domain, Arc::new(declaration));
     }
 
     fn check_numbers(&mut self, at: &Declared, spec: &MailDomainSpec) {
@@ -170,12 +172,12 @@ impl Compiler {
             return;
         };
         let mut addresses = vec![key(&address)];
-        self.add_entry(at, "spec.address", &address, Entry::Mailbox(address.clone()));
+        self.add_entry(at, "spec.address", &address, Entry::mailbox(&address));
         for (n, alias) in spec.aliases.iter().enumerate() {
             let field = format!("spec.aliases[{n}]");
             if let Some(alias) = self.own_address(at, &field, alias, metadata) {
                 addresses.push(key(&alias));
-                self.add_entry(at, &field, &alias, Entry::Alias(vec![address.clone()]));
+                self.add_entry(at, &field, &alias, Entry::Alias([address.clone()].into()));
             }
         }
         if spec.suspended || spec.passwords.is_empty() {
@@ -244,13 +246,13 @@ impl Compiler {
 
     fn add_entry(&mut self, at: &Declared, field: &str, address: &Mailbox, entry: Entry) {
         let declaration = address.domain().and_then(|domain| self.table.domains.get_mut(domain));
-        let Some(declaration) = declaration else { return };
+        let Some(declaration) = declaration.map(Arc::make_mut) else { return };
         let name = name(address.local_part());
-        if declaration.entries.contains_key(&name) {
+        if declaration.entries.contains_key(&*name) {
             let message = format!("{address} is declared twice");
             return self.wrong(at, field, message, "keep one mailbox or alias of that name");
         }
-        declaration.entries.insert(name, entry);
+        declaration.entries.insert(name.into(), entry);
     }
 
     fn add_aliases(&mut self, at: &Declared, spec: &MailDomainSpec) {
@@ -286,7 +288,7 @@ impl Compiler {
             && let Some(target) = self.address(at, "spec.inbound.catchAll", text)
             && let Some(declaration) = self.table.domains.get_mut(&domain)
         {
-            declaration.catch_all = Some(Entry::Alias(vec![target]));
+            Arc::make_mut(declaration).catch_all = Some([target].into());
         }
     }
 

@@ -4,7 +4,7 @@ use mail_types::Mailbox;
 
 use crate::identity::key;
 use crate::resolve::DESTINATIONS_MAX;
-use crate::table::{Entry, Table};
+use crate::table::{Table, Target};
 
 /// How many aliases may lead to one another in a row.
 const DEPTH_MAX: usize = 10;
@@ -46,7 +46,7 @@ fn walk(
     *steps = steps.checked_sub(1).ok_or(Astray::Wide)?;
     let hosted = address.domain().filter(|domain| table.is_hosted(domain));
     let entry = hosted.and_then(|domain| table.entry(address.local_part(), domain));
-    let Some(Entry::Alias(targets)) = entry else { return Ok(()) };
+    let Some(Target::Alias(targets)) = entry else { return Ok(()) };
     for target in targets {
         let key = key(target);
         if path[0] == key {

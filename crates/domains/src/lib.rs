@@ -17,6 +17,7 @@ mod absence;
 mod compile;
 mod graph;
 mod identity;
+mod logins;
 mod password;
 mod problem;
 mod resolve;
@@ -27,6 +28,7 @@ pub mod yaml;
 
 pub use absence::{Absence, AtHome};
 pub use identity::Identity;
+pub use logins::{Claimant, Logins, Unknown};
 pub use problem::{Problem, Source};
 pub use resolve::{Destination, Resolution};
 pub use row::{Login, Row, RowError};

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use mail_types::{Domain, ForwardPath, Host, LocalPart, Mailbox};
 
 use crate::identity::{key, name, split_tag};
-use crate::table::{Entry, Table};
+use crate::table::{Table, Target};
 
 /// One address that a recipient stands for, after aliases.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,10 +48,10 @@ impl Table {
 
     /// The mailbox that takes mail for this address or this sub-address, by its own address. An
     /// alias is no mailbox.
-    pub fn mailbox(&self, address: &Mailbox) -> Option<&Mailbox> {
+    pub fn mailbox(&self, address: &Mailbox) -> Option<Mailbox> {
         match self.named(address.local_part(), address.domain()?)? {
-            Entry::Mailbox(own) => Some(own),
-            Entry::Alias(_) => None,
+            Target::Mailbox(own) => Some(own),
+            Target::Alias(_) => None,
         }
     }
 
@@ -73,14 +73,14 @@ impl Table {
         };
         match self.entry(address.local_part(), domain) {
             None => {}
-            Some(Entry::Mailbox(own)) => {
-                let (own_key, is_tagged) = (key(own), key(own) != key(address));
+            Some(Target::Mailbox(own)) => {
+                let (own_key, is_tagged) = (key(&own), key(&own) != key(address));
                 if !is_tagged || seen.insert(own_key) {
-                    let address = with_tag(own, address.local_part());
+                    let address = with_tag(&own, address.local_part());
                     found.push(Destination::Mailbox { address });
                 }
             }
-            Some(Entry::Alias(targets)) => {
+            Some(Target::Alias(targets)) => {
                 for target in targets {
                     self.expand(target, seen, found);
                 }
@@ -89,16 +89,17 @@ impl Table {
     }
 
     /// The mailbox or alias of a local part, or the catch-all.
-    pub(crate) fn entry(&self, local_part: &LocalPart, domain: &Domain) -> Option<&Entry> {
-        let catch_all = || self.domain(domain)?.catch_all.as_ref();
+    pub(crate) fn entry(&self, local_part: &LocalPart, domain: &Domain) -> Option<Target<'_>> {
+        let catch_all = || self.domain(domain)?.catch_all.as_deref().map(Target::Alias);
         self.named(local_part, domain).or_else(catch_all)
     }
 
     /// The mailbox or alias of a local part: itself, or what it is a sub-address of.
-    pub(crate) fn named(&self, local_part: &LocalPart, domain: &Domain) -> Option<&Entry> {
+    pub(crate) fn named(&self, local_part: &LocalPart, domain: &Domain) -> Option<Target<'_>> {
         let entries = &self.domain(domain)?.entries;
         let name = name(local_part);
-        entries.get(&name).or_else(|| entries.get(split_tag(&name)?.0))
+        let found = |name: &str| entries.get(name)?.target(name, domain);
+        found(&name).or_else(|| found(split_tag(&name)?.0))
     }
 }
 

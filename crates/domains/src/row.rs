@@ -1,14 +1,14 @@
 //! A table in pieces that are kept and replaced one by one.
 
-use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use mail_types::{Domain, Mailbox, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{Identity, key, name};
 use crate::password;
-use crate::table::{Declaration, Entry, Table};
+use crate::table::{Declaration, Entry, Table, Target};
 
 /// What a table says of a domain, or of one name in it. Pieces of a compiled table, not what people
 /// declare: they were checked together.
@@ -47,7 +47,8 @@ pub enum Row {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Login {
-    /// PHC strings.
+    /// PHC strings; none where they are kept apart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hashes: Vec<String>,
     /// The addresses it may send as, in the form in which they are compared.
     addresses: Vec<String>,
@@ -58,8 +59,6 @@ pub struct Login {
 pub enum RowError {
     #[error("{0} is in no domain of the table")]
     Stray(String),
-    #[error("{0} is there twice")]
-    Twice(String),
     #[error("{address}: {problem}")]
     Password { address: String, problem: String },
 }
@@ -82,6 +81,44 @@ impl Row {
             Self::Alias { name, .. } => Some(name.clone()),
         }
     }
+
+    /// Takes the hashes of passwords out, to be kept apart. Empty when nobody can log in.
+    pub fn take_hashes(&mut self) -> Vec<String> {
+        match self {
+            Self::Mailbox { login: Some(login), .. } => std::mem::take(&mut login.hashes),
+            Self::Mailbox { .. } | Self::Domain { .. } | Self::Alias { .. } => Vec::new(),
+        }
+    }
+
+    /// Whether somebody may log in by it.
+    pub fn has_login(&self) -> bool {
+        matches!(self, Self::Mailbox { login: Some(_), .. })
+    }
+
+    /// Who logs in by it, with the hashes that were taken out.
+    ///
+    /// # Errors
+    /// A hash that must not be checked.
+    pub fn identity(
+        &self,
+        hashes: Vec<String>,
+        tenant: &TenantId,
+    ) -> Result<Option<Identity>, RowError> {
+        let Self::Mailbox { address, login: Some(login) } = self else { return Ok(None) };
+        let wrong = |problem| RowError::Password { address: address.to_string(), problem };
+        for hash in &hashes {
+            password::check(hash).map_err(wrong)?;
+        }
+        if hashes.is_empty() {
+            return Err(wrong("has a login without a password".to_owned()));
+        }
+        Ok(Some(Identity {
+            login: address.to_string(),
+            tenant: tenant.clone(),
+            hashes,
+            addresses: login.addresses.clone(),
+        }))
+    }
 }
 
 impl fmt::Debug for Row {
@@ -97,114 +134,124 @@ impl fmt::Debug for Row {
 
 impl Table {
     /// The pieces of the table; only the place of `<postmaster>` is in none of them.
-    pub fn rows(&self) -> Vec<Row> {
-        let mut rows = Vec::new();
-        for (domain, declaration) in &self.domains {
-            rows.push(Row::Domain {
-                domain: domain.clone(),
-                inbound: declaration.inbound,
-                tenant: declaration.tenant.clone(),
-                max_message_size_bytes: declaration.max_message_size_bytes,
-                catch_all: match &declaration.catch_all {
-                    Some(Entry::Alias(to)) => to.clone(),
-                    Some(Entry::Mailbox(own)) => vec![own.clone()],
-                    None => Vec::new(),
-                },
-            });
+    pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
+        self.domains.iter().flat_map(|(domain, declaration)| {
             let entries = declaration.entries.iter();
-            rows.extend(entries.map(|(name, entry)| self.row_of(domain, name, entry)));
-        }
-        rows
+            let entries = entries.filter_map(|(name, entry)| self.row_of(domain, name, entry));
+            [row_of_domain(domain, declaration)].into_iter().chain(entries)
+        })
     }
 
-    fn row_of(&self, domain: &Domain, name: &str, entry: &Entry) -> Row {
-        match entry {
-            Entry::Alias(to) => {
-                Row::Alias { domain: domain.clone(), name: name.to_owned(), to: to.clone() }
+    /// How many rows there are.
+    pub fn row_count(&self) -> usize {
+        self.domains.values().map(|declaration| 1 + declaration.entries.len()).sum()
+    }
+
+    /// The row of a domain, or of a name in it.
+    pub fn row(&self, domain: &Domain, name: Option<&str>) -> Option<Row> {
+        let declaration = self.domain(domain)?;
+        match name {
+            None => Some(row_of_domain(domain, declaration)),
+            Some(name) => self.row_of(domain, name, declaration.entries.get(name)?),
+        }
+    }
+
+    /// Whether there is a row of a domain, or of a name in it.
+    pub fn has(&self, domain: &Domain, name: Option<&str>) -> bool {
+        self.domain(domain).is_some_and(|declaration| match name {
+            None => declaration.is_declared,
+            Some(name) => declaration.entries.contains_key(name),
+        })
+    }
+
+    fn row_of(&self, domain: &Domain, name: &str, entry: &Entry) -> Option<Row> {
+        Some(match entry.target(name, domain)? {
+            Target::Alias(to) => {
+                Row::Alias { domain: domain.clone(), name: name.to_owned(), to: to.to_vec() }
             }
-            Entry::Mailbox(address) => {
-                let login = self.identities.get(&key(address)).map(|identity| Login {
+            Target::Mailbox(address) => {
+                let login = self.identities.get(&key(&address)).map(|identity| Login {
                     hashes: identity.hashes.clone(),
                     addresses: identity.addresses.clone(),
                 });
-                Row::Mailbox { address: address.clone(), login }
+                Row::Mailbox { address, login }
             }
-        }
+        })
     }
 
-    /// Puts a table together again.
+    /// Puts a table together again, without its logins.
     ///
     /// # Errors
     /// The first row that does not fit. Rows of [`Table::rows`], all of them, do.
     pub fn from_rows<'a>(
-        rows: impl IntoIterator<Item = &'a Row> + Clone,
+        rows: impl IntoIterator<Item = &'a Row>,
         postmaster: Option<Mailbox>,
     ) -> Result<Self, RowError> {
-        let mut table = Self { postmaster, ..Self::default() };
-        for row in rows.clone() {
-            table.put_domain(row)?;
-        }
-        for row in rows {
-            table.put_entry(row)?;
-        }
+        let mut table = Self::default();
+        rows.into_iter().for_each(|row| table.put(row));
+        table.set_postmaster(postmaster);
+        table.check_whole()?;
         Ok(table)
     }
 
-    fn put_domain(&mut self, row: &Row) -> Result<(), RowError> {
-        let Row::Domain { domain, inbound, tenant, max_message_size_bytes, catch_all } = row else {
-            return Ok(());
+    /// Adds a row, or replaces the one of its name.
+    pub fn put(&mut self, row: &Row) {
+        let (Some(domain), name) = (row.domain(), row.name()) else { return };
+        let declaration = self.domains.entry(domain.clone()).or_default();
+        let declaration = Arc::make_mut(declaration);
+        let entry = match row {
+            Row::Alias { to, .. } => Entry::Alias(to.as_slice().into()),
+            Row::Mailbox { address, .. } => Entry::mailbox(address),
+            Row::Domain { inbound, tenant, max_message_size_bytes, catch_all, .. } => {
+                declaration.is_declared = true;
+                declaration.inbound = *inbound;
+                declaration.tenant = tenant.clone();
+                declaration.max_message_size_bytes = *max_message_size_bytes;
+                declaration.catch_all = (!catch_all.is_empty()).then(|| catch_all[..].into());
+                return;
+            }
         };
-        let declaration = Declaration {
-            inbound: *inbound,
-            tenant: tenant.clone(),
-            max_message_size_bytes: *max_message_size_bytes,
-            entries: HashMap::new(),
-            catch_all: (!catch_all.is_empty()).then(|| Entry::Alias(catch_all.clone())),
-        };
-        match self.domains.insert(domain.clone(), declaration) {
-            None => Ok(()),
-            Some(_) => Err(RowError::Twice(domain.to_string())),
+        declaration.entries.insert(name.unwrap_or_default().into(), entry);
+    }
+
+    /// Removes the row of a domain, or of a name in it.
+    pub fn remove(&mut self, domain: &Domain, name: Option<&str>) {
+        let Some(declaration) = self.domains.get_mut(domain) else { return };
+        let declaration = Arc::make_mut(declaration);
+        match name {
+            Some(name) => drop(declaration.entries.remove(name)),
+            None => {
+                let entries = std::mem::take(&mut declaration.entries);
+                *declaration = Declaration { entries, ..Declaration::default() };
+            }
+        }
+        if !declaration.is_declared && declaration.entries.is_empty() {
+            self.domains.remove(domain);
         }
     }
 
-    fn put_entry(&mut self, row: &Row) -> Result<(), RowError> {
-        let Some(name) = row.name() else { return Ok(()) };
-        let stray = || RowError::Stray(format!("{row:?}"));
-        let domain = row.domain().ok_or_else(stray)?;
-        let declaration = self.domains.get_mut(domain).ok_or_else(stray)?;
-        let entry = match row {
-            Row::Domain { .. } => return Ok(()),
-            Row::Alias { to, .. } => Entry::Alias(to.clone()),
-            Row::Mailbox { address, login } => {
-                if let Some(login) = login {
-                    let identity = login.identity(address, &declaration.tenant)?;
-                    self.identities.insert(key(address), identity);
-                }
-                Entry::Mailbox(address.clone())
-            }
-        };
-        match declaration.entries.insert(name, entry) {
-            None => Ok(()),
-            Some(_) => Err(RowError::Twice(format!("{row:?}"))),
-        }
+    /// Sets where `<postmaster>` leads.
+    pub fn set_postmaster(&mut self, postmaster: Option<Mailbox>) {
+        self.postmaster = postmaster;
+    }
+
+    /// Whether all names are in domains that have a row.
+    ///
+    /// # Errors
+    /// A domain that has none.
+    pub fn check_whole(&self) -> Result<(), RowError> {
+        let stray = self.domains.iter().find(|(_, declaration)| !declaration.is_declared);
+        stray.map_or(Ok(()), |(domain, _)| Err(RowError::Stray(domain.to_string())))
     }
 }
 
-impl Login {
-    fn identity(&self, address: &Mailbox, tenant: &TenantId) -> Result<Identity, RowError> {
-        let wrong = |problem| RowError::Password { address: address.to_string(), problem };
-        for hash in &self.hashes {
-            password::check(hash).map_err(wrong)?;
-        }
-        if self.hashes.is_empty() {
-            return Err(wrong("has a login without a password".to_owned()));
-        }
-        Ok(Identity {
-            login: address.to_string(),
-            tenant: tenant.clone(),
-            hashes: self.hashes.clone(),
-            addresses: self.addresses.clone(),
-        })
+fn row_of_domain(domain: &Domain, declaration: &Declaration) -> Row {
+    Row::Domain {
+        domain: domain.clone(),
+        inbound: declaration.inbound,
+        tenant: declaration.tenant.clone(),
+        max_message_size_bytes: declaration.max_message_size_bytes,
+        catch_all: declaration.catch_all.as_deref().unwrap_or_default().to_vec(),
     }
 }
 
@@ -237,34 +284,53 @@ mod tests {
     #[test]
     fn a_table_survives_its_rows() {
         let table = table();
-        let rows = table.rows();
-        assert_eq!(rows.len(), 6);
+        let rows: Vec<Row> = table.rows().collect();
+        assert_eq!((rows.len(), table.row_count()), (6, 6));
         let text = serde_saphyr::to_string(&rows).unwrap();
         let read: Vec<Row> = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(read, rows);
-        let again = Table::from_rows(&read, table.postmaster().cloned()).unwrap();
+        let again = Table::from_rows(read.iter().rev(), table.postmaster().cloned()).unwrap();
         assert_eq!(again.domains, table.domains);
-        assert_eq!(again.identities, table.identities);
         assert_eq!(again.postmaster, table.postmaster);
         assert!(!format!("{rows:?}").contains("argon2"));
+        for row in &rows {
+            let found = table.row(row.domain().unwrap(), row.name().as_deref());
+            assert_eq!(found.as_ref(), Some(row));
+        }
     }
 
     #[test]
-    fn rows_that_do_not_fit_are_refused() {
-        let rows = table().rows();
-        let is_domain = |row: &&Row| row.name().is_none();
-        let stray: Vec<Row> = rows.iter().filter(|row| !is_domain(row)).cloned().collect();
-        assert!(matches!(Table::from_rows(&stray, None), Err(RowError::Stray(_))));
-        let twice: Vec<Row> = rows.iter().chain(&rows).cloned().collect();
-        assert!(matches!(Table::from_rows(&twice, None), Err(RowError::Twice(_))));
-        let weak = |row: &Row| match row {
-            Row::Mailbox { address, login: Some(login) } => Row::Mailbox {
-                address: address.clone(),
-                login: Some(Login { hashes: vec!["plain".into()], ..login.clone() }),
-            },
-            Row::Mailbox { .. } | Row::Domain { .. } | Row::Alias { .. } => row.clone(),
-        };
-        let weak: Vec<Row> = rows.iter().map(weak).collect();
-        assert!(matches!(Table::from_rows(&weak, None), Err(RowError::Password { .. })));
+    fn rows_come_and_go_one_by_one() {
+        let table = table();
+        let mut changed = table.clone();
+        let rows: Vec<Row> = table.rows().collect();
+        for row in &rows {
+            changed.remove(row.domain().unwrap(), row.name().as_deref());
+        }
+        assert!(changed.domains.is_empty());
+        assert_eq!(table.row_count(), 6, "a copy was changed");
+        let (names, domains): (Vec<&Row>, Vec<&Row>) =
+            rows.iter().partition(|row| row.name().is_some());
+        names.into_iter().for_each(|row| changed.put(row));
+        assert!(matches!(changed.check_whole(), Err(RowError::Stray(_))));
+        domains.into_iter().for_each(|row| changed.put(row));
+        assert_eq!(changed.check_whole(), Ok(()));
+        assert_eq!(changed.domains, table.domains);
+    }
+
+    #[test]
+    fn hashes_are_kept_apart_and_checked() {
+        let table = table();
+        let mut logins: Vec<Row> = table.rows().filter(Row::has_login).collect();
+        let [row] = &mut logins[..] else { panic!("{logins:?}") };
+        let hashes = row.take_hashes();
+        assert_eq!(hashes, [HASH]);
+        assert!(!serde_saphyr::to_string(&*row).unwrap().contains("argon2"));
+        let tenant = TenantId::new("t");
+        let identity = row.identity(hashes, &tenant).unwrap();
+        assert_eq!(identity.as_ref(), table.identity("alice@a.example"));
+        for wrong in [vec![], vec!["plain".to_owned()]] {
+            assert!(matches!(row.identity(wrong, &tenant), Err(RowError::Password { .. })));
+        }
     }
 }

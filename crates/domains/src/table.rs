@@ -1,10 +1,11 @@
 //! The compiled table: every question a role has, answered without a file or a cluster.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use mail_types::{Domain, Mailbox, TenantId};
+use mail_types::{Domain, Host, LocalPart, Mailbox, TenantId};
 
-use crate::identity::{Identity, key};
+use crate::identity::{Identity, key, name};
 
 /// What the process says about all domains.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -14,10 +15,12 @@ pub struct Settings {
     pub postmaster: Option<Mailbox>,
 }
 
-/// All hosted domains, mailboxes and logins, as one value that never changes.
+/// All hosted domains, mailboxes and logins. A copy is cheap: it shares its domains until they
+/// change.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    pub(crate) domains: HashMap<Domain, Declaration>,
+    pub(crate) domains: HashMap<Domain, Arc<Declaration>>,
+    /// Of a table that was compiled; what is put together from rows has none.
     pub(crate) identities: BTreeMap<String, Identity>,
     pub(crate) postmaster: Option<Mailbox>,
 }
@@ -25,19 +28,64 @@ pub struct Table {
 /// What was declared for a domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Declaration {
+    /// False while only names in it are known.
+    pub(crate) is_declared: bool,
     /// Whether its mail is received here.
     pub(crate) inbound: bool,
     pub(crate) tenant: TenantId,
     pub(crate) max_message_size_bytes: Option<u64>,
     /// By local part in lower case.
-    pub(crate) entries: HashMap<String, Entry>,
-    pub(crate) catch_all: Option<Entry>,
+    pub(crate) entries: HashMap<Box<str>, Entry>,
+    pub(crate) catch_all: Option<Box<[Mailbox]>>,
 }
 
+impl Default for Declaration {
+    /// Of a domain of which no more than names is known.
+    fn default() -> Self {
+        Self {
+            is_declared: false,
+            inbound: false,
+            tenant: TenantId::new("default"),
+            max_message_size_bytes: None,
+            entries: HashMap::new(),
+            catch_all: None,
+        }
+    }
+}
+
+/// What a name in a domain is: as small as can be, for there may be a million.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Entry {
+    /// The address where it is another than the name in its domain.
+    Mailbox(Option<Box<Mailbox>>),
+    Alias(Box<[Mailbox]>),
+}
+
+/// The same with its address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Target<'a> {
     Mailbox(Mailbox),
-    Alias(Vec<Mailbox>),
+    Alias(&'a [Mailbox]),
+}
+
+impl Entry {
+    pub(crate) fn mailbox(address: &Mailbox) -> Self {
+        let local_part = address.local_part();
+        let is_plain = LocalPart::parse(&name(local_part)).is_ok_and(|plain| plain == *local_part);
+        Self::Mailbox((!is_plain).then(|| Box::new(address.clone())))
+    }
+
+    /// `None` when `name` is not its own.
+    pub(crate) fn target(&self, name: &str, domain: &Domain) -> Option<Target<'_>> {
+        Some(match self {
+            Self::Alias(to) => Target::Alias(to),
+            Self::Mailbox(Some(address)) => Target::Mailbox(Mailbox::clone(address)),
+            Self::Mailbox(None) => {
+                let host = Host::Domain(domain.clone());
+                Target::Mailbox(Mailbox::new(LocalPart::parse(name).ok()?, host))
+            }
+        })
+    }
 }
 
 impl Table {
@@ -91,6 +139,6 @@ impl Table {
     }
 
     pub(crate) fn domain(&self, domain: &Domain) -> Option<&Declaration> {
-        self.domains.get(domain)
+        self.domains.get(domain).map(|declaration| &**declaration)
     }
 }

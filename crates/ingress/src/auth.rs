@@ -6,7 +6,7 @@ use std::time::Duration;
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use domains::{Identity, Table};
+use domains::{Claimant, Identity};
 use smtp::Credentials;
 use tokio::sync::Semaphore;
 
@@ -44,11 +44,13 @@ pub(crate) enum Hashes {
 }
 
 impl Hashes {
-    pub(crate) fn of(table: &Table, login: &str) -> Self {
+    pub(crate) fn of(claimant: &Claimant) -> Self {
         let hashes = |identity: &Identity| identity.password_hashes().to_vec();
-        match table.identity(login) {
-            Some(identity) => Self::Own(hashes(identity)),
-            None => Self::StandIn(table.stand_in(login).map_or_else(|| NOBODY.clone(), hashes)),
+        match claimant {
+            Claimant::Somebody(identity) => Self::Own(hashes(identity)),
+            Claimant::Nobody(other) => {
+                Self::StandIn(other.as_ref().map_or_else(|| NOBODY.clone(), hashes))
+            }
         }
     }
 }
@@ -125,6 +127,8 @@ fn is_match(password: &str, hash: &str) -> bool {
 mod tests {
     use std::time::Instant;
 
+    use domains::{AtHome, Logins, Table};
+
     use super::*;
 
     fn authenticator() -> Authenticator {
@@ -194,16 +198,18 @@ spec:
     }
 
     /// All passwords of somebody are tried for nobody, whatever each of them costs.
-    #[test]
-    fn unknown_users_are_as_much_work() {
+    #[tokio::test]
+    async fn unknown_users_are_as_much_work() {
         let (table, hashes) = table();
+        let (table, empty) = (Arc::new(table), Arc::new(Table::default()));
+        let of = async |table, login| Hashes::of(&AtHome.find(table, login).await.unwrap());
         for login in ["nobody@d.example", "zoe@d.example", "x", "", "Alice@elsewhere.example"] {
-            let Hashes::StandIn(stand_in) = Hashes::of(&table, login) else { panic!("{login}") };
+            let Hashes::StandIn(stand_in) = of(&table, login).await else { panic!("{login}") };
             assert_eq!(stand_in, hashes, "{login}");
         }
-        let Hashes::Own(own) = Hashes::of(&table, "ALICE@d.example") else { panic!("unknown") };
+        let Hashes::Own(own) = of(&table, "ALICE@d.example").await else { panic!("unknown") };
         assert_eq!(own, hashes);
-        let Hashes::StandIn(nobody) = Hashes::of(&Table::default(), "x") else { panic!("known") };
+        let Hashes::StandIn(nobody) = of(&empty, "x").await else { panic!("known") };
         assert_eq!(nobody.len(), 1);
     }
 

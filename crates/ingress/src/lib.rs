@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domains::{Absence, Table};
+use domains::{Absence, Logins, Table};
 use mail_types::Host;
 use queue::Queue;
 use smtp::ListenerKind;
@@ -69,6 +69,8 @@ pub struct Services {
     pub domains: Arc<ArcSwapOption<Table>>,
     /// Asked before a recipient is refused because the table lacks it.
     pub absence: Arc<dyn Absence>,
+    /// Asked who logs in.
+    pub logins: Arc<dyn Logins>,
     pub metrics: Metrics,
 }
 

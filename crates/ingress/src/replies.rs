@@ -41,6 +41,9 @@ pub(crate) const BAD_CREDENTIALS: Canned =
 pub(crate) const LOGIN_ENDED: Canned =
     Canned::new(421, (4, 7, 0), "Your login is no longer valid, log in again");
 
+pub(crate) const LOGIN_UNKNOWN: Canned =
+    Canned::new(451, (4, 7, 0), "Your login cannot be checked now, try again");
+
 pub(crate) const NO_TABLE: Canned =
     Canned::new(451, (4, 3, 0), "Domains are not known yet, try again");
 pub(crate) const NOT_CERTAIN: Canned =

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use domains::{Identity, Table};
+use domains::{Claimant, Identity, Table};
 use mail_types::Reply;
 use smtp::{
     Answer, Awaiting, Credentials, Event, ListenerKind, MailCommand, RcptCommand, ServerSession,
@@ -65,13 +65,14 @@ pub(crate) struct Session {
 struct Login {
     identity: Identity,
     hash: String,
+    /// The table that this is true of.
+    table: Arc<Table>,
 }
 
 impl Login {
-    /// As the table is now: `None` when the mailbox is suspended or the password revoked.
-    fn renewed(&self, table: &Table) -> Option<Identity> {
-        let identity = table.identity(self.identity.login())?;
-        identity.password_hashes().contains(&self.hash).then(|| identity.clone())
+    fn new(claimant: Claimant, hash: String, table: Arc<Table>) -> Option<Self> {
+        let Claimant::Somebody(identity) = claimant else { return None };
+        identity.password_hashes().contains(&hash).then_some(Self { identity, hash, table })
     }
 }
 
@@ -149,7 +150,7 @@ impl Session {
                 return Ok(());
             }
             Event::Authenticate(credentials) => self.authenticate(credentials).await,
-            Event::Mail(mail) => self.mail(*mail),
+            Event::Mail(mail) => self.mail(*mail).await,
             Event::Recipient(rcpt) => self.recipient(*rcpt).await,
             Event::BeginContent => self.begin_content().await,
             Event::EndOfContent { last_line, .. } => self.end_of_content(last_line).await,
@@ -274,12 +275,19 @@ impl Session {
         let Some(table) = self.shared.domains.load_full() else {
             return self.refuse("auth", replies::AUTH_UNAVAILABLE);
         };
-        let hashes = Hashes::of(&table, &credentials.login);
+        let claimant = match self.shared.logins.find(&table, &credentials.login).await {
+            Ok(claimant) => claimant,
+            Err(error) => {
+                tracing::warn!(event = "auth_unavailable", client = %self.peer, %error);
+                self.shared.metrics.authenticated("unavailable");
+                return self.refuse("auth", replies::AUTH_UNAVAILABLE);
+            }
+        };
+        let hashes = Hashes::of(&claimant);
         let verdict = self.shared.authenticator.check(self.client, &credentials, hashes).await;
         let (result, refusal) = match verdict {
             Verdict::Accepted(hash) => {
-                let identity = table.identity(&credentials.login).cloned();
-                self.login = identity.map(|identity| Login { identity, hash });
+                self.login = Login::new(claimant, hash, table);
                 self.shared.metrics.authenticated("accepted");
                 return Answer::Accept;
             }
@@ -297,8 +305,8 @@ impl Session {
         self.login.as_ref().map(|login| &login.identity)
     }
 
-    fn mail(&mut self, mail: MailCommand) -> Answer {
-        if let Err(refusal) = self.renew_login() {
+    async fn mail(&mut self, mail: MailCommand) -> Answer {
+        if let Err(refusal) = self.renew_login().await {
             self.log_refusal("mail", &mail.reverse_path, refusal);
             return self.refuse("mail", refusal);
         }
@@ -313,12 +321,17 @@ impl Session {
         Answer::Accept
     }
 
-    /// A session may outlast what it was allowed by. While no table is known, nothing has changed.
-    fn renew_login(&mut self) -> Result<(), Canned> {
+    /// A session may outlast what it was allowed by: a mailbox is suspended, a password revoked.
+    /// While no table is known, nothing has changed.
+    async fn renew_login(&mut self) -> Result<(), Canned> {
         let table = self.shared.domains.load_full();
-        if let (Some(login), Some(table)) = (&mut self.login, table) {
-            login.identity = login.renewed(&table).ok_or(replies::LOGIN_ENDED)?;
+        let (Some(login), Some(table)) = (&mut self.login, table) else { return Ok(()) };
+        if Arc::ptr_eq(&login.table, &table) {
+            return Ok(());
         }
+        let found = self.shared.logins.find(&table, login.identity.login()).await;
+        let claimant = found.map_err(|_| replies::LOGIN_UNKNOWN)?;
+        *login = Login::new(claimant, login.hash.clone(), table).ok_or(replies::LOGIN_ENDED)?;
         Ok(())
     }
 

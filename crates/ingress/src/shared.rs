@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domains::{Absence, Table};
+use domains::{Absence, Logins, Table};
 use mail_types::Host;
 use queue::Queue;
 use smtp::{ListenerKind, ServerConfig, StartTls};
@@ -30,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) domains: Arc<ArcSwapOption<Table>>,
     pub(crate) absence: Arc<dyn Absence>,
+    pub(crate) logins: Arc<dyn Logins>,
     pub(crate) metrics: Metrics,
     pub(crate) authenticator: Authenticator,
     pub(crate) admission: Admission,
@@ -61,7 +62,7 @@ impl Shared {
         services: Services,
         acceptor: Option<TlsAcceptor>,
     ) -> Self {
-        let Services { queue, domains, absence, metrics } = services;
+        let Services { queue, domains, absence, logins, metrics } = services;
         let limits = config.limits.clone();
         let starttls = if acceptor.is_some() { StartTls::Offered } else { StartTls::Unavailable };
         let session = |kind| {
@@ -80,6 +81,7 @@ impl Shared {
             queue,
             domains,
             absence,
+            logins,
             authenticator: Authenticator::new(&config.auth),
             admission: Admission::new(limits.connections_max),
             clients: Arc::default(),

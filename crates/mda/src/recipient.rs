@@ -39,7 +39,7 @@ pub(crate) fn mailboxes(
         return Err(Undelivered::NotHosted);
     }
     if let Some(own) = table.mailbox(address) {
-        return Ok(vec![own.clone()]);
+        return Ok(vec![own]);
     }
     // It was a mailbox when the mail was accepted.
     match table.resolve(&ForwardPath::Mailbox(address.clone())) {
@@ -47,7 +47,7 @@ pub(crate) fn mailboxes(
         Resolution::Remote(_) => Err(Undelivered::NotHosted),
         Resolution::Local(destinations) => {
             let mailbox = |destination| match destination {
-                Destination::Mailbox { address } => table.mailbox(&address).cloned(),
+                Destination::Mailbox { address } => table.mailbox(&address),
                 Destination::Remote { .. } => None,
             };
             let found: Option<Vec<Mailbox>> = destinations.into_iter().map(mailbox).collect();

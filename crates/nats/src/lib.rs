@@ -20,7 +20,7 @@ mod token;
 pub use connection::Login;
 pub use publish::{MESSAGE_ID, Publish, PublishError, publish};
 pub use stream::{absent, delete, last};
-pub use token::token;
+pub use token::{name, token};
 
 /// What the client library says.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;

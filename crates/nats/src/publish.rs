@@ -71,6 +71,9 @@ pub enum PublishError {
     /// Nothing was kept.
     #[error("the server refused the message: {0}")]
     Refused(Arc<str>),
+    /// Nothing was kept: there is no such stream, or it has no leader at the moment.
+    #[error("no server has the stream: {0}")]
+    Unserved(Arc<str>),
     /// It may have been kept.
     #[error("no server answered: {0}")]
     Unknown(Arc<str>),
@@ -117,9 +120,10 @@ fn meaning(answer: &[u8]) -> Result<u64, PublishError> {
 fn not_answered(error: &async_nats::RequestError) -> PublishError {
     let text: Arc<str> = error.to_string().into();
     match error.kind() {
-        RequestErrorKind::NoResponders
-        | RequestErrorKind::InvalidSubject
-        | RequestErrorKind::MaxPayloadExceeded => PublishError::Refused(text),
+        RequestErrorKind::NoResponders => PublishError::Unserved(text),
+        RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {
+            PublishError::Refused(text)
+        }
         RequestErrorKind::TimedOut | RequestErrorKind::Other => PublishError::Unknown(text),
     }
 }

@@ -16,6 +16,26 @@ pub fn token(name: &str) -> String {
     token
 }
 
+/// The name that a token was made of; `None` if of none.
+pub fn name(token: &str) -> Option<String> {
+    let mut name = Vec::with_capacity(token.len());
+    let mut octets = token.bytes();
+    while let Some(octet) = octets.next() {
+        name.push(match octet {
+            b'_' => b'.',
+            b'=' if token.len() == 1 => return Some(String::new()),
+            b'=' => hex(octets.next()?)? << 4 | hex(octets.next()?)?,
+            _ => octet,
+        });
+    }
+    String::from_utf8(name).ok()
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    let value = char::from(digit).to_digit(16)?;
+    u8::try_from(value).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,7 +47,11 @@ mod tests {
             let token_of_a = token(a);
             let allowed = |c: char| c.is_ascii_alphanumeric() || "-_=".contains(c);
             assert!(token_of_a.chars().all(allowed), "{token_of_a}");
+            assert_eq!(name(&token_of_a).as_deref(), Some(*a));
             assert!(names.iter().skip(i + 1).all(|b| token(b) != token_of_a), "{a}");
+        }
+        for none in ["=f", "=fg", "=ff"] {
+            assert_eq!(name(none), None);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use domains_kv::Class;
 use mail_types::{Domain, QueueId, TenantId};
 use queue::{Filter, Phase};
 
@@ -185,6 +186,20 @@ pub(crate) enum DomainCommand {
         confirm_shrink: bool,
         #[command(flatten)]
         target: Target,
+    },
+    /// Make the keys that secrets in NATS KV are sealed to: a pair for each class.
+    ///
+    /// CLASS.pub seals and is for where domains are applied, and compare.key with it; CLASS.key
+    /// opens and is for the roles that need the class. To replace a key, make another pair, name
+    /// the new CLASS.key beside the old one in every role, then the new CLASS.pub where domains are
+    /// applied, and apply: all is sealed anew, and the old CLASS.key is needed no longer.
+    Keys {
+        /// Where the files are made; files that are there are not written over.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// What the keys are for: passwords (hashes of mailboxes' passwords), tls, dkim.
+        #[arg(long = "class", value_name = "CLASS", default_values_t = Class::ALL)]
+        classes: Vec<Class>,
     },
 }
 

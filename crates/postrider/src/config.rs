@@ -8,6 +8,8 @@ use anyhow::Context;
 use mail_types::{Host, Mailbox};
 use serde::{Deserialize, Serialize};
 
+use crate::secrets::Secrets;
+
 /// The file in a configuration directory.
 const FILE: &str = "postrider.yaml";
 
@@ -37,6 +39,9 @@ pub(crate) struct Config {
     /// The queue that processes share; without it, it is the embedded log of `queue`.
     #[serde(default)]
     pub(crate) jetstream: Option<queue_jetstream::Config>,
+    /// What secrets in the domain table are sealed to and opened with.
+    #[serde(default)]
+    pub(crate) secrets: Secrets,
     #[serde(default)]
     pub(crate) delivery: delivery::Config,
     #[serde(default)]
@@ -90,6 +95,11 @@ pub(crate) fn refused(section: &'static str) -> impl Fn(&dyn fmt::Display) -> an
     move |problem| anyhow::Error::new(Refused(format!("{FILE}: {section}.{problem}")))
 }
 
+/// Makes an error with its causes one that names the file.
+fn refused_whole(error: &anyhow::Error) -> anyhow::Error {
+    anyhow::Error::new(Refused(format!("{FILE}: {error:#}")))
+}
+
 impl Config {
     /// Reads the file in `directory`, and makes paths absolute.
     pub(crate) fn load(directory: &Path) -> anyhow::Result<Self> {
@@ -115,6 +125,9 @@ impl Config {
         for file in config.jetstream.iter_mut().flat_map(|jetstream| jetstream.files_mut()) {
             *file = base.join(&*file);
         }
+        for file in config.secrets.files_mut() {
+            *file = base.join(&*file);
+        }
         for auth in config.delivery.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
             auth.password_file = base.join(&auth.password_file);
         }
@@ -138,6 +151,7 @@ impl Config {
         }
         if self.domains_from() == DomainsFrom::Kv {
             self.domains_kv(String::new())?;
+            self.secrets.opener().map_err(|error| refused_whole(&error))?;
         }
         self.mda.validate().map_err(|error| refused("mda")(&error))?;
         resolve::Dns::new(&self.resolver).context("resolver")?;

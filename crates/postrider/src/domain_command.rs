@@ -1,16 +1,22 @@
 //! `postrider domain …`.
 
+use std::convert::Infallible;
 use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::Context;
 use domains::Table;
-use domains_kv::{Published, Shrinking};
+use domains_kv::{Progress, Published, Shrinking};
 use queue_jetstream::permissions::Role;
 use serde::Serialize;
 
 use crate::cli::{DomainCommand, Output, Target};
 use crate::config::{Config, DomainsFrom};
-use crate::{output, resources};
+use crate::{output, resources, secrets};
+
+/// Between two lines of progress.
+const SHOW: Duration = Duration::from_secs(2);
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -22,6 +28,7 @@ struct Row {
 pub(crate) async fn run(command: DomainCommand) -> anyhow::Result<()> {
     match command {
         DomainCommand::List { target } => list(&target).await,
+        DomainCommand::Keys { directory, classes } => secrets::make(&directory, &classes),
         DomainCommand::Apply { directory, confirm_shrink, target } => {
             let shrinking = if confirm_shrink { Shrinking::Confirmed } else { Shrinking::Refused };
             apply(&directory.unwrap_or(target.config), shrinking, target.output).await
@@ -66,12 +73,30 @@ struct Applied {
     dropped: usize,
 }
 
+/// Tells on stderr how far it has come, when it takes its time.
+async fn show(progress: &Progress, rows: usize) -> Infallible {
+    loop {
+        tokio::time::sleep(SHOW).await;
+        let compared = progress.compared.load(Ordering::Relaxed);
+        let written = progress.written.load(Ordering::Relaxed);
+        output::hint(&format!("{compared} of {rows} entries compared, {written} written"));
+    }
+}
+
 async fn apply(directory: &Path, shrinking: Shrinking, form: Output) -> anyhow::Result<()> {
     let config = Config::load(directory)?;
     config.validate()?;
     let bucket = config.domains_kv(Role::Admin.inbox())?;
+    let sealer = config.secrets.sealer()?;
     let table = resources::load(&config)?;
-    let published = Box::pin(domains_kv::publish(&bucket, &table, shrinking)).await;
+    let progress = Progress::default();
+    let publish = domains_kv::publish(&bucket, &sealer, &table, shrinking, &progress);
+    let shown = show(&progress, table.row_count());
+    // Boxed: the client library's futures are large. Cancel-safe: showing holds nothing.
+    let published = tokio::select! {
+        published = Box::pin(publish) => published,
+        never = shown => match never {},
+    };
     let Published { marker, written, dropped } = published.context("not published")?;
     let applied = Applied {
         generation: marker.generation,

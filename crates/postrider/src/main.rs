@@ -14,6 +14,7 @@ mod password;
 mod queue_command;
 mod queue_metrics;
 mod resources;
+mod secrets;
 mod serve;
 mod table;
 
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, MailboxCommand, Start};
+use crate::cli::{Cli, Command, DomainCommand, MailboxCommand, Start};
 use crate::serve::Role;
 
 /// Fewer page faults and steadier memory than the system's with many small sessions.
@@ -52,6 +53,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Nats(command) => {
             nats_command::run(&command);
             return Ok(());
+        }
+        Command::Domain(DomainCommand::Keys { directory, classes }) => {
+            return secrets::make(&directory, &classes);
         }
         Command::Check { directory } => return serve::check(&directory.path),
         Command::Serve(_)

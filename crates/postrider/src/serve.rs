@@ -269,6 +269,7 @@ fn bind_ingress(
         queue: queue.clone(),
         domains: domains.table.clone(),
         absence: domains.absence(),
+        logins: domains.logins(),
         metrics,
     };
     ingress::Ingress::bind(&config.ingress, services).map_err(|error| match error {

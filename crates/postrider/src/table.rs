@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
-use domains::{Absence, AtHome, Table};
-use domains_kv::Loader;
+use domains::{Absence, AtHome, Logins, Table};
+use domains_kv::{Class, Loader};
 use runtime::readiness::Readiness;
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +42,8 @@ impl Domains {
                 readiness.not_ready("table", "no complete domain table was seen yet");
                 let table = Arc::new(ArcSwapOption::empty());
                 let bucket = config.domains_kv(inbox(roles))?;
-                let loader = Box::pin(Loader::new(&bucket, table.clone())).await;
+                let (opener, needs) = (config.secrets.opener()?, needs(config, roles));
+                let loader = Box::pin(Loader::new(&bucket, table.clone(), opener, needs)).await;
                 let loader = loader.context("domains")?;
                 Ok(Self { table, source: Source::Kv(Arc::new(loader)) })
             }
@@ -54,6 +55,14 @@ impl Domains {
         match &self.source {
             Source::Files => Arc::new(AtHome),
             Source::Kv(loader) => Arc::clone(loader) as Arc<dyn Absence>,
+        }
+    }
+
+    /// Who finds those who log in.
+    pub(crate) fn logins(&self) -> Arc<dyn Logins> {
+        match &self.source {
+            Source::Files => Arc::new(AtHome),
+            Source::Kv(loader) => Arc::clone(loader) as Arc<dyn Logins>,
         }
     }
 
@@ -75,14 +84,25 @@ impl Domains {
         match self.source {
             Source::Files => resources::keep_fresh(config, self.table, stop).await,
             Source::Kv(loader) => {
-                let tell = async {
-                    loader.loaded().await;
+                let tell = loader.missing_keys(|missing| {
                     readiness.ready("table");
-                };
+                    match missing {
+                        Some(missing) => readiness.not_ready("secrets", missing.to_string()),
+                        None => readiness.ready("secrets"),
+                    }
+                });
                 tokio::join!(loader.run(stop.clone()), stop.run_until_cancelled(tell));
             }
         }
     }
+}
+
+/// The secrets without which the process cannot do all that it is to do.
+fn needs(config: &Config, roles: &[Role]) -> Vec<Class> {
+    let mut listeners = config.ingress.listeners.iter();
+    let has_logins = listeners.any(|listener| listener.kind != ingress::Kind::Relay);
+    let is_needed = roles.contains(&Role::Ingress) && has_logins;
+    is_needed.then_some(Class::Passwords).into_iter().collect()
 }
 
 /// The prefix of the subjects where a process with these roles is answered.

@@ -53,7 +53,9 @@ impl From<nats::PublishError> for PublishError {
         match error {
             nats::PublishError::Full(text) => Self::Full(text),
             nats::PublishError::Changed => Self::Changed,
-            nats::PublishError::Refused(text) => Self::Refused(text),
+            nats::PublishError::Refused(text) | nats::PublishError::Unserved(text) => {
+                Self::Refused(text)
+            }
             nats::PublishError::Unknown(text) => Self::Unknown(text),
         }
     }

@@ -56,6 +56,7 @@ impl Server {
             queue: Arc::new(Handle(Arc::clone(&queue))),
             domains: Arc::clone(&domains),
             absence,
+            logins: Arc::new(AtHome),
             metrics: Metrics::register(&mut registry),
         };
         let ingress = Ingress::bind(&config, services).unwrap();
