@@ -7,6 +7,10 @@ use async_nats::ConnectOptions;
 
 use crate::Cause;
 
+/// The library leaves a server that has not answered two pings when the next is due. By default
+/// that takes two minutes, in which a stopped server has the client wait in vain.
+const PINGS: u32 = 3;
+
 /// Who logs in, and how long it waits for answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Login<'a> {
@@ -17,7 +21,7 @@ pub struct Login<'a> {
     pub ca_file: Option<&'a Path>,
     /// The prefix of the subjects where this client is answered.
     pub inbox_prefix: &'a str,
-    /// How long an answer is waited for.
+    /// How long an answer is waited for, and a server that says nothing is believed to be there.
     pub timeout: Duration,
 }
 
@@ -28,7 +32,8 @@ impl Login<'_> {
         let mut options = ConnectOptions::new()
             .name("postrider")
             .custom_inbox_prefix(self.inbox_prefix)
-            .request_timeout(Some(self.timeout));
+            .request_timeout(Some(self.timeout))
+            .ping_interval(self.timeout / PINGS);
         if let Some(file) = self.ca_file {
             options = options.add_root_certificates(file.to_owned()).require_tls(true);
         }
