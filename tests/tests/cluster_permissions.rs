@@ -120,7 +120,7 @@ const CELLS: &[(&str, &str, &str)] = &[
     ("wa", "PUB", "$JS.API.STREAM.CREATE.body-0"),
     ("wa", "PUB", "$JS.API.STREAM.CREATE.KV_own"),
     ("a", "PUB", "$JS.API.STREAM.CREATE.KV_domains"),
-    ("wa", "PUB", "$JS.API.INFO"),
+    ("a", "PUB", "$JS.API.INFO"),
     ("iwma", "PUB", "$JS.API.STREAM.INFO.intake-s0"),
     // Ownership.
     ("w", "PUB", "$KV.own.l.s0"),

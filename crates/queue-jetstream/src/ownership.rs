@@ -18,7 +18,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::kv::{self, Entry, Operation, Store, Watch};
+use async_nats::jetstream::kv::{Entry, Operation, Store, Watch};
+use async_nats::jetstream::stream::{self, DiscardPolicy, StorageType};
 use bytes::Bytes;
 use futures::StreamExt;
 use queue::HopKind;
@@ -29,8 +30,10 @@ use tokio::time::{Instant, Interval};
 pub(crate) use tenure::Tenure;
 
 use crate::broker::{self, Publish, PublishError};
+use crate::config::Config;
 use crate::names::Partition;
 use crate::shared::Shared;
+use crate::streams;
 
 pub(crate) const BUCKET: &str = "own";
 /// The stream of the bucket.
@@ -41,21 +44,28 @@ const RELEASES: usize = 1024;
 /// How long the mark of a key that is gone is kept, for those who watch.
 const MARK: Duration = Duration::from_secs(60);
 
-/// Creates the bucket if there is none.
-pub(crate) async fn ensure(shared: &Shared) -> Result<Store, Cause> {
-    let context = &shared.broker.context;
-    if let Ok(store) = context.get_key_value(BUCKET).await {
-        return Ok(store);
-    }
-    let config = kv::Config {
-        bucket: BUCKET.to_owned(),
-        history: 1,
-        num_replicas: shared.config.replicas,
+/// The bucket, as a stream: the library's own call asks for more than most roles may.
+pub(crate) fn stream(config: &Config) -> stream::Config {
+    stream::Config {
+        name: STREAM.to_owned(),
+        subjects: vec![format!("$KV.{BUCKET}.>")],
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: config.replicas,
+        max_messages_per_subject: 1,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        allow_message_ttl: true,
         // Without it nobody would see that a key has lapsed.
-        limit_markers: Some(MARK),
+        subject_delete_marker_ttl: Some(MARK),
         ..Default::default()
-    };
-    Ok(context.create_key_value(config).await?)
+    }
+}
+
+async fn bucket(shared: &Shared) -> Result<Store, Cause> {
+    streams::ensure_one(&shared.broker, stream(&shared.config)).await?;
+    Ok(shared.broker.context.get_key_value(BUCKET).await?)
 }
 
 /// Who has a partition, as the bucket's leader knows it.
@@ -121,7 +131,7 @@ struct Owner {
 
 impl Owner {
     async fn watch(&mut self) -> Result<(), Cause> {
-        let store = ensure(&self.shared).await?;
+        let store = bucket(&self.shared).await?;
         self.announce().await?;
         (self.members, self.keys) = Default::default();
         self.is_current = false;

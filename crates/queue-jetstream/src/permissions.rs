@@ -111,6 +111,8 @@ const PUBLISH: Rows = &[
         &[Admin],
         &[
             "$KV.domains.>",
+            // The library asks for it before it creates a bucket.
+            "$JS.API.INFO",
             "$JS.API.STREAM.CREATE.KV_domains",
             "$JS.API.STREAM.MSG.DELETE.KV_domains",
         ],
@@ -131,7 +133,7 @@ const PUBLISH: Rows = &[
     ),
     // Streams: all look whether they are as they must be.
     (&[Ingress, Worker, Mda, Admin], &["$JS.API.STREAM.INFO.*"]),
-    (&[Worker, Admin], &["$JS.API.INFO", "$JS.API.STREAM.CREATE.{stream}"]),
+    (&[Worker, Admin], &["$JS.API.STREAM.CREATE.{stream}"]),
 ];
 
 const SUBSCRIBE: Rows = &[

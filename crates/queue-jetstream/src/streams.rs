@@ -55,12 +55,11 @@ pub(crate) async fn ensure(broker: &Broker, config: &Config) -> Result<(), Strea
     Ok(())
 }
 
-/// Of all streams that there may be, and of the bucket of ownership.
+/// Of all streams that there may be.
 pub(crate) fn names(partitions: u16) -> Vec<String> {
     let of = |replicas| all(&Config { partitions, replicas, ..Config::default() });
     let streams = of(1).into_iter().chain(of(3)).map(|stream| stream.name);
-    let names: BTreeSet<_> = streams.chain([ownership::STREAM.to_owned()]).collect();
-    names.into_iter().collect()
+    streams.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The streams that mail comes into by a door.
@@ -86,6 +85,7 @@ fn all(config: &Config) -> Vec<stream::Config> {
     for number in 0..BODY_STREAMS {
         streams.push(base(config, body_stream(number), body_subject(number)));
     }
+    streams.push(ownership::stream(config));
     streams.push(base(config, QUARANTINE.to_owned(), format!("{QUARANTINE}.>")));
     streams
 }
@@ -128,7 +128,7 @@ fn work_queue(config: &Config, name: String, subject: String, max_bytes: i64) ->
     }
 }
 
-async fn ensure_one(broker: &Broker, wanted: stream::Config) -> Result<(), StreamError> {
+pub(crate) async fn ensure_one(broker: &Broker, wanted: stream::Config) -> Result<(), StreamError> {
     let stream = wanted.name.clone();
     let found = match broker.context.get_stream(&stream).await {
         Ok(found) => found,
