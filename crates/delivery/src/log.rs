@@ -33,7 +33,8 @@ pub(crate) fn news(job: &Job, plan: &Plan, attempted: Option<Attempted<'_>>, met
         metrics.double_bounces.inc_by(plan.double_bounces().len() as u64);
         let recipients = addresses(job, plan.double_bounces().iter().copied());
         let sender = job.envelope.reverse_path.to_string();
-        warn!(event = "double_bounce", id = %job.id, sender, recipients, "nobody to tell");
+        let (id, trace_id) = (job.id, job.envelope.trace_id());
+        warn!(event = "double_bounce", %id, trace_id, sender, recipients, "nobody to tell");
     }
 }
 
@@ -45,6 +46,7 @@ fn line(job: &Job, group: &[News], first: &News, attempted: Option<Attempted<'_>
     info!(
         event = event_name(first.fate),
         id = %job.id,
+        trace_id = job.envelope.trace_id(),
         sender = job.envelope.reverse_path.to_string(),
         recipients = addresses(job, group.iter().map(|news| news.recipient)),
         count = group.len(),

@@ -371,6 +371,7 @@ impl Session {
             client = %self.peer,
             helo = self.core.helo(),
             sender,
+            trace_id = self.transaction.as_ref().and_then(|open| open.trace_id()),
             subject = subject.to_string(),
             reply = %canned.reply(),
         );

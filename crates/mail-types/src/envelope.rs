@@ -35,6 +35,19 @@ pub struct Envelope {
     pub trace_parent: Option<String>,
 }
 
+impl Envelope {
+    /// The trace of the message: what every log line about it holds.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.trace_parent.as_deref().and_then(trace_id)
+    }
+}
+
+/// The second field of a `traceparent` (W3C Trace Context §3.2.2); `None` of what is not one.
+pub fn trace_id(trace_parent: &str) -> Option<&str> {
+    let id = trace_parent.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|octet| octet.is_ascii_hexdigit())).then_some(id)
+}
+
 /// How a message came to us.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -200,5 +213,19 @@ impl Recipient {
     /// What the sender wants to hear, with the default of RFC 3461 §4.1.
     pub fn notify_or_default(&self) -> Notify {
         self.notify.unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trace_ids() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(trace_id(&format!("00-{id}-00f067aa0ba902b7-01")), Some(id));
+        for not_one in ["", "00", "00--", "00-4bf9-00f067aa0ba902b7-01"] {
+            assert_eq!(trace_id(not_one), None, "{not_one}");
+        }
     }
 }

@@ -15,6 +15,7 @@ pub mod time;
 pub use domain::{Domain, DomainError};
 pub use envelope::{
     BodyType, EnvId, Envelope, Notify, Origin, OriginalRecipient, Recipient, Ret, SmtpOrigin,
+    trace_id,
 };
 pub use id::{QueueId, TenantId};
 pub use mailbox::{AddressLiteral, Host, LocalPart, Mailbox, MailboxError};

@@ -27,6 +27,7 @@ pub(crate) fn stored(job: &Job, stored: &Stored, took_ms: u64) {
     info!(
         event = "stored",
         id = %job.id,
+        trace_id = job.envelope.trace_id(),
         sender = job.envelope.reverse_path.to_string(),
         recipient = job.recipients[stored.recipient as usize].recipient.address.to_string(),
         tenant = %job.envelope.tenant,
@@ -58,7 +59,8 @@ pub(crate) fn news(job: &Job, plan: &Plan, metrics: &Metrics) {
         metrics.double_bounces.inc_by(plan.double_bounces().len() as u64);
         let recipients = addresses(job, plan.double_bounces().iter().copied());
         let sender = job.envelope.reverse_path.to_string();
-        warn!(event = "double_bounce", id = %job.id, sender, recipients, "nobody to tell");
+        let (id, trace_id) = (job.id, job.envelope.trace_id());
+        warn!(event = "double_bounce", %id, trace_id, sender, recipients, "nobody to tell");
     }
 }
 
@@ -68,6 +70,7 @@ fn line(job: &Job, group: &[News], first: &News) {
     info!(
         event = event_name(first.fate),
         id = %job.id,
+        trace_id = job.envelope.trace_id(),
         sender = job.envelope.reverse_path.to_string(),
         recipients = addresses(job, group.iter().map(|news| news.recipient)),
         count = group.len(),

@@ -118,6 +118,9 @@ fn show_job(job: &JobView) {
     output::line(&format!("  from       {}", envelope.reverse_path));
     output::line(&format!("  arrived    {}   expires {}", envelope.arrival, envelope.expires));
     output::line(&format!("  tenant     {}   size {}", envelope.tenant, size(job.size)));
+    if let Some(trace) = envelope.trace_id() {
+        output::line(&format!("  trace      {trace}"));
+    }
     if let Some(at) = job.next_attempt {
         output::line(&format!("  next try   {at}"));
     }

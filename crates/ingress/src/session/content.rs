@@ -172,6 +172,7 @@ impl Session {
         tracing::info!(
             event = "accepted",
             id = %id,
+            trace_id = transaction.trace_id(),
             listener = listener(self.core.kind()),
             client = %self.peer,
             helo = self.core.helo(),

@@ -26,6 +26,8 @@ pub(super) struct Transaction {
     recipients: u32,
     tenant: Option<TenantId>,
     size_max: Option<u64>,
+    /// W3C `traceparent` of the transaction.
+    trace_parent: String,
     pub(super) content: Option<Content>,
 }
 
@@ -55,6 +57,7 @@ impl Transaction {
             recipients: 0,
             tenant: None,
             size_max: None,
+            trace_parent: trace_parent(),
             content: None,
         }
     }
@@ -80,6 +83,10 @@ impl Transaction {
 
     pub(super) fn reverse_path(&self) -> &ReversePath {
         &self.mail.reverse_path
+    }
+
+    pub(super) fn trace_id(&self) -> Option<&str> {
+        mail_types::trace_id(&self.trace_parent)
     }
 
     pub(super) fn declared_size(&self) -> Option<u64> {
@@ -137,7 +144,7 @@ impl Transaction {
             tenant: theirs.cloned().unwrap_or_else(|| TenantId::new("default")),
             identity: source.identity.map(|identity| identity.login().to_owned()),
             origin: Origin::Smtp(source.origin),
-            trace_parent: Some(trace_parent()),
+            trace_parent: Some(self.trace_parent.clone()),
         }
     }
 }
