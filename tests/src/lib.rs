@@ -6,6 +6,7 @@
 //! a condition and fails with what it waited for.
 
 pub mod client;
+pub mod collector;
 pub mod contract;
 pub mod dns;
 pub mod exposition;

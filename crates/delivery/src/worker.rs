@@ -8,11 +8,12 @@ use outcome::{Effort, Original, OriginalPart, Plan, Settler, Verdict};
 use queue::{HopKind, Job, Lease, LeaseReason, NextHop, Queue, QueueError};
 use queue::{SettleError, Settlement};
 use resolve::Resolver;
+use runtime::trace::{self, TARGET};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, debug_span, error, info, warn};
+use tracing::{Instrument, Span, debug_span, error, field, info, warn};
 
 use crate::attempt::{Attempt, Attempted, HopState, host_of};
 use crate::config::{Route, Settings};
@@ -50,6 +51,24 @@ enum Settled {
     Recorded,
     /// The job is somebody else's, or will be: the session must not be used for it again.
     Lost,
+}
+
+/// A part of the trace of the transaction by which the message came.
+fn attempt_span(job: &Job) -> Span {
+    let span = debug_span!(
+        target: TARGET,
+        "smtp.deliver",
+        otel.kind = "client",
+        otel.status_code = field::Empty,
+        network.protocol.name = "smtp",
+        messaging.message.id = %job.id,
+        smtp.next_hop = job.next_hop.key(),
+        smtp.attempt = job.attempts + 1,
+        smtp.null_sender = job.envelope.reverse_path.is_null(),
+        smtp.result = field::Empty,
+    );
+    trace::follow(&span, job.envelope.trace_parent.as_deref());
+    span
 }
 
 impl Worker {
@@ -134,12 +153,7 @@ impl Worker {
         while let Some(lease) = next.take() {
             self.metrics.attempts_in_progress.inc();
             let in_hand = session.take().or_else(|| self.pool.take(&hop));
-            let envelope = &lease.job().envelope;
-            let span = debug_span!(
-                "smtp.deliver",
-                messaging.message.id = %lease.job().id,
-                traceparent = envelope.trace_parent.as_deref(),
-            );
+            let span = attempt_span(lease.job());
             session = Box::pin(self.handle(lease, in_hand)).instrument(span).await;
             self.metrics.attempts_in_progress.dec();
             if session.is_some() && !self.stopping.is_cancelled() {

@@ -239,7 +239,9 @@ impl Door {
         let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
         let abort = self.abort.clone();
         let span = tracing::debug_span!(
+            target: runtime::trace::TARGET,
             "smtp.session",
+            otel.kind = "server",
             network.protocol.name = "smtp",
             smtp.listener = metrics::listener(kind),
             client.address = %peer.ip(),

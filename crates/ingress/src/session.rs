@@ -13,12 +13,14 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use domains::{Claimant, Identity, Table};
 use mail_types::Reply;
+use runtime::trace::{self, TARGET};
 use smtp::{
     Answer, Awaiting, Credentials, Event, ListenerKind, MailCommand, RcptCommand, ServerSession,
     Transport,
 };
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tracing::{Span, debug_span, field};
 
 use self::transaction::Transaction;
 use crate::auth::{Hashes, Verdict};
@@ -57,6 +59,7 @@ pub(crate) struct Session {
     tls: Option<String>,
     login: Option<Login>,
     transaction: Option<Box<Transaction>>,
+    had_transaction: bool,
     /// When content that trickles is given up.
     content_until: Instant,
 }
@@ -100,6 +103,7 @@ impl Session {
             stop: Box::pin(stop.cancelled_owned()),
             login: None,
             transaction: None,
+            had_transaction: false,
             content_until: Instant::now(),
             shared,
         }
@@ -317,8 +321,30 @@ impl Session {
             return self.refuse("mail", replies::NOT_YOUR_ADDRESS);
         }
         let protocol = self.core.protocol(&mail);
-        self.transaction = Some(Box::new(Transaction::new(mail, protocol)));
+        let span = self.transaction_span();
+        self.transaction = Some(Box::new(Transaction::new(mail, protocol, span)));
         Answer::Accept
+    }
+
+    /// The first transaction is part of the session's trace; each later one begins a trace of its
+    /// own and links to the session: ids tell messages apart, however many a client sends at once.
+    fn transaction_span(&mut self) -> Span {
+        let session = Span::current();
+        let is_first = !std::mem::replace(&mut self.had_transaction, true);
+        let span = debug_span!(
+            target: TARGET,
+            parent: is_first.then(|| session.id()).flatten(),
+            "smtp.transaction",
+            otel.kind = "server",
+            network.protocol.name = "smtp",
+            smtp.listener = listener(self.core.kind()),
+            client.address = %self.peer.ip(),
+            messaging.message.id = field::Empty,
+        );
+        if !is_first {
+            trace::link(&span, &session);
+        }
+        span
     }
 
     /// A session may outlast what it was allowed by: a mailbox is suspended, a password revoked.

@@ -3,7 +3,7 @@
 
 use outcome::{Fate, News, Plan};
 use queue::Job;
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 use crate::metrics::{Metrics, Result};
 
@@ -42,8 +42,11 @@ pub(crate) fn stored(job: &Job, stored: &Stored, took_ms: u64) {
 }
 
 /// Logs and counts what is new about a job.
+///
+/// The span tells the worst of it.
 pub(crate) fn news(job: &Job, plan: &Plan, metrics: &Metrics) {
     let mut news = plan.news();
+    trace_result(news);
     while let Some((first, _)) = news.split_first() {
         let same = |other: &News| other.fate == first.fate && other.report == first.report;
         let end = news.iter().position(|other| !same(other)).unwrap_or(news.len());
@@ -82,6 +85,15 @@ fn line(job: &Job, group: &[News], first: &News) {
         status = %first.report.reply.status_or_general(),
         reply = first.report.reply.to_string(),
     );
+}
+
+fn trace_result(news: &[News]) {
+    let Some(worst) = news.iter().map(|news| news.fate).max() else { return };
+    let span = Span::current();
+    span.record("smtp.result", event_name(worst));
+    if worst != Fate::Delivered {
+        span.record("otel.status_code", "ERROR");
+    }
 }
 
 fn event_name(fate: Fate) -> &'static str {

@@ -12,11 +12,12 @@ use queue::{
     ContentError, HopKind, Job, JobId, Lease, LeaseReason, NextHop, Queue, QueueError, SettleError,
     Settlement,
 };
+use runtime::trace::{self, TARGET};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{Instrument, Span, debug_span, error, field, info, warn};
 
 use crate::config::Config;
 use crate::log;
@@ -61,6 +62,23 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A part of the trace of the transaction by which the message came.
+fn delivery_span(job: &Job) -> Span {
+    let span = debug_span!(
+        target: TARGET,
+        "mailbox.deliver",
+        otel.kind = "consumer",
+        otel.status_code = field::Empty,
+        messaging.message.id = %job.id,
+        smtp.next_hop = job.next_hop.key(),
+        smtp.attempt = job.attempts + 1,
+        smtp.null_sender = job.envelope.reverse_path.is_null(),
+        smtp.result = field::Empty,
+    );
+    trace::follow(&span, job.envelope.trace_parent.as_deref());
+    span
+}
+
 impl Worker {
     /// Leases until told to stop; then waits for what is in flight, up to `grace`.
     pub(crate) async fn run(self: Arc<Self>, grace: Duration) {
@@ -91,7 +109,8 @@ impl Worker {
             match batch {
                 Ok(batch) => {
                     for (lease, permit) in batch {
-                        let work = self.clone().handle(lease, permit);
+                        let span = delivery_span(lease.job());
+                        let work = self.clone().handle(lease, permit).instrument(span);
                         tasks.spawn(abort.clone().run_until_cancelled_owned(work));
                     }
                 }

@@ -33,7 +33,8 @@ pub struct News {
     pub report: Report,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// From the best to the worst.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fate {
     Delivered,
     Deferred,

@@ -52,6 +52,8 @@ pub(crate) struct Config {
     pub(crate) http: runtime::http::Config,
     #[serde(default)]
     pub(crate) log: runtime::telemetry::Config,
+    #[serde(default)]
+    pub(crate) telemetry: runtime::trace::Config,
 }
 
 /// Where a process has the domain table from.
@@ -125,7 +127,7 @@ impl Config {
         for file in config.jetstream.iter_mut().flat_map(|jetstream| jetstream.files_mut()) {
             *file = base.join(&*file);
         }
-        for file in config.secrets.files_mut() {
+        for file in config.secrets.files_mut().chain(config.telemetry.files_mut()) {
             *file = base.join(&*file);
         }
         for auth in config.delivery.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
@@ -155,6 +157,7 @@ impl Config {
         }
         self.mda.validate().map_err(|error| refused("mda")(&error))?;
         resolve::Dns::new(&self.resolver).context("resolver")?;
+        self.telemetry.validate().map_err(|error| refused("telemetry")(&error))?;
         self.log.validate().map_err(|error| refused("log")(&error))
     }
 

@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry;
 use queue::{HopKind, Queue};
 use runtime::readiness::Readiness;
 use runtime::telemetry::Format;
+use runtime::trace::{Export, Origin};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,6 +48,15 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) const ALL: [Self; 3] = [Self::Ingress, Self::Worker, Self::Mda];
 
+    /// What spans name it.
+    fn service(self) -> &'static str {
+        match self {
+            Self::Ingress => "postrider-ingress",
+            Self::Worker => "postrider-worker",
+            Self::Mda => "postrider-mda",
+        }
+    }
+
     /// The next hops that the role takes jobs for.
     fn kind(self) -> Option<HopKind> {
         match self {
@@ -76,7 +86,26 @@ pub(crate) async fn serve(
             LogFormat::Human => Format::Human,
         });
     }
-    runtime::telemetry::start(&config.log).map_err(|error| refused("log")(&error))?;
+    let export = open_export(&config, roles)?;
+    let started = runtime::telemetry::start(&config.log, export.as_ref());
+    started.map_err(|error| refused("log")(&error))?;
+    let served = serve_logged(directory, roles, config).await;
+    if let Some(export) = export {
+        export.close().await;
+    }
+    served
+}
+
+fn open_export(config: &Config, roles: &[Role]) -> anyhow::Result<Option<Export>> {
+    let service = match roles {
+        [role] => role.service(),
+        _ => "postrider",
+    };
+    let origin = Origin { service, host: &config.hostname };
+    Export::open(&config.telemetry, origin).map_err(|error| refused("telemetry")(&error))
+}
+
+async fn serve_logged(directory: &Path, roles: &[Role], config: Config) -> anyhow::Result<()> {
     let tasks = TaskTracker::new();
     let stop = runtime::shutdown::on_signals(&tasks).context("cannot listen for signals")?;
     let (doors, last) = (JoinSet::new(), CancellationToken::new());

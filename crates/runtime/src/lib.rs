@@ -10,3 +10,4 @@ pub mod http;
 pub mod readiness;
 pub mod shutdown;
 pub mod telemetry;
+pub mod trace;

@@ -8,12 +8,14 @@ mod clean;
 use std::io::{self, IsTerminal};
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{EnvFilter, ParseError, filter_fn};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::clean::Clean;
+use crate::trace::{Export, TARGET};
 
 /// How log lines look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -67,15 +69,23 @@ impl Config {
     }
 }
 
-/// Starts logging for the process.
-pub fn start(config: &Config) -> Result<(), TelemetryError> {
+/// Starts logging for the process, and with `export` the recording of spans.
+pub fn start(config: &Config, export: Option<&Export>) -> Result<(), TelemetryError> {
     let filter = config.env_filter()?;
+    let is_ours = filter_fn(|metadata| metadata.is_span() && metadata.target() == TARGET);
+    let spans = export.map(|export| {
+        let layer = tracing_opentelemetry::layer().with_tracer(export.tracer());
+        let layer = layer.with_location(false).with_threads(false).with_tracked_inactivity(false);
+        layer.with_target(false).with_level(false).with_filter(is_ours)
+    });
     let human = io::stderr().is_terminal();
     let format = config.format.unwrap_or(if human { Format::Human } else { Format::Json });
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(spans);
     let started = match format {
-        Format::Json => registry.with(json(|| Clean(io::stderr()))).try_init(),
-        Format::Human => registry.with(for_people(|| Clean(io::stderr()))).try_init(),
+        Format::Json => registry.with(json(|| Clean(io::stderr())).with_filter(filter)).try_init(),
+        Format::Human => {
+            registry.with(for_people(|| Clean(io::stderr())).with_filter(filter)).try_init()
+        }
     };
     started.map_err(|_| TelemetryError::Twice)
 }
@@ -153,6 +163,6 @@ mod tests {
     #[test]
     fn a_bad_filter_is_named() {
         let config = Config { filter: "info,=x=y".into(), ..Config::default() };
-        assert!(matches!(start(&config), Err(TelemetryError::Filter { .. })));
+        assert!(matches!(start(&config, None), Err(TelemetryError::Filter { .. })));
     }
 }

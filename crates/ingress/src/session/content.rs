@@ -97,7 +97,13 @@ impl Session {
         let id = content.id();
         let committed = match self.examine(&transaction, &content) {
             Ok(head) => {
-                let span = tracing::debug_span!("smtp.commit", messaging.message.id = %id);
+                transaction.span.record("messaging.message.id", tracing::field::display(id));
+                let span = tracing::debug_span!(
+                    target: runtime::trace::TARGET,
+                    parent: &transaction.span,
+                    "smtp.commit",
+                    messaging.message.id = %id,
+                );
                 self.commit(content, head, transaction.jobs()).instrument(span).await
             }
             Err(refusal) => Err(refusal),

@@ -10,6 +10,7 @@ use mail_types::{
 };
 use queue::{Draft, NewJob, NextHop};
 use smtp::{MailCommand, Protocol, RcptCommand};
+use tracing::Span;
 
 use super::header::HeaderBlock;
 use crate::budget::Share;
@@ -26,7 +27,8 @@ pub(super) struct Transaction {
     recipients: u32,
     tenant: Option<TenantId>,
     size_max: Option<u64>,
-    /// W3C `traceparent` of the transaction.
+    pub(super) span: Span,
+    /// W3C `traceparent` of what follows from the transaction.
     trace_parent: String,
     pub(super) content: Option<Content>,
 }
@@ -47,7 +49,7 @@ pub(super) struct Source<'a> {
 }
 
 impl Transaction {
-    pub(super) fn new(mail: MailCommand, protocol: Protocol) -> Self {
+    pub(super) fn new(mail: MailCommand, protocol: Protocol, span: Span) -> Self {
         Self {
             mail,
             protocol,
@@ -57,7 +59,8 @@ impl Transaction {
             recipients: 0,
             tenant: None,
             size_max: None,
-            trace_parent: trace_parent(),
+            trace_parent: runtime::trace::trace_parent(&span),
+            span,
             content: None,
         }
     }
@@ -164,13 +167,6 @@ impl Content {
     pub(super) fn id(&self) -> QueueId {
         self.draft.id()
     }
-}
-
-/// A new trace, as W3C Trace Context §3.2 writes it: who samples decides later.
-fn trace_parent() -> String {
-    let (trace, span): (u128, u64) = rand::random();
-    // An id of zero is invalid.
-    format!("00-{:032x}-{:016x}-00", trace.max(1), span.max(1))
 }
 
 /// Why content is not taken.
