@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mail_types::Timestamp;
-use queue::HopKind;
 use queue::contract::Cause;
 use tokio::time::MissedTickBehavior;
 
@@ -53,15 +52,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     shared.closed.run_until_cancelled(work).await;
 }
 
-/// Who has this partition also answers for what has no owner.
-pub(crate) fn speaker() -> Option<Partition> {
-    Partition::all(HopKind::Smtp, 1).next()
-}
-
 async fn look(shared: &Shared) -> Result<(), Cause> {
     let ours = shared.owned();
     let mut lanes: Vec<_> = ours.iter().map(|partition| Lane::Partition(*partition)).collect();
-    let speaks = speaker().is_some_and(|speaker| ours.contains(&speaker));
+    let speaks = ours.contains(&Partition::SPEAKER);
     if speaks {
         lanes.push(Lane::Split);
     }

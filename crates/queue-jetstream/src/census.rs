@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use queue::census::{Census, Named, Share};
 
-use crate::backlog;
 use crate::end;
 use crate::index::Index;
 use crate::names::{Lane, Partition};
@@ -28,7 +27,7 @@ pub(crate) fn take(shared: &Arc<Shared>) -> Census {
     add_backlog(shared, &ours, &mut shares);
     let named = shares.into_iter().map(|(lane, share)| (lane.to_string(), share));
     census.shares = named.collect();
-    if backlog::speaker().is_some_and(|speaker| ours.contains(&speaker)) {
+    if ours.contains(&Partition::SPEAKER) {
         census.store_bytes = shared.backlog().store_bytes;
         census.store_limit_bytes = Some(shared.config.intake_bytes);
     }
@@ -63,7 +62,7 @@ fn add_backlog(shared: &Shared, ours: &HashSet<Partition>, shares: &mut Shares) 
     for (lane, waiting) in &backlog.lanes {
         let is_ours = match lane {
             Lane::Partition(partition) => ours.contains(partition),
-            Lane::Split => backlog::speaker().is_some_and(|speaker| ours.contains(&speaker)),
+            Lane::Split => ours.contains(&Partition::SPEAKER),
         };
         if is_ours {
             let share = shares.entry(*lane).or_default();

@@ -21,6 +21,9 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
+    /// Whose owner answers also for what has none.
+    pub(crate) const SPEAKER: Self = Self { kind: HopKind::Smtp, number: 0 };
+
     /// The partition of a next hop, of so many that its kind has. Stable between versions.
     pub(crate) fn of(hop: &NextHop, partitions: u16) -> Self {
         let number = u64::from(fnv1a(hop.key())) % u64::from(partitions.max(1));

@@ -13,7 +13,6 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use futures::StreamExt;
 use mail_types::QueueId;
-use queue::HopKind;
 use queue::contract::Cause;
 
 use crate::body::OF_MESSAGE;
@@ -32,8 +31,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let work = async {
         loop {
             tokio::time::sleep(INTERVAL).await;
-            let first = Partition::all(HopKind::Smtp, 1).next();
-            if !first.is_some_and(|first| shared.tenures().contains_key(&first)) {
+            if !shared.owned().contains(&Partition::SPEAKER) {
                 continue;
             }
             match collect(&shared, age).await {
