@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mail_types::Host;
 use outcome::{Effort, Original, OriginalPart, Plan, Settler, Verdict};
-use queue::{HopKind, Job, Lease, LeaseReason, NextHop, Queue, QueueError};
+use queue::{ContentError, HopKind, Job, Lease, LeaseReason, NextHop, Queue, QueueError};
 use queue::{SettleError, Settlement};
 use resolve::Resolver;
 use runtime::trace::{self, TARGET};
@@ -264,14 +264,26 @@ impl Worker {
         self.settle(lease, job, &settlement).await
     }
 
-    /// What a DSN returns. When it cannot be read, the DSN goes without: an outcome that is not
-    /// recorded would be found out again, by delivering twice.
+    /// What a DSN returns, read as often as half of the lease allows. When it cannot be read, the
+    /// DSN goes without: an outcome that is not recorded would be found out again, by delivering
+    /// twice.
     async fn original(&self, lease: &dyn Lease, job: &Job, part: OriginalPart) -> Original {
-        let read = Original::read(lease, part).await;
-        read.unwrap_or_else(|error| {
-            error!(id = %job.id, %error, "content cannot be read: its DSN goes without");
-            Original::NONE
-        })
+        let deadline = Instant::now() + self.lease / 2;
+        let mut pause = SETTLE_RETRY_MIN;
+        loop {
+            let error = match Original::read(lease, part).await {
+                Ok(original) => return original,
+                Err(error) => error,
+            };
+            let damaged = matches!(error, ContentError::Damaged(_));
+            if damaged || Instant::now() + pause > deadline {
+                error!(id = %job.id, %error, "content cannot be read: its DSN goes without");
+                return Original::NONE;
+            }
+            warn!(id = %job.id, %error, "its DSN waits for the content");
+            sleep(pause).await;
+            pause = (pause * 2).min(SETTLE_RETRY_MAX);
+        }
     }
 
     async fn quarantine(&self, lease: &mut dyn Lease, job: &Job, what: &str) -> Settled {

@@ -50,6 +50,16 @@ async fn a_failure_is_told_with_what_the_host_said() {
 }
 
 #[tokio::test]
+async fn a_dsn_waits_for_content_that_can_be_read_later() {
+    // All are refused before the content is needed.
+    let peer = Peer::start(Script { rcpt: say("550 5.1.1 no\n"), ..Script::default() }).await;
+    let world = World::to(&peer);
+    world.let_reading_fail(3);
+    let (_, settlement) = world.deliver(job(&["a@there.example"]), CONTENT).await;
+    assert!(text(&settlement.follow_ups[0]).contains("the body"));
+}
+
+#[tokio::test]
 async fn ret_and_size_decide_what_is_returned() {
     let large = [b"Subject: original\r\n\r\n".to_vec(), b"the body\r\n".repeat(10_000)].concat();
     for (ret, content, whole) in [

@@ -38,6 +38,7 @@ pub(crate) struct State {
     /// Lease checks that still succeed; `None`: all.
     extensions_left: Option<usize>,
     settle_failures: usize,
+    read_failures: usize,
     observer: Option<Box<dyn Fn() -> usize + Send>>,
     /// What the observer saw at each settlement.
     observed: Vec<usize>,
@@ -109,6 +110,13 @@ impl Lease for TestLease {
     }
 
     async fn content(&self) -> Result<Content, ContentError> {
+        self.queue.with(|state| match state.read_failures {
+            0 => Ok(()),
+            _ => {
+                state.read_failures -= 1;
+                Err(ContentError::Unavailable("test".into()))
+            }
+        })?;
         let content = self.leased.content.clone();
         let content = content.map_err(|what| ContentError::Damaged(what.into()))?;
         let chunks: Vec<_> = content.chunks(100_000).map(Bytes::copy_from_slice).map(Ok).collect();
@@ -304,6 +312,10 @@ impl World {
 
     pub(crate) fn let_settling_fail(&self, times: usize) {
         self.queue.with(|state| state.settle_failures = times);
+    }
+
+    pub(crate) fn let_reading_fail(&self, times: usize) {
+        self.queue.with(|state| state.read_failures = times);
     }
 
     /// Has `observer` look at each settlement, before it is recorded.
