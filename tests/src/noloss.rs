@@ -40,7 +40,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
@@ -78,6 +78,9 @@ const SHAPE: Shape = Shape { roles: ROLES.len(), servers: SERVERS };
 pub struct Options {
     /// Draws the faults, their victims and the mail.
     pub seed: u64,
+    /// Load without faults before the first: after two minutes servers have compacted their logs,
+    /// and come back from snapshots.
+    pub calm: Duration,
     /// How long faults are drawn.
     pub duration: Duration,
     /// From which of them; not empty.
@@ -94,6 +97,7 @@ impl Options {
     pub fn new(seed: u64, duration: Duration) -> Self {
         Self {
             seed,
+            calm: Duration::ZERO,
             duration,
             faults: Kind::ALL.to_vec(),
             sabotage: None,
@@ -116,6 +120,7 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&Round)) -> Result<Repo
     let mut observing = JoinSet::new();
     observing.spawn(observe(Arc::clone(&observer), Arc::clone(&accounts)));
     let clients = Clients::start(&accounts, &site.receptions(), options.seed);
+    tokio::time::sleep(options.calm).await;
     let mut run = Run {
         site,
         destinations,
@@ -173,6 +178,8 @@ impl Run {
         if self.rng.random_bool(0.5) {
             faults.extend(faults[0].draw_second(kinds, SHAPE, &mut self.rng));
         }
+        let names: Vec<String> = faults.iter().map(Fault::to_string).collect();
+        let names = names.join(" + ");
         let hold = faults[0].hold(&mut self.rng);
         self.until_busy().await?;
         let in_flight = self.accounts.in_flight(self.destinations.in_flight());
@@ -185,7 +192,8 @@ impl Run {
         let mended = Instant::now();
         let mut remedies = Vec::new();
         for fault in &faults {
-            remedies.extend(self.site.mend(fault).await?);
+            let done = self.site.mend(fault).await;
+            remedies.extend(done.with_context(|| format!("after {names}"))?);
         }
         for window in &mut self.windows[first_window..] {
             window.to = Instant::now();
@@ -197,10 +205,9 @@ impl Run {
             ensure!(self.void <= VOID_MAX, "{} rounds were void: {in_flight:?}", self.void);
             return Ok(None);
         }
-        let names: Vec<String> = faults.iter().map(Fault::to_string).collect();
         Ok(Some(Round {
             at_seconds: from.duration_since(self.start).as_secs_f64(),
-            fault: names.join(" + "),
+            fault: names,
             in_flight,
             held_seconds: mended.duration_since(from).as_secs_f64(),
             recovered_seconds: mended.elapsed().as_secs_f64(),

@@ -15,6 +15,9 @@ struct Cli {
     /// Draws faults, victims and mail; without it a new one, which is printed.
     #[arg(long)]
     seed: Option<u64>,
+    /// How long there is load before the first fault.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    calm: u64,
     /// How long faults are drawn.
     #[arg(long, default_value_t = 3.0)]
     minutes: f64,
@@ -47,6 +50,7 @@ async fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     let minutes = Duration::try_from_secs_f64(cli.minutes * 60.0).context("--minutes")?;
     let mut options = Options::new(cli.seed.unwrap_or_else(rand::random), minutes);
+    options.calm = Duration::from_secs(cli.calm);
     options.dir = cli.dir;
     if !cli.faults.is_empty() {
         options.faults = cli.faults;
