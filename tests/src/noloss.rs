@@ -133,8 +133,12 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&Round)) -> Result<Repo
     };
     let mut rounds = Vec::new();
     while run.start.elapsed() < options.duration {
-        let round = run.round(&options.faults).await?;
-        rounds.extend(round.inspect(&mut tell));
+        match run.round(&options.faults).await {
+            Ok(round) => rounds.extend(round.inspect(&mut tell)),
+            // What is broken on purpose may not go on: it is judged as it is.
+            Err(_) if options.sabotage.is_some() => break,
+            Err(error) => return Err(error),
+        }
     }
     let seconds = run.start.elapsed().as_secs_f64();
     clients.stop().await;
