@@ -1,8 +1,8 @@
 //! What is asked of NATS, and what its answers mean.
 
-use async_nats::connection::State;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::kv::{self, Store, Watch};
 use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode};
@@ -61,8 +61,7 @@ pub(crate) struct Bucket {
 }
 
 /// Lanes that a writer has: in each, one write is under way at a time, for servers refuse a second
-/// one under the same condition.
-/// Many, for each write waits for the disks of a majority.
+/// one under the same condition. Many, for each write waits for the disks of a majority.
 pub(crate) const LANES: usize = 256;
 /// Lanes that are claimed one after the other; from each the others are, side by side.
 const ROW: usize = 16;

@@ -3,7 +3,8 @@
 
 use outcome::{Fate, News, Plan};
 use queue::Job;
-use tracing::{Span, info, warn};
+use runtime::trace;
+use tracing::{info, warn};
 
 use crate::metrics::{Metrics, Result};
 
@@ -46,7 +47,9 @@ pub(crate) fn stored(job: &Job, stored: &Stored, took_ms: u64) {
 /// The span tells the worst of it.
 pub(crate) fn news(job: &Job, plan: &Plan, metrics: &Metrics) {
     let mut news = plan.news();
-    trace_result(news);
+    if let Some(worst) = news.iter().map(|news| news.fate).max() {
+        trace::result(event_name(worst), worst != Fate::Delivered);
+    }
     while let Some((first, _)) = news.split_first() {
         let same = |other: &News| other.fate == first.fate && other.report == first.report;
         let end = news.iter().position(|other| !same(other)).unwrap_or(news.len());
@@ -85,15 +88,6 @@ fn line(job: &Job, group: &[News], first: &News) {
         status = %first.report.reply.status_or_general(),
         reply = first.report.reply.to_string(),
     );
-}
-
-fn trace_result(news: &[News]) {
-    let Some(worst) = news.iter().map(|news| news.fate).max() else { return };
-    let span = Span::current();
-    span.record("smtp.result", event_name(worst));
-    if worst != Fate::Delivered {
-        span.record("otel.status_code", "ERROR");
-    }
 }
 
 fn event_name(fate: Fate) -> &'static str {

@@ -19,7 +19,7 @@ const EXPECTED_LAST_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 pub struct Publish {
     pub subject: String,
     pub payload: Bytes,
-    /// Those with which it goes: a name that says something to who publishes it.
+    /// For a caller that sends some together; no part of the message.
     pub group: Option<String>,
     headers: HeaderMap,
 }

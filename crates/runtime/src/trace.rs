@@ -21,7 +21,7 @@ use opentelemetry_sdk::trace::{
 
 use self::collector::Collector;
 pub use self::config::{Config, TraceError};
-pub use self::context::{follow, link, trace_parent};
+pub use self::context::{follow, link, result, trace_parent};
 
 /// The target of every span that is exported.
 pub const TARGET: &str = "postrider::trace";

@@ -33,6 +33,15 @@ pub fn follow(span: &Span, trace_parent: Option<&str>) {
     let _ = span.set_parent(parent);
 }
 
+/// Tells in the current span what its work came to.
+pub fn result(name: &'static str, is_failure: bool) {
+    let span = Span::current();
+    span.record("smtp.result", name);
+    if is_failure {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
 /// Names another span that `span` belongs to, of another trace.
 pub fn link(span: &Span, other: &Span) {
     span.add_link(other.context().span().span_context().clone());
