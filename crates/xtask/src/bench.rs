@@ -56,6 +56,9 @@ pub(crate) struct Arguments {
     /// Measure the roles on JetStream by what its servers can do, instead of against Postfix.
     #[arg(long, conflicts_with_all = ["scenarios", "only"])]
     jetstream: bool,
+    /// On JetStream, only with so many copies: 1 or 3.
+    #[arg(long, requires = "jetstream", value_parser = clap::value_parser!(u16).range(1..=3))]
+    replicas: Option<u16>,
     /// Only these servers.
     #[arg(long, value_enum)]
     only: Vec<Product>,
@@ -79,7 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let sink = Sink::start((Ipv4Addr::LOCALHOST, server::SINK_PORT).into())?;
     let dir = state_dir()?;
     let (text, has_failed, is_good) = if arguments.jetstream {
-        let rounds = jetstream::run(&sink, &dir, arguments.runs, arguments.messages)?;
+        let rounds = jetstream::run(&sink, &dir, arguments)?;
         (rounds.markdown(&machine()), !rounds.failures.is_empty(), rounds.is_good())
     } else {
         let runs = run_all(&Bench { sink: &sink, dir: &dir }, arguments)?;

@@ -187,7 +187,7 @@ fn header(run: &str, sequence: u64) -> String {
 
 /// Lines of 76 characters that do not compress, to `size` octets with the header, and the final
 /// dot.
-fn body(size: usize) -> Vec<u8> {
+pub(super) fn body(size: usize) -> Vec<u8> {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let header = header("run", 1000).len();
     let mut state: u32 = 12345;

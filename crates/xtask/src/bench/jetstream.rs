@@ -17,6 +17,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::Arguments;
 use super::measure::Figures;
 use super::sink::Sink;
 use report::Rounds;
@@ -26,13 +27,14 @@ use step::{Bench, Step};
 /// The queue's own number, by default.
 const PARTITIONS: u64 = 4;
 
-/// Runs the rounds of both layouts; `messages` instead of each step's own number.
-pub(super) fn run(sink: &Sink, dir: &Path, rounds: usize, messages: Option<u64>) -> Result<Rounds> {
+/// Runs the rounds of both layouts, or of the one that is asked for.
+pub(super) fn run(sink: &Sink, dir: &Path, arguments: &Arguments) -> Result<Rounds> {
     let mut all = Rounds::new(super::postrider::version()?, servers::version()?);
-    for replicas in [1, 3] {
+    for replicas in [1, 3].into_iter().filter(|r| arguments.replicas.is_none_or(|only| only == *r))
+    {
         let servers = Servers::start(&dir.join("jetstream"), replicas)?;
-        let bench = Bench { sink, dir, servers: &servers, messages };
-        for round in 0..rounds.max(1) {
+        let bench = Bench { sink, dir, servers: &servers, messages: arguments.messages };
+        for round in 0..arguments.runs.max(1) {
             match run_round(&bench, round) {
                 Ok(steps) => all.add(replicas, steps),
                 Err(error) => {

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::streams;
 use super::{Figures, PARTITIONS, Servers};
+use crate::bench::generator;
 use crate::bench::measure::percentile;
 
 /// Messages of which the acknowledgement is waited for.
@@ -39,7 +40,8 @@ pub(super) async fn publish(
     for partition in 0..PARTITIONS {
         streams::create(&context, servers.replicas(), &stream(partition)).await?;
     }
-    let payload = Bytes::from(vec![b'x'; size_bytes]);
+    // The servers compress what they replicate: what they keep must be what a mail is made of.
+    let payload = Bytes::from(generator::body(size_bytes));
     send(&context, "warm", &payload, WARM).await?;
     let cpu = servers.group.cpu_seconds()?;
     let started = Instant::now();
