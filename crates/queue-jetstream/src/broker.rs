@@ -28,6 +28,10 @@ pub(crate) struct Broker {
     turnstile: Arc<Turnstile>,
 }
 
+/// Between two groups of acknowledgements to a stream: nobody waits for them but the connection by
+/// which a message was delivered.
+const ACK_BEAT: Duration = Duration::from_millis(25);
+
 /// How often a message is sent while no server says what became of it.
 const TRIES: usize = 3;
 
@@ -98,7 +102,7 @@ impl Broker {
 
     /// Ends a message of a work queue; returns when a server has said so.
     pub(crate) async fn ack(&self, reply: &Subject) -> Result<(), RequestError> {
-        let _pass = self.turnstile.enter(consumer_of(reply)).await;
+        self.turnstile.enter_in_time(stream_of(reply), ACK_BEAT).await;
         let request = Request::new().payload("+ACK".into()).timeout(Some(self.timeout));
         self.client.send_request(reply.clone(), request).await.map(drop)
     }
@@ -138,8 +142,9 @@ impl Broker {
     }
 }
 
-/// Stream and consumer of `$JS.ACK.STREAM.CONSUMER.…`.
-fn consumer_of(reply: &str) -> &str {
+/// `$JS.ACK.STREAM` of `$JS.ACK.STREAM.CONSUMER.…`: an acknowledgement is a write to the stream, which
+/// loses the message by it.
+fn stream_of(reply: &str) -> &str {
     let mut dots = reply.match_indices('.').map(|(at, _)| at);
-    dots.nth(3).map_or(reply, |end| &reply[..end])
+    dots.nth(2).map_or(reply, |end| &reply[..end])
 }
