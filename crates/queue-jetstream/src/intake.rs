@@ -8,6 +8,7 @@ use async_nats::jetstream::Message;
 use queue::JobId;
 use queue::contract::Cause;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Publish;
@@ -20,7 +21,13 @@ use crate::streams::{self, QUARANTINE};
 
 /// Messages of a pull at most: what is left to others for `ackWaitSeconds` by who dies.
 const PULL_MAX: usize = 256;
-/// What is under way to us when we stop comes within this.
+/// Messages that are taken in hand one by one, as they come. Whoever gets more within a pause takes
+/// what has come in it together: a replicated consumer costs its servers one round for whatever
+/// it delivers at once.
+const AS_THEY_COME: usize = 4;
+/// Between two pulls of what comes in a stream.
+const PAUSE: Duration = Duration::from_millis(40);
+/// What is under way to us when we stop, or have no room, comes within this.
 const LATE: Duration = Duration::from_millis(50);
 /// Between a pull that failed and the next.
 const RETRY: Duration = Duration::from_millis(100);
@@ -53,17 +60,27 @@ async fn pull(shared: &Arc<Shared>, way: Way, stop: &CancellationToken) -> Resul
     let lane = Lane::Partition(way.partition);
     let mut pull = Pull::new(shared, way.door, lane).await?;
     let old = streams::state(shared, &shared.stream(way.door, lane)).await?.last_sequence;
+    let (mut asked, mut came, mut is_busy) = (Instant::now(), 0, false);
     loop {
-        let (room, room_bytes) = if pull.is_open() { (0, 0) } else { room(shared, way) };
-        if room > 0 && room_bytes > 0 {
-            pull.ask(room.min(PULL_MAX), room_bytes).await?;
+        let mut late = Instant::now() + LATE;
+        if !pull.is_open()
+            && let Some((room, room_bytes)) = room(shared, way)
+        {
+            is_busy = came >= AS_THEY_COME && (is_busy || asked.elapsed() < PAUSE);
+            late = asked + PAUSE;
+            if !is_busy || late <= Instant::now() {
+                (asked, came) = (Instant::now(), 0);
+                let max = if is_busy { PULL_MAX } else { AS_THEY_COME };
+                pull.ask(room.min(max), room_bytes, is_busy).await?;
+            }
         }
         // Cancel-safe: a message that was not taken is still in the inbox.
         let message = tokio::select! {
-            message = pull.next() => message?,
+            message = pull.next(late) => message?,
             () = stop.cancelled() => return hand_back(shared, pull).await,
         };
         if let Some(message) = message {
+            came += 1;
             receive(shared, way, old, message).await?;
         }
     }
@@ -71,7 +88,8 @@ async fn pull(shared: &Arc<Shared>, way: Way, stop: &CancellationToken) -> Resul
 
 /// What has been asked for and still comes is for the next owner.
 async fn hand_back(shared: &Shared, mut pull: Pull) -> Result<(), Cause> {
-    while let Ok(Ok(Some(message))) = tokio::time::timeout(LATE, pull.next()).await {
+    let late = Instant::now() + LATE;
+    while let Ok(Ok(Some(message))) = tokio::time::timeout_at(late, pull.next(late)).await {
         if let Some(reply) = message.reply.clone() {
             shared.broker.client.publish(reply, "-NAK".into()).await?;
         }
@@ -79,12 +97,13 @@ async fn hand_back(shared: &Shared, mut pull: Pull) -> Result<(), Cause> {
     Ok(())
 }
 
-/// How many messages, and octets, may be taken in hand.
-fn room(shared: &Shared, way: Way) -> (usize, usize) {
+/// How many messages, and octets, may be taken in hand; `None` when none.
+fn room(shared: &Shared, way: Way) -> Option<(usize, usize)> {
     let filling = shared.index().hand.filling(way);
     let room = shared.config.window.saturating_sub(filling.messages);
     let room_bytes = shared.config.window_bytes.saturating_sub(filling.bytes);
-    (room, usize::try_from(room_bytes).unwrap_or(usize::MAX))
+    let room_bytes = usize::try_from(room_bytes).unwrap_or(usize::MAX);
+    (room > 0 && room_bytes > 0).then_some((room, room_bytes))
 }
 
 /// `old` is the last sequence that others may have had in hand before us.

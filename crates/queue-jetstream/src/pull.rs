@@ -3,7 +3,9 @@
 //! All answers come to one inbox that lasts: a status only says that a request is at its end. It
 //! may overtake messages of that request, which wait until a majority of the servers knows of
 //! their delivery; whoever left the inbox at the status, as the client library's batches do, would
-//! lose them until `ackWaitSeconds` are over.
+//! lose them until `ackWaitSeconds` are over. It may also be late, when the number of messages has
+//! told the end before: each request has a subject of its own below the inbox, and what is said
+//! of another request than the open one says nothing. So no more than two are ever with a server.
 
 use std::time::Duration;
 
@@ -23,8 +25,6 @@ use crate::streams;
 const EXPIRES: Duration = Duration::from_secs(5);
 /// What its end may be late by.
 const GRACE: Duration = Duration::from_millis(500);
-/// While nothing is asked for, what is late is waited for so long.
-const LATE: Duration = Duration::from_millis(50);
 /// A request with less room than the largest message would never bring it.
 const BYTES_MIN: usize = 2 << 20;
 
@@ -32,13 +32,16 @@ const BYTES_MIN: usize = 2 << 20;
 pub(crate) struct Pull {
     consumer: PullConsumer,
     context: async_nats::jetstream::Context,
-    inbox: Subject,
+    inbox: String,
     messages: Subscriber,
+    /// Of the last request, among all.
+    number: u64,
     open: Option<Open>,
 }
 
-#[derive(Clone, Copy)]
 struct Open {
+    /// Where its end is told.
+    subject: Subject,
     /// Messages that are still to come.
     left: usize,
     /// When it has ended, whatever the server said.
@@ -49,10 +52,10 @@ impl Pull {
     pub(crate) async fn new(shared: &Shared, door: Door, lane: Lane) -> Result<Self, Cause> {
         let consumer = streams::consumer(shared, door, lane).await?;
         let client = &shared.broker.client;
-        let inbox = Subject::from(client.new_inbox());
-        let messages = client.subscribe(inbox.clone()).await?;
+        let inbox = client.new_inbox();
+        let messages = client.subscribe(format!("{inbox}.*")).await?;
         let context = shared.broker.context.clone();
-        Ok(Self { consumer, context, inbox, messages, open: None })
+        Ok(Self { consumer, context, inbox, messages, number: 0, open: None })
     }
 
     /// Whether messages are asked for.
@@ -60,45 +63,60 @@ impl Pull {
         self.open.is_some()
     }
 
-    /// Asks for up to `max` messages, and no more once they have so many octets.
-    pub(crate) async fn ask(&mut self, max: usize, octets: usize) -> Result<(), Cause> {
+    /// Asks for up to `max` messages, and no more once they have so many octets: as they come, or,
+    /// `at_once`, for those that are there, waiting only for the first.
+    pub(crate) async fn ask(
+        &mut self,
+        max: usize,
+        octets: usize,
+        at_once: bool,
+    ) -> Result<(), Cause> {
         let request = BatchConfig {
             batch: max,
             max_bytes: octets.max(BYTES_MIN),
             expires: Some(EXPIRES),
+            no_wait: at_once,
             ..Default::default()
         };
-        self.open = Some(Open { left: max, until: Instant::now() + EXPIRES + GRACE });
-        self.consumer.request_batch(request, self.inbox.clone()).await?;
+        self.number += 1;
+        let subject = Subject::from(format!("{}.{}", self.inbox, self.number));
+        let until = Instant::now() + EXPIRES + GRACE;
+        self.open = Some(Open { subject: subject.clone(), left: max, until });
+        self.consumer.request_batch(request, subject).await?;
         Ok(())
     }
 
-    /// The next message. `None` when the request has ended; what is late may come nevertheless.
+    /// The next message. `None` when the request has ended; what is late may come nevertheless, and
+    /// is waited for until `late` while nothing is asked for.
     ///
     /// Cancel-safe: a message that was not taken is still in the inbox.
-    pub(crate) async fn next(&mut self) -> Result<Option<Message>, Cause> {
-        let late = Instant::now() + LATE;
-        let until = self.open.map_or(late, |open| open.until.max(late));
-        let message = match timeout_at(until, self.messages.next()).await {
-            Ok(Some(message)) => message,
-            Ok(None) => return Err("the inbox is closed".into()),
-            Err(_) => {
-                self.open = None;
-                return Ok(None);
-            }
-        };
-        match message.status {
-            None => {
-                self.open = self.open.and_then(Open::after_one);
-                Ok(Some(Message { message, context: self.context.clone() }))
-            }
-            Some(StatusCode::NO_RESPONDERS) => Err("no server answers for the consumer".into()),
-            Some(_) if message.description.as_deref() == Some("Consumer Deleted") => {
-                Err("the consumer is deleted".into())
-            }
-            Some(_) => {
-                self.open = None;
-                Ok(None)
+    pub(crate) async fn next(&mut self, late: Instant) -> Result<Option<Message>, Cause> {
+        loop {
+            let until = self.open.as_ref().map_or(late, |open| open.until);
+            let message = match timeout_at(until, self.messages.next()).await {
+                Ok(Some(message)) => message,
+                Ok(None) => return Err("the inbox is closed".into()),
+                Err(_) => {
+                    self.open = None;
+                    return Ok(None);
+                }
+            };
+            match message.status {
+                None => {
+                    self.open = self.open.take().and_then(Open::after_one);
+                    return Ok(Some(Message { message, context: self.context.clone() }));
+                }
+                Some(StatusCode::NO_RESPONDERS) => {
+                    return Err("no server answers for the consumer".into());
+                }
+                Some(_) if message.description.as_deref() == Some("Consumer Deleted") => {
+                    return Err("the consumer is deleted".into());
+                }
+                Some(_) if self.open.as_ref().is_some_and(|o| o.subject == message.subject) => {
+                    self.open = None;
+                    return Ok(None);
+                }
+                Some(_) => {}
             }
         }
     }

@@ -7,6 +7,7 @@ use async_nats::jetstream::Message;
 use queue::JobId;
 use queue::contract::Cause;
 use queue::stored::StoredState;
+use tokio::time::Instant;
 
 use crate::body;
 use crate::intake::quarantine;
@@ -41,9 +42,9 @@ async fn pull(shared: &Arc<Shared>, door: Door) -> Result<(), Cause> {
     let mut pull = Pull::new(shared, door, Lane::Split).await?;
     loop {
         if !pull.is_open() {
-            pull.ask(PULL_MAX, PULL_BYTES).await?;
+            pull.ask(PULL_MAX, PULL_BYTES, false).await?;
         }
-        if let Some(message) = pull.next().await? {
+        if let Some(message) = pull.next(Instant::now()).await? {
             split(shared, &message).await?;
         }
     }
