@@ -30,7 +30,7 @@ pub(crate) struct Broker {
 
 /// Between two groups of acknowledgements to a stream: nobody waits for them but the connection by
 /// which a message was delivered.
-const ACK_BEAT: Duration = Duration::from_millis(25);
+const ACK_BEAT: Duration = Duration::from_millis(15);
 
 /// How often a message is sent while no server says what became of it.
 const TRIES: usize = 3;
