@@ -18,6 +18,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// To see that nobody answers, to elect others and to come to one of them: far less than the two
+/// minutes of the client library.
+const STOPPED_MAX: Duration = Duration::from_secs(45);
 const ALICE: &str = "alice@local.test";
 const BOB: &str = "bob@local.test";
 const NOBODY: &str = "nobody@local.test";
@@ -274,6 +277,34 @@ async fn no_550_while_servers_die() -> Result<()> {
         // Bob did not exist at first.
         ensure!(recipient == BOB || count(550) == 0, "550 for {recipient}");
         ensure!(count(250) + count(451) + count(550) == replies.len(), "{replies:?}");
+    }
+    Ok(())
+}
+
+/// A server that is stopped keeps its connections open and says nothing: whoever has the table from it
+/// goes to another one, and learns what is published meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stops_is_left() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut world = World::start(dir.path(), 3).await?;
+    world.apply(&["alice"]).await?;
+    world.ingress.start().await?;
+    world.until_rcpt(ALICE, 250).await?;
+    let mut mailboxes = vec!["alice".to_owned()];
+    // One of them is the one that the ingress is connected to.
+    for server in 0..world.servers.len() {
+        world.servers.stop_process(server)?;
+        mailboxes.push(format!("late{server}"));
+        let names: Vec<&str> = mailboxes.iter().map(String::as_str).collect();
+        wait::until("what is published", STOPPED_MAX, async || world.apply(&names).await.ok())
+            .await?;
+        let late = format!("late{server}@local.test");
+        wait::until("a new mailbox to be known", STOPPED_MAX, async || {
+            (world.rcpt(&late).await.ok()? == 250).then_some(())
+        })
+        .await?;
+        world.servers.resume(server)?;
+        world.servers.until_current(Duration::from_secs(60)).await?;
     }
     Ok(())
 }
