@@ -46,6 +46,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
 pub use crate::forwarder::Tampering;
+pub use crate::powercut::Order;
 pub use accounts::InFlight;
 pub use fault::Kind;
 pub use judge::{Crime, Finding, Verdict};
@@ -86,6 +87,8 @@ pub struct Options {
     /// From which of them; not empty.
     pub faults: Vec<Kind>,
     pub sabotage: Option<Sabotage>,
+    /// Of the disks that the servers' stores are on.
+    pub order: Order,
     /// How long the queue may take to drain.
     pub drain_max: Duration,
     /// Where everything is kept, logs among it, and left in the end; without it a temporary place.
@@ -101,6 +104,7 @@ impl Options {
             duration,
             faults: Kind::ALL.to_vec(),
             sabotage: None,
+            order: Order::Kept,
             drain_max: DRAIN_MAX,
             dir: None,
         }
@@ -115,7 +119,7 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&Round)) -> Result<Repo
     let dir = options.dir.as_deref().unwrap_or(temporary.path());
     let accounts = Arc::new(Accounts::default());
     let destinations = Destinations::start(&accounts).await?;
-    let site = Site::start(dir, &destinations, options.sabotage).await?;
+    let site = Site::start(dir, &destinations, options).await?;
     let observer = Arc::new(Mutex::new(Observer::new(&site)));
     let mut observing = JoinSet::new();
     observing.spawn(observe(Arc::clone(&observer), Arc::clone(&accounts)));

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use tests::client::Client;
 use tests::ledger::{Accepted, Destiny, content};
 use tests::load::{Books, SENDER};
-use tests::powercut::Disk;
+use tests::powercut::{Disk, Order};
 use tests::process::{PASSWORD, Postrider};
 use tests::sink::Sink;
 use tests::{scenario, wait};
@@ -31,7 +31,7 @@ async fn send(books: &Books, client: &mut Client, n: usize) -> Result<u16> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_and_recovers() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let disk = Disk::prepare(&dir.path().join("disk"), 512)?;
+    let disk = Disk::prepare(&dir.path().join("disk"), 512, Order::Any)?;
     let data_dir = disk.mount_point().join("data");
     let sink = Sink::start().await?;
     let mut postrider =

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tests::client::Client;
-use tests::powercut::Disk;
+use tests::powercut::{Disk, Order};
 use tests::process::Postrider;
 use tests::sink::Sink;
 use tests::{maildir, scenario, wait};
@@ -18,7 +18,7 @@ const MESSAGES: usize = 20;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mail_waits_for_room() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let disk = Disk::prepare(&dir.path().join("disk"), 64)?;
+    let disk = Disk::prepare(&dir.path().join("disk"), 64, Order::Any)?;
     let sink = Sink::start().await?;
     let mail = disk.mount_point().join("mail");
     let config = scenario::config(&sink, &dir.path().join("data"))

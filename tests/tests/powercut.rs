@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tests::load::{Books, Load};
-use tests::powercut::Disk;
+use tests::powercut::{Disk, Order};
 use tests::process::Postrider;
 use tests::sink::Sink;
 use tests::{scenario, wait};
@@ -20,7 +20,7 @@ async fn nothing_is_lost_by_a_power_cut() -> Result<()> {
     let (seed, rounds) = (scenario::seed(), if scenario::is_long() { 20 } else { 3 });
     println!("seed {seed}, {rounds} rounds");
     let dir = tempfile::tempdir()?;
-    let disk = Disk::prepare(&dir.path().join("disk"), 2048)?;
+    let disk = Disk::prepare(&dir.path().join("disk"), 2048, Order::Any)?;
     let data_dir = disk.mount_point().join("data");
     let sink = Sink::with_verdict(scenario::verdict()).await?;
     let config = scenario::config(&sink, &data_dir);

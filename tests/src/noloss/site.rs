@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 
+use super::Options;
 use super::clients::{Doors, Reception};
 use super::destinations::Destinations;
 use super::letter::domain;
@@ -132,12 +133,13 @@ impl Site {
     pub(super) async fn start(
         dir: &Path,
         destinations: &Destinations,
-        sabotage: Option<Sabotage>,
+        options: &Options,
     ) -> Result<Self> {
+        let Options { sabotage, order, .. } = *options;
         let (mut disks, mut homes) = (Vec::new(), Vec::new());
         for server in 0..SERVERS {
             let dir = dir.join(format!("server-{server}"));
-            let disk = Disk::prepare(&dir.join("disk"), DISK_MIB)?;
+            let disk = Disk::prepare(&dir.join("disk"), DISK_MIB, order)?;
             homes.push(Home { store: disk.mount_point().join("store"), dir });
             disks.push(disk);
         }

@@ -24,7 +24,7 @@ pub(super) struct Part {
 }
 
 /// Cheap ones first.
-pub(super) const PARTS: [Part; 15] = [
+pub(super) const PARTS: [Part; 16] = [
     part("fmt", "every file is formatted", &[], fmt),
     part("tidy", "rules of the code that no other tool checks", &[], tidy),
     part("clippy", "no warning in any target", &[], clippy),
@@ -37,12 +37,13 @@ pub(super) const PARTS: [Part; 15] = [
     part("fault", "full disks and failing syncs lose nothing", &[], fault),
     part("powercut", "a power cut under load loses nothing", POWERCUT_NEEDS, powercut),
     part("cluster", "the queue on JetStream, and every role a process", &[], cluster),
+    part("noloss", "a cluster under load and any fault loses nothing", POWERCUT_NEEDS, noloss),
     part("readme", "the README's first commands, in a clean checkout", README_NEEDS, readme),
     Part {
         only_long: true,
         ..part(
             "replicas",
-            "on three servers: contract, backups, any fault",
+            "on three servers: contract, backups, sabotage of the checkers",
             POWERCUT_NEEDS,
             replicas,
         )
@@ -75,8 +76,8 @@ const fn part(
 }
 
 /// The test files of the package `tests` belong to the part whose name they begin with.
-const BY_FILE: [&str; 8] =
-    ["fuzz", "sim", "interop", "crash", "fault", "powercut", "cluster", "replicas"];
+const BY_FILE: [&str; 9] =
+    ["fuzz", "sim", "interop", "crash", "fault", "powercut", "cluster", "noloss", "replicas"];
 
 /// Fails when a test file belongs to no part: it would never run.
 pub(super) fn check_complete(metadata: &Metadata) -> Result<()> {
@@ -161,6 +162,13 @@ fn powercut(context: &Context) -> Result<Counts> {
 fn cluster(context: &Context) -> Result<Counts> {
     context.tool(Tool::Nats)?;
     of_files(&context.environment()?, "cluster", SHOWN)
+}
+
+fn noloss(context: &Context) -> Result<Counts> {
+    for tool in [Tool::Nats, Tool::Faketime] {
+        context.tool(tool)?;
+    }
+    of_files(&context.environment()?, "noloss", SHOWN)
 }
 
 fn replicas(context: &Context) -> Result<Counts> {
