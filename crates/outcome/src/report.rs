@@ -53,8 +53,6 @@ pub(crate) struct Dsn {
     pub(crate) recipients: Vec<DsnRecipient>,
     pub(crate) jobs: Vec<NewJob>,
     pub(crate) at: Timestamp,
-    /// Until when what is delayed is tried.
-    pub(crate) expires: Timestamp,
 }
 
 /// What a DSN says of a recipient.
@@ -76,7 +74,7 @@ pub(crate) fn compose(
     let Sources { host, policy, job, original } = *sources;
     let headers = original.headers();
     let recipients: Vec<dsn::RecipientReport> =
-        dsn.recipients.into_iter().map(|told| told.report(job, dsn.expires)).collect();
+        dsn.recipients.into_iter().map(|told| told.report(job)).collect();
     let composed = dsn::compose(&dsn::Report {
         reporting_mta: host,
         to: sender,
@@ -130,7 +128,7 @@ pub(crate) struct Sources<'a> {
 }
 
 impl DsnRecipient {
-    fn report(self, job: &Job, expires: Timestamp) -> dsn::RecipientReport {
+    fn report(self, job: &Job) -> dsn::RecipientReport {
         let recipient = &job.recipients[self.recipient as usize].recipient;
         let delayed = self.action == dsn::Action::Delayed;
         dsn::RecipientReport {
@@ -141,7 +139,7 @@ impl DsnRecipient {
             remote: self.report.remote.map(String::from),
             reply: Some(self.report.reply),
             last_attempt: Some(self.report.at),
-            will_retry_until: delayed.then_some(expires),
+            will_retry_until: delayed.then_some(job.envelope.expires),
         }
     }
 }
