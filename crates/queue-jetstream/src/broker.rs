@@ -142,8 +142,8 @@ impl Broker {
     }
 }
 
-/// `$JS.ACK.STREAM` of `$JS.ACK.STREAM.CONSUMER.…`: an acknowledgement is a write to the stream, which
-/// loses the message by it.
+/// `$JS.ACK.STREAM` of `$JS.ACK.STREAM.CONSUMER.…`: an acknowledgement is a write to the stream,
+/// which loses the message by it.
 fn stream_of(reply: &str) -> &str {
     let mut dots = reply.match_indices('.').map(|(at, _)| at);
     dots.nth(2).map_or(reply, |end| &reply[..end])

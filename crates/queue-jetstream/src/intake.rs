@@ -8,7 +8,7 @@ use async_nats::jetstream::Message;
 use queue::JobId;
 use queue::contract::Cause;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Publish;
@@ -21,9 +21,9 @@ use crate::streams::{self, QUARANTINE};
 
 /// Messages of a pull at most: what is left to others for `ackWaitSeconds` by who dies.
 const PULL_MAX: usize = 256;
-/// Messages that are taken in hand one by one, as they come. Whoever gets more within a pause takes
-/// what has come in it together: a replicated consumer costs its servers one round for whatever
-/// it delivers at once.
+/// Messages that are taken in hand one by one, as they come. Whoever gets so many within a pause
+/// takes what has come in it together: a replicated consumer costs its servers one round for
+/// whatever it delivers at once.
 const AS_THEY_COME: usize = 4;
 /// Between two pulls of what comes in a stream.
 const PAUSE: Duration = Duration::from_millis(40);
@@ -89,9 +89,13 @@ async fn pull(shared: &Arc<Shared>, way: Way, stop: &CancellationToken) -> Resul
 /// What has been asked for and still comes is for the next owner.
 async fn hand_back(shared: &Shared, mut pull: Pull) -> Result<(), Cause> {
     let late = Instant::now() + LATE;
-    while let Ok(Ok(Some(message))) = tokio::time::timeout_at(late, pull.next(late)).await {
-        if let Some(reply) = message.reply.clone() {
-            shared.broker.client.publish(reply, "-NAK".into()).await?;
+    // A request may be said to have ended before its last messages come.
+    while let Ok(next) = timeout_at(late, pull.next(late)).await {
+        let reply = next?.and_then(|message| message.message.reply);
+        match reply {
+            Some(reply) => shared.broker.client.publish(reply, "-NAK".into()).await?,
+            None if Instant::now() >= late => break,
+            None => {}
         }
     }
     Ok(())
@@ -150,7 +154,7 @@ fn is_new(shared: &Arc<Shared>, id: mail_types::QueueId, reply: &Subject) -> boo
 }
 
 /// Ends a message that lives elsewhere. Unheard, it comes again.
-fn end_again(shared: &Arc<Shared>, reply: Subject) {
+pub(crate) fn end_again(shared: &Arc<Shared>, reply: Subject) {
     let broker = shared.broker.clone();
     shared.tasks.spawn(async move { broker.ack(&reply).await });
 }

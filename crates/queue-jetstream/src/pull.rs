@@ -5,7 +5,8 @@
 //! their delivery; whoever left the inbox at the status, as the client library's batches do, would
 //! lose them until `ackWaitSeconds` are over. It may also be late, when the number of messages has
 //! told the end before: each request has a subject of its own below the inbox, and what is said
-//! of another request than the open one says nothing. So no more than two are ever with a server.
+//! of another request than the open one says nothing. Messages do not tell which request they
+//! answer; what is left of one that was taken for ended expires at the server.
 
 use std::time::Duration;
 

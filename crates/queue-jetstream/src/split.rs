@@ -10,7 +10,7 @@ use queue::stored::StoredState;
 use tokio::time::Instant;
 
 use crate::body;
-use crate::intake::quarantine;
+use crate::intake::{end_again, quarantine};
 use crate::jobs;
 use crate::names::{self, Door, Lane};
 use crate::pull::Pull;
@@ -77,8 +77,8 @@ async fn split(shared: &Arc<Shared>, message: &Message) -> Result<(), Cause> {
         }
     }
     if let Some(reply) = &message.reply {
-        // Unheard, it comes again and finds its records.
-        let _ = shared.broker.ack(reply).await;
+        // Not waited for: it leaves with others, and this is the only one that is split here.
+        end_again(shared, reply.clone());
     }
     Ok(())
 }
