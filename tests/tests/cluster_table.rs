@@ -281,8 +281,8 @@ async fn no_550_while_servers_die() -> Result<()> {
     Ok(())
 }
 
-/// A server that is stopped keeps its connections open and says nothing: whoever has the table from it
-/// goes to another one, and learns what is published meanwhile.
+/// A server that is stopped keeps its connections open and says nothing: whoever has the table from
+/// it goes to another one, and learns what is published meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stops_is_left() -> Result<()> {
     let dir = tempfile::tempdir()?;

@@ -1,5 +1,5 @@
-//! Nothing is lost, whatever fails: the no-loss harness (`tests::noloss`), with all of its faults, on
-//! disks as docs/queue.md asks for them.
+//! Nothing is lost, whatever fails: the no-loss harness (`tests::noloss`), with all of its faults,
+//! on disks as docs/queue.md asks for them.
 //!
 //! 3 minutes, 30 with `POSTRIDER_LONG=1`. The seed is printed; `POSTRIDER_SEED` repeats it.
 
