@@ -57,7 +57,7 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with_all = ["scenarios", "only"])]
     jetstream: bool,
     /// On JetStream, only with so many copies: 1 or 3.
-    #[arg(long, requires = "jetstream", value_parser = clap::value_parser!(u16).range(1..=3))]
+    #[arg(long, requires = "jetstream")]
     replicas: Option<u16>,
     /// Only these servers.
     #[arg(long, value_enum)]

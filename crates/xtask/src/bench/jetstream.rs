@@ -15,7 +15,7 @@ mod streams;
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::Arguments;
 use super::measure::Figures;
@@ -30,8 +30,7 @@ const PARTITIONS: u64 = 4;
 /// Runs the rounds of both layouts, or of the one that is asked for.
 pub(super) fn run(sink: &Sink, dir: &Path, arguments: &Arguments) -> Result<Rounds> {
     let mut all = Rounds::new(super::postrider::version()?, servers::version()?);
-    for replicas in [1, 3].into_iter().filter(|r| arguments.replicas.is_none_or(|only| only == *r))
-    {
+    for replicas in layouts(arguments.replicas)? {
         let servers = Servers::start(&dir.join("jetstream"), replicas)?;
         let bench = Bench { sink, dir, servers: &servers, messages: arguments.messages };
         for round in 0..arguments.runs.max(1) {
@@ -45,6 +44,14 @@ pub(super) fn run(sink: &Sink, dir: &Path, arguments: &Arguments) -> Result<Roun
         }
     }
     Ok(all)
+}
+
+/// How many copies there are in each layout that is measured.
+fn layouts(only: Option<u16>) -> Result<Vec<u16>> {
+    let layouts = [1, 3].into_iter().filter(|replicas| only.is_none_or(|only| only == *replicas));
+    let layouts: Vec<u16> = layouts.collect();
+    ensure!(!layouts.is_empty(), "--replicas is 1 or 3");
+    Ok(layouts)
 }
 
 /// All steps once, the other way round in each second round.
@@ -67,4 +74,16 @@ fn order(round: usize) -> Vec<Step> {
         order.reverse();
     }
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_that_is_not_measured_is_refused() {
+        assert_eq!(layouts(None).unwrap(), [1, 3]);
+        assert_eq!(layouts(Some(3)).unwrap(), [3]);
+        assert!(layouts(Some(2)).is_err());
+    }
 }
