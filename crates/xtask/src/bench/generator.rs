@@ -139,9 +139,15 @@ impl<'a> Worker<'a> {
             None => self.connect(sequence)?,
         };
         let Target { domain, run, .. } = self.run.target;
-        client.command('2', "MAIL FROM:<bench@client.bench.test>")?;
-        client.command('2', &format!("RCPT TO:<user{}@{domain}>", sequence % USERS))?;
-        client.command('3', "DATA")?;
+        // In one piece, as mail servers send them (RFC 2920).
+        let user = sequence % USERS;
+        let commands = format!(
+            "MAIL FROM:<bench@client.bench.test>\r\nRCPT TO:<user{user}@{domain}>\r\nDATA\r\n"
+        );
+        client.write(commands.as_bytes())?;
+        client.expect('2')?;
+        client.expect('2')?;
+        client.expect('3')?;
         self.message.clear();
         self.message.extend_from_slice(header(run, sequence).as_bytes());
         self.message.extend_from_slice(&self.run.body);
