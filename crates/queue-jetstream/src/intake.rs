@@ -16,17 +16,10 @@ use crate::hand::{InHand, Way};
 use crate::names::{Lane, Partition, job_subject, message_of};
 use crate::pull::Pull;
 use crate::record::Arrival;
+use crate::rhythm::{Rhythm, Turn};
 use crate::shared::Shared;
 use crate::streams::{self, QUARANTINE};
 
-/// Messages of a pull at most: what is left to others for `ackWaitSeconds` by who dies.
-const PULL_MAX: usize = 256;
-/// Messages that are taken in hand one by one, as they come. Whoever gets so many within a pause
-/// takes what has come in it together: a replicated consumer costs its servers one round for
-/// whatever it delivers at once.
-const AS_THEY_COME: usize = 4;
-/// Between two pulls of what comes in a stream.
-const PAUSE: Duration = Duration::from_millis(40);
 /// What is under way to us when we stop, or have no room, comes within this.
 const LATE: Duration = Duration::from_millis(50);
 /// Between a pull that failed and the next.
@@ -60,45 +53,63 @@ async fn pull(shared: &Arc<Shared>, way: Way, stop: &CancellationToken) -> Resul
     let lane = Lane::Partition(way.partition);
     let mut pull = Pull::new(shared, way.door, lane).await?;
     let old = streams::state(shared, &shared.stream(way.door, lane)).await?.last_sequence;
-    let (mut asked, mut came, mut is_busy) = (Instant::now(), 0, false);
+    let taken = take(shared, way, old, &mut pull, stop).await;
+    hand_back(shared, &mut pull).await;
+    taken
+}
+
+/// Takes in hand what comes, as long as there is room. `old` is the last sequence that others may
+/// have had in hand before us.
+async fn take(
+    shared: &Arc<Shared>,
+    way: Way,
+    old: u64,
+    pull: &mut Pull,
+    stop: &CancellationToken,
+) -> Result<(), Cause> {
+    let mut rhythm = Rhythm::new(Instant::now());
     loop {
         let mut late = Instant::now() + LATE;
         if !pull.is_open()
             && let Some((room, room_bytes)) = room(shared, way)
         {
-            is_busy = came >= AS_THEY_COME && (is_busy || asked.elapsed() < PAUSE);
-            late = asked + PAUSE;
-            if !is_busy || late <= Instant::now() {
-                (asked, came) = (Instant::now(), 0);
-                let max = if is_busy { PULL_MAX } else { AS_THEY_COME };
-                pull.ask(room.min(max), room_bytes, is_busy).await?;
+            match rhythm.next(Instant::now()) {
+                Turn::Ask { max, at_once } => pull.ask(room.min(max), room_bytes, at_once).await?,
+                Turn::Pause { until } => late = until,
             }
         }
         // Cancel-safe: a message that was not taken is still in the inbox.
         let message = tokio::select! {
             message = pull.next(late) => message?,
-            () = stop.cancelled() => return hand_back(shared, pull).await,
+            () = stop.cancelled() => return Ok(()),
         };
         if let Some(message) = message {
-            came += 1;
-            receive(shared, way, old, message).await?;
+            rhythm.came();
+            if let Err(error) = receive(shared, way, old, &message).await {
+                not_now(shared, &message).await;
+                return Err(error);
+            }
         }
     }
 }
 
 /// What has been asked for and still comes is for the next owner.
-async fn hand_back(shared: &Shared, mut pull: Pull) -> Result<(), Cause> {
+async fn hand_back(shared: &Shared, pull: &mut Pull) {
     let late = Instant::now() + LATE;
-    // A request may be said to have ended before its last messages come.
-    while let Ok(next) = timeout_at(late, pull.next(late)).await {
-        let reply = next?.and_then(|message| message.message.reply);
-        match reply {
-            Some(reply) => shared.broker.client.publish(reply, "-NAK".into()).await?,
-            None if Instant::now() >= late => break,
-            None => {}
+    while let Ok(Ok(next)) = timeout_at(late, pull.next(late)).await {
+        if let Some(message) = next {
+            not_now(shared, &message).await;
         }
     }
-    Ok(())
+}
+
+/// Has a message delivered again, at once. Unheard, that is done once `ackWaitSeconds` are over.
+async fn not_now(shared: &Shared, message: &Message) {
+    if let Some(reply) = &message.reply
+        && let Err(error) = shared.broker.client.publish(reply.clone(), "-NAK".into()).await
+    {
+        tracing::debug!(%error, "cannot hand a message back");
+    }
 }
 
 /// How many messages, and octets, may be taken in hand; `None` when none.
@@ -110,8 +121,7 @@ fn room(shared: &Shared, way: Way) -> Option<(usize, usize)> {
     (room > 0 && room_bytes > 0).then_some((room, room_bytes))
 }
 
-/// `old` is the last sequence that others may have had in hand before us.
-async fn receive(shared: &Arc<Shared>, way: Way, old: u64, message: Message) -> Result<(), Cause> {
+async fn receive(shared: &Arc<Shared>, way: Way, old: u64, message: &Message) -> Result<(), Cause> {
     let Some(reply) = message.reply.clone() else { return Ok(()) };
     let info = message.info()?;
     let (is_repeat, sequence) = (info.delivered > 1, info.stream_sequence);
@@ -119,14 +129,14 @@ async fn receive(shared: &Arc<Shared>, way: Way, old: u64, message: Message) -> 
         shared.metrics.redelivered.inc();
     }
     let Some(id) = message_of(&message.subject) else {
-        return quarantine(shared, &message, "its subject names no message").await;
+        return quarantine(shared, message, "its subject names no message").await;
     };
     if !is_new(shared, id, &reply) {
         return Ok(());
     }
     let arrival = match Arrival::decode(&message.payload) {
         Ok(arrival) => Arc::new(arrival),
-        Err(error) => return quarantine(shared, &message, &error.to_string()).await,
+        Err(error) => return quarantine(shared, message, &error.to_string()).await,
     };
     // A server that crashed may have forgotten how often it delivered a message.
     if (is_repeat || sequence <= old) && has_moved_on(shared, way.partition, &arrival).await? {

@@ -50,6 +50,7 @@ mod post;
 mod pull;
 mod read;
 mod record;
+mod rhythm;
 mod server;
 mod shared;
 mod split;

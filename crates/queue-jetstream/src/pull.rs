@@ -1,12 +1,13 @@
 //! Messages of a consumer, asked for a number at a time.
 //!
-//! All answers come to one inbox that lasts: a status only says that a request is at its end. It
-//! may overtake messages of that request, which wait until a majority of the servers knows of
-//! their delivery; whoever left the inbox at the status, as the client library's batches do, would
-//! lose them until `ackWaitSeconds` are over. It may also be late, when the number of messages has
-//! told the end before: each request has a subject of its own below the inbox, and what is said
-//! of another request than the open one says nothing. Messages do not tell which request they
-//! answer; what is left of one that was taken for ended expires at the server.
+//! All answers come to one inbox that lasts: a status says that a request is at its end, and what
+//! the server has not sent of it. It may overtake messages of that request, which wait until a
+//! majority of the servers knows of their delivery; whoever left the inbox at the status, as the
+//! client library's batches do, would lose them until `ackWaitSeconds` are over. It may also be
+//! late, when the number of messages has told the end before: each request has a subject of its own
+//! below the inbox, and what is said of another request than the open one says nothing. Messages do
+//! not tell which request they answer; what is left of one that was taken for ended expires at the
+//! server.
 
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ const EXPIRES: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_millis(500);
 /// A request with less room than the largest message would never bring it.
 const BYTES_MIN: usize = 2 << 20;
+/// How many messages of a request that ends the server has not sent.
+const PENDING: &str = "Nats-Pending-Messages";
 
 /// The inbox, and the request that is open.
 pub(crate) struct Pull {
@@ -114,8 +117,11 @@ impl Pull {
                     return Err("the consumer is deleted".into());
                 }
                 Some(_) if self.open.as_ref().is_some_and(|o| o.subject == message.subject) => {
-                    self.open = None;
-                    return Ok(None);
+                    let pending = pending(&message);
+                    self.open = self.open.take().and_then(|o| o.at_end(pending, Instant::now()));
+                    if self.open.is_none() {
+                        return Ok(None);
+                    }
                 }
                 Some(_) => {}
             }
@@ -123,8 +129,58 @@ impl Pull {
     }
 }
 
+fn pending(status: &async_nats::Message) -> Option<usize> {
+    status.headers.as_ref()?.get(PENDING)?.as_str().parse().ok()
+}
+
 impl Open {
     fn after_one(self) -> Option<Self> {
-        (self.left > 1).then(|| Self { left: self.left - 1, ..self })
+        let left = self.left - 1;
+        self.with_left(left)
+    }
+
+    /// The server has sent all but `pending` messages, and does not send those. What it has sent
+    /// and has not come is waited for a little: asked for again, it would be in hand twice.
+    fn at_end(self, pending: Option<usize>, now: Instant) -> Option<Self> {
+        let until = self.until.min(now + GRACE);
+        let left = pending.map_or(0, |pending| self.left.saturating_sub(pending));
+        Self { until, ..self }.with_left(left)
+    }
+
+    fn with_left(self, left: usize) -> Option<Self> {
+        (left > 0).then_some(Self { left, ..self })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(left: usize, until: Instant) -> Open {
+        Open { subject: "inbox.1".into(), left, until }
+    }
+
+    #[test]
+    fn the_last_message_ends_a_request() {
+        let two = open(2, Instant::now());
+        let one = two.after_one().unwrap();
+        assert_eq!(one.left, 1);
+        assert!(one.after_one().is_none());
+    }
+
+    #[test]
+    fn a_status_ends_a_request_of_which_all_that_was_sent_has_come() {
+        let now = Instant::now();
+        assert!(open(7, now + EXPIRES).at_end(Some(7), now).is_none());
+        assert!(open(7, now + EXPIRES).at_end(None, now).is_none());
+    }
+
+    #[test]
+    fn messages_that_a_status_overtook_are_waited_for_a_little() {
+        let now = Instant::now();
+        let rest = open(7, now + EXPIRES).at_end(Some(4), now).unwrap();
+        assert_eq!((rest.left, rest.until), (3, now + GRACE));
+        let rest = open(7, now).at_end(Some(4), now).unwrap();
+        assert_eq!(rest.until, now, "not longer than the request");
     }
 }
