@@ -19,7 +19,7 @@ use tokio::task::unconstrained;
 
 const ATTEMPTS: u32 = 20;
 const STEP_BYTES: usize = 2048;
-const STORED: [&str; 5] = ["in.>", "re.>", "job.>", "body.>", "quarantine.>"];
+const STORED: [&str; 4] = ["in.>", "re.>", "job.>", "body.>"];
 const END: &str = "spy.end";
 
 /// Hears all that is published, by one connection: in the order in which the server got it.

@@ -39,13 +39,11 @@ const CELLS: &[(&str, &str, &str)] = &[
     ("wm", "PUB", "re.split.t.h.m"),
     ("wm", "PUB", "job.s0.t.h.m.0"),
     ("wm", "PUB", "job.m0.t.h.m.0"),
-    ("wm", "PUB", "quarantine.in.s0.t.h.m"),
     // Nobody hears it in passing, nor what others are answered.
     ("", "SUB", "in.>"),
     ("", "SUB", "re.>"),
     ("", "SUB", "job.>"),
     ("", "SUB", "body.*"),
-    ("", "SUB", "quarantine.>"),
     ("", "SUB", ">"),
     ("", "SUB", "*.*"),
     ("", "SUB", "_INBOX.>"),
@@ -89,7 +87,6 @@ const CELLS: &[(&str, &str, &str)] = &[
     ("", "PUB", "$JS.API.STREAM.MSG.GET.intake-s0"),
     ("", "PUB", "$JS.API.DIRECT.GET.intake-s0"),
     ("", "PUB", "$JS.API.STREAM.MSG.GET.reserve"),
-    ("", "PUB", "$JS.API.STREAM.MSG.GET.quarantine"),
     // Records: their own are followed, the last one of any is seen.
     ("w", "PUB", "$JS.API.CONSUMER.CREATE.jobs-s0"),
     ("w", "PUB", "$JS.API.CONSUMER.MSG.NEXT.jobs-s0.x"),

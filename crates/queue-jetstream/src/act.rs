@@ -7,9 +7,10 @@ use queue::schedule::{Back, Placement};
 use queue::stored::{Acting, Change, StoredState};
 use queue::{ActResult, Acted, Action, JobId, Phase, QueueError};
 
-use crate::read::{self, ReadJob};
+use crate::read::{self, ReadError, ReadJob};
 use crate::shared::Shared;
 use crate::step::{self, Stepped};
+use crate::unreadable;
 
 /// How often an action is done anew because a worker changed the job meanwhile.
 const TRIES: usize = 16;
@@ -20,13 +21,15 @@ pub(crate) async fn act(
     job: JobId,
     action: Action,
 ) -> Result<Option<Acted>, QueueError> {
-    let unavailable = |error: Cause| QueueError::Unavailable(error);
     // A task of its own: dropped half way, an action that is stored would not be known.
     let mine = Arc::clone(shared);
     let acting = shared.tasks.spawn(async move {
-        change(&mine, job, "act", |state, phase| state.acted(action, phase)).await
+        match change(&mine, job, "act", |state, phase| state.acted(action, phase)).await {
+            Err(error) => unreadable::act(&mine, job, action, error).await,
+            acted => acted,
+        }
     });
-    let result = acting.await.map_err(|error| unavailable(error.into())).flatten()?;
+    let result = acting.await.map_err(unavailable).flatten()?;
     Ok(result.map(|result| Acted { job, result }))
 }
 
@@ -40,7 +43,7 @@ pub(crate) async fn park(shared: &Arc<Shared>, job: JobId) -> Result<(), QueueEr
             Acting { result: ActResult::NotApplicable, change: Change::Nothing }
         }
     };
-    change(shared, job, "park", waits).await.map(drop)
+    Ok(change(shared, job, "park", waits).await.map(drop)?)
 }
 
 /// Records what `decide` makes of a job's state; `None` when the job is no more.
@@ -49,8 +52,7 @@ async fn change(
     job: JobId,
     name: &str,
     decide: impl Fn(&StoredState, Phase) -> Acting,
-) -> Result<Option<ActResult>, QueueError> {
-    let unavailable = |error: Cause| QueueError::Unavailable(error);
+) -> Result<Option<ActResult>, ReadError> {
     let id = format!("{job}-{name}-{:016x}", rand::random::<u64>());
     for _ in 0..TRIES {
         let _turn = shared.turn(job).await;
@@ -63,13 +65,17 @@ async fn change(
         };
         let stepped = step::step(shared, job, &read, next, &id).await;
         apply(shared, job, &read, &prepared, stepped.as_ref().ok(), next, back);
-        match stepped.map_err(|error| unavailable(error.into()))? {
+        match stepped.map_err(unavailable)? {
             Stepped::At(_) | Stepped::Gone => return Ok(Some(prepared.result)),
             Stepped::Lost => return Ok(None),
             Stepped::Changed => {}
         }
     }
-    Err(unavailable("the job changes all the time".into()))
+    Err(unavailable("the job changes all the time"))
+}
+
+fn unavailable(error: impl Into<Cause>) -> ReadError {
+    ReadError::Unavailable(error.into())
 }
 
 struct Prepared {

@@ -11,7 +11,7 @@ use crate::index::Place;
 use crate::names::Partition;
 use crate::read::{self, ReadError};
 use crate::shared::Shared;
-use crate::{act, end};
+use crate::{act, end, unreadable};
 
 /// Jobs that are looked at together, and about half of what an answer has at most.
 const PAGE: usize = 64;
@@ -100,7 +100,7 @@ pub(crate) async fn act_on_page(
     Ok(Some(Page { items, next }))
 }
 
-/// Reads jobs; passes over those that ended meanwhile and those whose records are damaged.
+/// Reads jobs; passes over those that ended meanwhile.
 async fn read_jobs(shared: &Arc<Shared>, views: Vec<View<Place>>) -> Result<Vec<Job>, QueueError> {
     let reads = stream::iter(views).map(|view| async move {
         let read = read::read_job(shared, view.id).await;
@@ -113,6 +113,9 @@ async fn read_jobs(shared: &Arc<Shared>, views: Vec<View<Place>>) -> Result<Vec<
             Ok(Some(read)) => jobs.push(read.state.job(read.source.message(), &view)),
             Ok(None) => {}
             Err(error @ ReadError::Unavailable(_)) => return Err(error.into()),
+            Err(error) if error.is_final(view.phase) => {
+                jobs.push(unreadable::shown(&view, &error));
+            }
             Err(error) => tracing::error!(job = %view.id, %error, "cannot show a job"),
         }
     }

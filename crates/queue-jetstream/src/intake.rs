@@ -11,14 +11,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::Publish;
 use crate::hand::{InHand, Way};
 use crate::names::{Lane, Partition, job_subject, message_of};
 use crate::pull::Pull;
 use crate::record::Arrival;
 use crate::rhythm::{Rhythm, Turn};
 use crate::shared::Shared;
-use crate::streams::{self, QUARANTINE};
+use crate::{streams, unreadable};
 
 /// What is under way to us when we stop, or have no room, comes within this.
 const LATE: Duration = Duration::from_millis(50);
@@ -67,7 +66,7 @@ async fn take(
     pull: &mut Pull,
     stop: &CancellationToken,
 ) -> Result<(), Cause> {
-    let mut rhythm = Rhythm::new(Instant::now());
+    let mut rhythm = Rhythm::new(shared.config.replicas, Instant::now());
     loop {
         let mut late = Instant::now() + LATE;
         if !pull.is_open()
@@ -129,14 +128,14 @@ async fn receive(shared: &Arc<Shared>, way: Way, old: u64, message: &Message) ->
         shared.metrics.redelivered.inc();
     }
     let Some(id) = message_of(&message.subject) else {
-        return quarantine(shared, message, "its subject names no message").await;
+        return unreadable::put_aside(shared, message, "its subject names no message").await;
     };
     if !is_new(shared, id, &reply) {
         return Ok(());
     }
     let arrival = match Arrival::decode(&message.payload) {
         Ok(arrival) => Arc::new(arrival),
-        Err(error) => return quarantine(shared, message, &error.to_string()).await,
+        Err(error) => return unreadable::put_aside(shared, message, &error.to_string()).await,
     };
     // A server that crashed may have forgotten how often it delivered a message.
     if (is_repeat || sequence <= old) && has_moved_on(shared, way.partition, &arrival).await? {
@@ -180,25 +179,6 @@ async fn has_moved_on(
     let id = JobId { message: message.id, index: 0 };
     let subject = job_subject(partition, &message.envelope.tenant, &job.next_hop, id);
     Ok(shared.broker.last(&partition.jobs_stream(), &subject).await?.is_some())
-}
-
-/// Puts a message that cannot be understood aside as it is, for an operator.
-pub(crate) async fn quarantine(
-    shared: &Arc<Shared>,
-    message: &Message,
-    reason: &str,
-) -> Result<(), Cause> {
-    shared.metrics.quarantined.inc();
-    let subject = message.subject.as_str();
-    tracing::error!(subject, reason, "a message cannot be read: it is kept in `{QUARANTINE}`");
-    let aside = format!("{QUARANTINE}.{subject}");
-    let publish = Publish::new(aside.clone(), &aside, message.payload.clone());
-    shared.broker.publish(publish.header("Postrider-Reason", reason)).await?;
-    if let Some(reply) = &message.reply {
-        // Unheard, it is put aside again under the same name.
-        let _ = shared.broker.ack(reply).await;
-    }
-    Ok(())
 }
 
 /// Tells the servers that what is in hand is being worked on, until the queue is closed.

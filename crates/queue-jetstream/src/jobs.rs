@@ -17,6 +17,7 @@ use crate::names::{Partition, job_of};
 use crate::record::JobRecord;
 use crate::shared::Shared;
 use crate::step::{self, WRITER};
+use crate::unreadable;
 
 /// How long a quiet stream is waited for before it is asked whether there is more.
 const QUIET: Duration = Duration::from_secs(1);
@@ -99,8 +100,8 @@ fn read(shared: &Arc<Shared>, message: &Message, partition: Partition, sequence:
     match JobRecord::decode(&message.payload) {
         Ok(record) => known(shared, job, &record, Place::Record(partition, sequence)),
         Err(error) => {
-            shared.metrics.quarantined.inc();
-            tracing::error!(%job, %error, "a record cannot be read: it is left alone");
+            let place = Place::Record(partition, sequence);
+            unreadable::known(shared, job, &message.subject, place, &error.to_string());
         }
     }
 }

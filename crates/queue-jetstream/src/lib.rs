@@ -57,6 +57,7 @@ mod split;
 mod step;
 mod streams;
 mod turnstile;
+mod unreadable;
 mod usage;
 
 pub use config::Config;

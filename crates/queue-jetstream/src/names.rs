@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use mail_types::{QueueId, TenantId};
+use mail_types::{Host, QueueId, TenantId};
 use nats::token;
 use queue::{HopKind, JobId, NextHop};
 use serde::{Deserialize, Serialize};
@@ -143,6 +143,19 @@ pub(crate) fn job_of(subject: &str) -> Option<JobId> {
     Some(JobId { message: message.parse().ok()?, index: index.parse().ok()? })
 }
 
+/// Whose mail a subject of an intake or a record is of, and where it goes. Of what is for several
+/// next hops it names one, of a kind that it does not tell.
+pub(crate) fn addressed(subject: &str) -> Option<(TenantId, NextHop)> {
+    let mut tokens = subject.split('.').skip(1);
+    let lane = tokens.next()?;
+    let (tenant, hop) = (nats::name(tokens.next()?)?, nats::name(tokens.next()?)?);
+    let next_hop = match lane.starts_with('m') {
+        true => NextHop::mailbox(&hop.parse().ok()?),
+        false => NextHop::smtp(&Host::parse(&hop).ok()?),
+    };
+    Some((TenantId::new(tenant), next_hop))
+}
+
 pub(crate) fn body_stream(number: u16) -> String {
     format!("body-{number}")
 }
@@ -164,8 +177,6 @@ fn fnv1a(text: &str) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use mail_types::Host;
-
     use super::*;
 
     #[test]
@@ -177,8 +188,15 @@ mod tests {
         let subject = Door::Outside.subject(Lane::Partition(partition), &tenant, &hop, message);
         assert_eq!(message_of(&subject), Some(message));
         assert_eq!(subject.split('.').count(), 5);
+        assert_eq!(addressed(&subject), Some((tenant.clone(), hop.clone())));
         let job = JobId { message, index: 12 };
-        assert_eq!(job_of(&job_subject(partition, &tenant, &hop, job)), Some(job));
+        let subject = job_subject(partition, &tenant, &hop, job);
+        assert_eq!(job_of(&subject), Some(job));
+        assert_eq!(addressed(&subject), Some((tenant.clone(), hop)));
+        let hop = NextHop::mailbox(&"here.test".parse().unwrap());
+        let subject = job_subject(Partition::of(&hop, 4), &tenant, &hop, job);
+        assert_eq!(addressed(&subject), Some((tenant, hop)));
+        assert_eq!(addressed("job.s0.x"), None);
         assert_eq!(job_of("job.s0.x"), None);
     }
 

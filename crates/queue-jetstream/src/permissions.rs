@@ -52,7 +52,6 @@ const PUBLISH: Rows = &[
             "$JS.API.CONSUMER.CREATE.reserve.{lane}.re.{lane}.>",
             "$JS.API.CONSUMER.MSG.NEXT.reserve.{lane}",
             "$JS.ACK.reserve.{lane}.>",
-            "quarantine.>",
         ],
     ),
     // Records: a split makes some for any partition, and follow-ups go anywhere.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use queue::contract::Cause;
 use queue::stored::{StoredMessage, StoredState};
-use queue::{Content, ContentError, JobId, QueueError};
+use queue::{Content, ContentError, JobId, Phase, QueueError};
 
 use crate::body;
 use crate::frame::Section;
@@ -26,6 +26,18 @@ pub(crate) enum ReadError {
     Absent(&'static str),
     #[error("no server answers")]
     Unavailable(#[source] Cause),
+}
+
+impl ReadError {
+    /// Whether trying again does not help: what is damaged, or absent for so long that it is taken
+    /// for lost.
+    pub(crate) fn is_final(&self, phase: Phase) -> bool {
+        match self {
+            Self::Damaged(_) => true,
+            Self::Absent(_) => phase == Phase::Quarantined,
+            Self::Unavailable(_) => false,
+        }
+    }
 }
 
 impl From<ReadError> for QueueError {

@@ -1,8 +1,8 @@
 //! When a lane is asked for its next messages.
 //!
-//! A replicated consumer costs its servers one round for whatever it delivers at once. Where little
-//! comes, each message is delivered as it comes; where more does, what came in a pause is taken
-//! together.
+//! A consumer costs its server a request for whatever it is asked for at once, and one that is
+//! replicated a round between the servers besides. Where little comes, each message is delivered as
+//! it comes; where more does, what came in a pause is taken together.
 
 use std::time::Duration;
 
@@ -13,11 +13,14 @@ const PULL_MAX: usize = 256;
 /// Messages that are taken in hand one by one, as they come. Whoever gets so many within a pause
 /// takes what has come in it together.
 const AS_THEY_COME: usize = 4;
-/// Between two pulls of a lane where much comes.
-const PAUSE: Duration = Duration::from_millis(40);
+/// Between two pulls of a lane where much comes, from a server that is alone.
+const PAUSE: Duration = Duration::from_millis(5);
+/// From servers that replicate.
+const PAUSE_REPLICATED: Duration = Duration::from_millis(40);
 
 /// Of the pulls of one lane.
 pub(crate) struct Rhythm {
+    pause: Duration,
     asked: Instant,
     /// Messages since.
     came: usize,
@@ -38,8 +41,9 @@ pub(crate) enum Turn {
 }
 
 impl Rhythm {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { asked: now, came: 0, is_busy: false }
+    pub(crate) fn new(replicas: usize, now: Instant) -> Self {
+        let pause = if replicas > 1 { PAUSE_REPLICATED } else { PAUSE };
+        Self { pause, asked: now, came: 0, is_busy: false }
     }
 
     pub(crate) fn came(&mut self) {
@@ -47,7 +51,7 @@ impl Rhythm {
     }
 
     pub(crate) fn next(&mut self, now: Instant) -> Turn {
-        let pause_ends = self.asked + PAUSE;
+        let pause_ends = self.asked + self.pause;
         self.is_busy = self.came >= AS_THEY_COME && (self.is_busy || now < pause_ends);
         if self.is_busy && now < pause_ends {
             return Turn::Pause { until: pause_ends };
@@ -72,7 +76,7 @@ mod tests {
     #[test]
     fn a_few_messages_are_taken_as_they_come() {
         let start = Instant::now();
-        let mut rhythm = Rhythm::new(start);
+        let mut rhythm = Rhythm::new(1, start);
         assert_eq!(rhythm.next(start), AS_THEY_ARE);
         come(&mut rhythm, AS_THEY_COME);
         assert_eq!(rhythm.next(start + PAUSE), AS_THEY_ARE, "so many in a whole pause are few");
@@ -83,7 +87,7 @@ mod tests {
     #[test]
     fn many_are_taken_together_after_a_pause() {
         let start = Instant::now();
-        let mut rhythm = Rhythm::new(start);
+        let mut rhythm = Rhythm::new(1, start);
         assert_eq!(rhythm.next(start), AS_THEY_ARE);
         come(&mut rhythm, AS_THEY_COME);
         let soon = start + PAUSE / 4;
@@ -95,7 +99,7 @@ mod tests {
     #[test]
     fn a_lane_is_busy_until_little_comes() {
         let start = Instant::now();
-        let mut rhythm = Rhythm::new(start);
+        let mut rhythm = Rhythm::new(1, start);
         come(&mut rhythm, AS_THEY_COME);
         rhythm.next(start);
         let mut now = start + PAUSE;

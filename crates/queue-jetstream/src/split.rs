@@ -9,8 +9,7 @@ use queue::contract::Cause;
 use queue::stored::StoredState;
 use tokio::time::Instant;
 
-use crate::body;
-use crate::intake::{end_again, quarantine};
+use crate::intake::end_again;
 use crate::jobs;
 use crate::names::{self, Door, Lane};
 use crate::pull::Pull;
@@ -18,6 +17,7 @@ use crate::record::{Arrival, JobHead, JobRecord};
 use crate::shared::Shared;
 use crate::step::{self, Stepped};
 use crate::streams::BODY_STREAMS;
+use crate::{body, unreadable};
 
 /// Messages of a pull at most: who splits holds nothing else of them.
 const PULL_MAX: usize = 16;
@@ -53,7 +53,7 @@ async fn pull(shared: &Arc<Shared>, door: Door) -> Result<(), Cause> {
 async fn split(shared: &Arc<Shared>, message: &Message) -> Result<(), Cause> {
     let arrival = match Arrival::decode(&message.payload) {
         Ok(arrival) => arrival,
-        Err(error) => return quarantine(shared, message, &error.to_string()).await,
+        Err(error) => return unreadable::put_aside(shared, message, &error.to_string()).await,
     };
     let stored = &arrival.message;
     let stream = names::body_of(stored.id, BODY_STREAMS);

@@ -19,8 +19,6 @@ use crate::shared::Shared;
 
 /// Streams that content is spread over.
 pub(crate) const BODY_STREAMS: u16 = 2;
-/// What cannot be read is kept here.
-pub(crate) const QUARANTINE: &str = "quarantine";
 /// A message published again within this is stored once.
 const DUPLICATES: Duration = Duration::from_secs(600);
 
@@ -86,7 +84,6 @@ fn all(config: &Config) -> Vec<stream::Config> {
         streams.push(base(config, body_stream(number), body_subject(number)));
     }
     streams.push(ownership::stream(config));
-    streams.push(base(config, QUARANTINE.to_owned(), format!("{QUARANTINE}.>")));
     streams
 }
 

@@ -1,0 +1,132 @@
+//! What cannot be read is kept, listed as quarantined and holds up nobody; an operator drops it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use async_nats::jetstream;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use mail_types::QueueId;
+use queue::{ActResult, Action, Disposition, Filter, HopKind, Job, Phase, Queue, Wait};
+use queue_jetstream::JetQueue;
+use tests::jet;
+use tests::mail::{self, lease, settlement};
+use tests::nats::Server;
+use tests::wait;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const GARBAGE: Bytes = Bytes::from_static(b"neither a message nor a record");
+const KINDS: [HopKind; 2] = [HopKind::Smtp, HopKind::Mailbox];
+
+async fn open(server: &Server) -> Result<JetQueue> {
+    let config = jet::config(vec![server.url()], vec![server.monitor_url()]);
+    Ok(jet::open(config, &KINDS).await?)
+}
+
+async fn context(server: &Server) -> Result<jetstream::Context> {
+    Ok(jetstream::new(async_nats::connect(server.url()).await?))
+}
+
+fn quarantined() -> Filter {
+    Filter { phase: Some(Phase::Quarantined), ..Filter::default() }
+}
+
+/// Waits until so many jobs are quarantined, and shows them.
+async fn shown(queue: &JetQueue, count: usize) -> Result<Vec<Job>> {
+    let what = format!("{count} jobs quarantined");
+    let all: Vec<_> = wait::until(&what, LIMIT, async || {
+        let all: Vec<_> = queue.list(quarantined()).try_collect().await.ok()?;
+        (all.len() == count).then_some(all)
+    })
+    .await?;
+    let mut jobs = Vec::new();
+    for one in all {
+        jobs.extend(queue.show(one.id.message).await?);
+    }
+    Ok(jobs)
+}
+
+/// Whether a message goes its way, whatever else lies there.
+async fn delivers(queue: &JetQueue) -> Result<()> {
+    mail::send(queue, "good.example", Bytes::from_static(b"body")).await?;
+    let mut good = lease(queue).await?;
+    ensure!(good.job().next_hop.key() == "good.example", "{:?} is leased", good.job().next_hop);
+    Ok(good.settle(&settlement(Disposition::Done)).await.map(drop)?)
+}
+
+async fn act(queue: &JetQueue, action: Action) -> Result<Vec<ActResult>> {
+    let acted: Vec<_> = queue.act(quarantined(), action).try_collect().await?;
+    Ok(acted.into_iter().map(|acted| acted.result).collect())
+}
+
+/// Subjects of a record for each job that is deferred.
+async fn records(context: &jetstream::Context) -> Result<Vec<String>> {
+    let names: Vec<String> = context.stream_names().try_collect().await?;
+    let mut found = Vec::new();
+    for name in names.iter().filter(|name| name.starts_with("jobs-")) {
+        let stream = context.get_stream(name).await?;
+        let subjects = stream.info_with_subjects(">").await?;
+        let subjects: Vec<(String, usize)> = subjects.try_collect().await?;
+        found.extend(subjects.into_iter().map(|(subject, _)| subject));
+    }
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_cannot_be_read_is_listed_and_dropped_on_request() -> Result<()> {
+    let server = Server::start().await?;
+    let queue = open(&server).await?;
+    let context = context(&server).await?;
+    for (number, lane) in ["s0", "split"].into_iter().enumerate() {
+        let id = QueueId::new(runtime::clock::now(), number as u128);
+        let subject = format!("in.{lane}.one.bad_example.{id}");
+        context.publish(subject, GARBAGE).await?.await?;
+    }
+    let jobs = shown(&queue, 2).await?;
+    for job in &jobs {
+        let next_hop = job.next_hop.to_string();
+        ensure!(next_hop == "smtp:bad.example", "{next_hop}");
+        ensure!(job.envelope.tenant.as_str() == "one", "{:?}", job.envelope.tenant);
+        job.quarantine_reason.as_ref().context("no reason is given")?;
+    }
+    ensure!(queue.stats().await?.quarantined == 2, "{:?}", queue.stats().await?);
+    delivers(&queue).await?;
+
+    ensure!(act(&queue, Action::Release).await? == [ActResult::NotApplicable; 2], "released");
+    ensure!(act(&queue, Action::CancelWithDsn).await? == [ActResult::NotApplicable; 2], "a DSN");
+    shown(&queue, 2).await?;
+    ensure!(act(&queue, Action::CancelSilently).await? == [ActResult::Done; 2], "not cancelled");
+    shown(&queue, 0).await?;
+    queue.close().await;
+    let queue = open(&server).await?;
+    delivers(&queue).await?;
+    shown(&queue, 0).await?;
+    queue.close().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_cannot_be_read_is_listed_after_a_restart_too() -> Result<()> {
+    let server = Server::start().await?;
+    let queue = open(&server).await?;
+    let context = context(&server).await?;
+    mail::send(&queue, "bad.example", Bytes::from_static(b"body")).await?;
+    let until = runtime::clock::now() + Duration::from_secs(3600);
+    let defer = Disposition::Defer { until, wake_by: until, waiting_for: Wait::Time };
+    lease(&queue).await?.settle(&settlement(defer)).await?;
+    let subjects = records(&context).await?;
+    ensure!(subjects.len() == 1, "{subjects:?}");
+    context.publish(subjects[0].clone(), GARBAGE).await?.await?;
+    shown(&queue, 1).await?;
+    delivers(&queue).await?;
+    queue.close().await;
+
+    let queue = open(&server).await?;
+    let jobs = shown(&queue, 1).await?;
+    ensure!(jobs[0].next_hop.key() == "bad.example", "{:?}", jobs[0]);
+    delivers(&queue).await?;
+    ensure!(act(&queue, Action::CancelSilently).await? == [ActResult::Done], "not cancelled");
+    shown(&queue, 0).await?;
+    queue.close().await;
+    Ok(())
+}
