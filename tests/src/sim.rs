@@ -21,7 +21,7 @@ use mail_types::{Host, Mailbox, Recipient};
 use outcome::Route;
 use prometheus_client::registry::Registry;
 use queue::{NewJob, NextHop, Queue};
-use retry::Policy;
+use retry::{Policy, PolicyChange};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -143,7 +143,7 @@ fn delivery(
         port: Some(sink.port()),
         tls: delivery::TlsMode::Opportunistic,
         auth: None,
-        retry: None,
+        retry: PolicyChange::default(),
     };
     let config = delivery::Config {
         retry: impatient(),
@@ -175,10 +175,11 @@ fn mda(
         name: name()?,
         route: dsn_route(),
         lease: LEASE,
+        retry: impatient(),
         data_dir: dir.to_owned(),
         metrics: mda::Metrics::register(registry),
     };
-    Ok(mda::Mda::new(mda::Config { retry: impatient(), ..mda::Config::default() }, setup)?)
+    Ok(mda::Mda::new(mda::Config::default(), setup)?)
 }
 
 fn name() -> Result<Host> {

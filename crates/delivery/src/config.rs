@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mail_types::{Domain, Host};
-use retry::{Policy, PolicyError};
+use retry::{Policy, PolicyChange, PolicyError};
 use serde::{Deserialize, Serialize};
 use smtp::client::{Credentials, Password, Timeouts};
 
@@ -79,8 +79,9 @@ pub struct RouteConfig {
     pub tls: TlsMode,
     #[serde(default)]
     pub auth: Option<AuthConfig>,
+    /// What differs from the role's.
     #[serde(default)]
-    pub retry: Option<Policy>,
+    pub retry: PolicyChange,
 }
 
 /// What a smarthost wants to hear. It is told under TLS only, unless `tls` is `none`.
@@ -286,7 +287,7 @@ impl Route {
         if route.port == Some(0) {
             return Err(problem("port", "is zero".into()));
         }
-        let retry = route.retry.clone().unwrap_or_else(|| config.retry.clone());
+        let retry = route.retry.of(&config.retry);
         retry.validate().map_err(|e| problem("retry", e.to_string()))?;
         let read = |auth: &AuthConfig| {
             auth.read().map_err(|source| ConfigError::PasswordFile { index, source })

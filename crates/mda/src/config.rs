@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use retry::{Policy, PolicyError};
+use retry::{Policy, PolicyChange, PolicyError};
 use serde::{Deserialize, Serialize};
 
 /// The configuration of the MDA.
@@ -14,13 +14,13 @@ pub struct Config {
     pub directory: PathBuf,
     /// Messages written at the same time. They share the disk's syncs, so more than one saves time.
     pub deliveries_max: usize,
-    /// When to try again what could not be stored.
-    pub retry: Policy,
+    /// When to try again what could not be stored: what differs from [`crate::Setup::retry`].
+    pub retry: PolicyChange,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { directory: "mail".into(), deliveries_max: 16, retry: Policy::default() }
+        Self { directory: "mail".into(), deliveries_max: 16, retry: PolicyChange::default() }
     }
 }
 
@@ -37,12 +37,12 @@ pub enum ConfigError {
 
 impl Config {
     /// Checks what the types cannot say.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub fn validate(&self, retry: &Policy) -> Result<(), ConfigError> {
         // Each takes a thread of the runtime's blocking pool, which has 512.
         if !(1..=256).contains(&self.deliveries_max) {
             return Err(ConfigError::DeliveriesMax);
         }
-        self.retry.validate().map_err(ConfigError::Retry)
+        self.retry.of(retry).validate().map_err(ConfigError::Retry)
     }
 }
 
@@ -54,14 +54,15 @@ mod tests {
     fn what_is_given_counts_and_nothing_else() {
         let config: Config = serde_json::from_str(r#"{"directory": "/srv/mail"}"#).unwrap();
         assert_eq!(config, Config { directory: "/srv/mail".into(), ..Config::default() });
-        assert!(config.validate().is_ok());
+        assert!(config.validate(&Policy::default()).is_ok());
         assert!(serde_json::from_str::<Config>(r#"{"root": "/srv/mail"}"#).is_err());
         for deliveries_max in [0, 257] {
             let config = Config { deliveries_max, ..Config::default() };
-            assert!(matches!(config.validate(), Err(ConfigError::DeliveriesMax)));
+            let validated = config.validate(&Policy::default());
+            assert!(matches!(validated, Err(ConfigError::DeliveriesMax)));
         }
-        let retry = Policy { repeat_seconds: 0, ..Policy::default() };
+        let retry = PolicyChange { repeat_seconds: Some(0), ..PolicyChange::default() };
         let config = Config { retry, ..Config::default() };
-        assert!(matches!(config.validate(), Err(ConfigError::Retry(_))));
+        assert!(matches!(config.validate(&Policy::default()), Err(ConfigError::Retry(_))));
     }
 }

@@ -44,6 +44,7 @@ use domains::{Absence, Table};
 use mail_types::Host;
 use outcome::{Route, Settler};
 use queue::Queue;
+use retry::Policy;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, ConfigError};
@@ -65,6 +66,8 @@ pub struct Setup {
     pub route: Route,
     /// How long the queue leases a job.
     pub lease: Duration,
+    /// What [`Config::retry`] changes: how long mail was to be kept when it came.
+    pub retry: Policy,
     /// What a relative [`Config::directory`] is relative to.
     pub data_dir: PathBuf,
     pub metrics: Metrics,
@@ -80,7 +83,7 @@ pub struct Mda {
 impl Mda {
     /// Checks the configuration and that mail can be written to its directory.
     pub fn new(config: Config, setup: Setup) -> Result<Self, ConfigError> {
-        config.validate()?;
+        config.validate(&setup.retry)?;
         let directory = setup.data_dir.join(&config.directory);
         let store = Store::open(&directory)
             .map_err(|source| ConfigError::Directory { directory, source })?;
@@ -96,8 +99,10 @@ impl Mda {
     /// gives the rest back.
     pub async fn run(self, shutdown: CancellationToken, grace: Duration) {
         let Self { config, setup, store } = self;
+        let policy = config.retry.of(&setup.retry);
         let worker = Worker {
-            settler: Settler::new(setup.name, setup.route, config.retry.clone()),
+            settler: Settler::new(setup.name, setup.route, policy.clone()),
+            policy,
             config,
             queue: setup.queue,
             domains: setup.domains,

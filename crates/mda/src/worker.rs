@@ -12,6 +12,7 @@ use queue::{
     ContentError, HopKind, Job, JobId, Lease, LeaseReason, NextHop, Queue, QueueError, SettleError,
     Settlement,
 };
+use retry::Policy;
 use runtime::trace::{self, TARGET};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -40,6 +41,7 @@ const ROOM_PROBE_INTERVAL: Duration = Duration::from_secs(10);
 /// Everything that attempts share.
 pub(crate) struct Worker {
     pub(crate) config: Config,
+    pub(crate) policy: Policy,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) domains: Arc<ArcSwapOption<Table>>,
     pub(crate) absence: Arc<dyn Absence>,
@@ -153,7 +155,7 @@ impl Worker {
             }
             LeaseReason::Deadline => {
                 let now = runtime::clock::now();
-                let policy = &self.config.retry;
+                let policy = &self.policy;
                 let plan = self.settler.deadline(&job, policy, now, &mut rand::rng());
                 self.record(&mut *lease, &job, plan).await;
             }
@@ -185,7 +187,7 @@ impl Worker {
         };
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let effort = Effort { at, took_ms, relay: Some("maildir".into()), tls: None };
-        let (policy, now) = (&self.config.retry, runtime::clock::now());
+        let (policy, now) = (&self.policy, runtime::clock::now());
         let plan = self.settler.attempt(job, policy, effort, verdicts, now, &mut rand::rng());
         self.record(lease, job, plan).await;
     }

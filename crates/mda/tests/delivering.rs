@@ -20,6 +20,7 @@ use outcome::Route;
 use prometheus_client::registry::Registry;
 use queue::simulated::{Fault, Settings, SimulatedQueue, Step};
 use queue::{Action, Admission, Filter, Head, Job, NewJob, NextHop, Phase, Queue};
+use retry::Policy;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -69,8 +70,7 @@ impl World {
     }
 
     fn start(&self) -> Process {
-        let retry = retry::Policy { intervals_seconds: vec![1; 20], ..Default::default() };
-        self.start_with(Config { retry, ..Config::default() })
+        self.start_with(Config::default())
     }
 
     fn start_with(&self, config: Config) -> Process {
@@ -85,6 +85,7 @@ impl World {
             name: Host::parse("mx.example.org").unwrap(),
             route: Route::new(route),
             lease: Settings::default().lease_time,
+            retry: Policy { intervals_seconds: vec![1; 20], ..Policy::default() },
             data_dir: self.dir.path().to_owned(),
             metrics: Metrics::register(&mut Registry::default()),
         };
@@ -405,6 +406,7 @@ fn an_unusable_directory_is_named() {
         name: Host::parse("mx.example.org").unwrap(),
         route: Route::new(|_| Vec::new()),
         lease: Duration::from_secs(900),
+        retry: Policy::default(),
         data_dir: world.dir.path().to_owned(),
         metrics: Metrics::register(&mut Registry::default()),
     };

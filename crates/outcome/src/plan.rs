@@ -1,6 +1,6 @@
 //! The decision about a job: who is done, who waits, who is told.
 
-use mail_types::{Host, Notify, ReversePath, Timestamp};
+use mail_types::{Envelope, Host, Notify, ReversePath, Timestamp};
 use queue::{
     Attempt, Disposition, FollowUpKind, Job, Progress, RecipientStatus, Report, Settlement, Wait,
 };
@@ -71,8 +71,8 @@ impl Settler {
     ) -> Plan {
         let fruitful = verdicts.iter().any(|v| matches!(v.outcome, Outcome::Delivered { .. }));
         let failures = failures(job) + u32::from(!fruitful);
-        let decision = decide(policy, &history(job, failures.max(1)), now, rng);
-        let mut draft = Draft::new(job);
+        let decision = decide(policy, &history(job, policy, failures.max(1)), now, rng);
+        let mut draft = Draft::new(job, expires(job, policy));
         let tried: Vec<u32> = verdicts.iter().map(|verdict| verdict.recipient).collect();
         for verdict in verdicts {
             draft.add(verdict, decision);
@@ -91,8 +91,8 @@ impl Settler {
 
     /// When the job's `wake_by` passed without an attempt: it expires, or its delay is reported.
     pub fn deadline(&self, job: &Job, policy: &Policy, now: Timestamp, rng: &mut impl Rng) -> Plan {
-        let decision = decide(policy, &history(job, failures(job).max(1)), now, rng);
-        let mut draft = Draft::new(job);
+        let decision = decide(policy, &history(job, policy, failures(job).max(1)), now, rng);
+        let mut draft = Draft::new(job, expires(job, policy));
         draft.waiting_for_hop = true;
         let pending: Vec<u32> = job.pending().map(|(index, _)| index).collect();
         for &index in &pending {
@@ -108,7 +108,7 @@ impl Settler {
 
     /// When an operator cancelled the job and wants its sender to know.
     pub fn cancellation(&self, job: &Job, now: Timestamp) -> Plan {
-        let mut draft = Draft::new(job);
+        let mut draft = Draft::new(job, job.envelope.expires);
         for (index, _) in job.pending() {
             draft.give_up(index, Fate::Bounced, cancelled(now));
         }
@@ -128,7 +128,7 @@ impl Settler {
 
     /// Groups who is told what.
     fn report(&self, job: &Job, draft: Draft<'_>, now: Timestamp) -> Plan {
-        let Draft { settlement, news, failed, delayed, succeeded, .. } = draft;
+        let Draft { settlement, news, failed, delayed, succeeded, expires, .. } = draft;
         let mut plan = Plan { settlement, news, dsns: Vec::new(), double_bounces: Vec::new() };
         let Some(sender) = job.envelope.reverse_path.mailbox() else {
             plan.double_bounces = failed.into_iter().map(|told| told.recipient).collect();
@@ -145,7 +145,7 @@ impl Settler {
             }
             let jobs = self.route.jobs_to(sender);
             if !jobs.is_empty() {
-                plan.dsns.push(Dsn { kind, recipients, jobs, at: now });
+                plan.dsns.push(Dsn { kind, recipients, jobs, at: now, expires });
             } else if kind == FollowUpKind::FailedDsn {
                 plan.double_bounces = recipients.iter().map(|told| told.recipient).collect();
             }
@@ -154,16 +154,23 @@ impl Settler {
     }
 }
 
-fn history(job: &Job, failures: u32) -> History {
+fn history(job: &Job, policy: &Policy, failures: u32) -> History {
     let wants_delay = |notify: Notify| notify.delay();
     History {
         arrival: job.envelope.arrival,
-        expires: job.envelope.expires,
+        expires: expires(job, policy),
         failures,
         delay_notice_owed: !job.delay_reported
             && job.envelope.reverse_path != ReversePath::Null
             && job.pending().any(|(_, state)| wants_delay(state.recipient.notify_or_default())),
     }
+}
+
+/// When a job is given up: kept no longer than was meant when it came, nor than its next hop is
+/// worth.
+fn expires(job: &Job, policy: &Policy) -> Timestamp {
+    let Envelope { reverse_path, arrival, expires, .. } = &*job.envelope;
+    policy.expires(reverse_path, *arrival).min(*expires)
 }
 
 fn last_heard(job: &Job, index: u32, now: Timestamp) -> Report {
@@ -174,6 +181,7 @@ fn last_heard(job: &Job, index: u32, now: Timestamp) -> Report {
 /// A settlement in the making.
 struct Draft<'a> {
     job: &'a Job,
+    expires: Timestamp,
     settlement: Settlement,
     news: Vec<News>,
     failed: Vec<DsnRecipient>,
@@ -184,9 +192,10 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn new(job: &'a Job) -> Self {
+    fn new(job: &'a Job, expires: Timestamp) -> Self {
         Self {
             job,
+            expires,
             settlement: Settlement {
                 attempt: None,
                 progress: Vec::new(),

@@ -53,6 +53,8 @@ pub(crate) struct Dsn {
     pub(crate) recipients: Vec<DsnRecipient>,
     pub(crate) jobs: Vec<NewJob>,
     pub(crate) at: Timestamp,
+    /// Until when what is delayed is tried.
+    pub(crate) expires: Timestamp,
 }
 
 /// What a DSN says of a recipient.
@@ -74,7 +76,7 @@ pub(crate) fn compose(
     let Sources { host, policy, job, original } = *sources;
     let headers = original.headers();
     let recipients: Vec<dsn::RecipientReport> =
-        dsn.recipients.into_iter().map(|told| told.report(job)).collect();
+        dsn.recipients.into_iter().map(|told| told.report(job, dsn.expires)).collect();
     let composed = dsn::compose(&dsn::Report {
         reporting_mta: host,
         to: sender,
@@ -128,7 +130,7 @@ pub(crate) struct Sources<'a> {
 }
 
 impl DsnRecipient {
-    fn report(self, job: &Job) -> dsn::RecipientReport {
+    fn report(self, job: &Job, expires: Timestamp) -> dsn::RecipientReport {
         let recipient = &job.recipients[self.recipient as usize].recipient;
         let delayed = self.action == dsn::Action::Delayed;
         dsn::RecipientReport {
@@ -139,7 +141,7 @@ impl DsnRecipient {
             remote: self.report.remote.map(String::from),
             reply: Some(self.report.reply),
             last_attempt: Some(self.report.at),
-            will_retry_until: delayed.then_some(job.envelope.expires),
+            will_retry_until: delayed.then_some(expires),
         }
     }
 }

@@ -198,6 +198,29 @@ fn deadlines() {
 }
 
 #[test]
+fn a_next_hop_may_be_worth_less_time() {
+    let rng = &mut SmallRng::seed_from_u64(1);
+    let (settler, job) = (settler(), job(1));
+    let mut at = |hours: u32, expire_hours: u64| {
+        let expire_seconds = expire_hours * HOUR.as_secs();
+        let policy = Policy { expire_seconds, ..Policy::default() };
+        let plan = settler.deadline(&job, &policy, start() + HOUR * hours, rng);
+        let mut rng = SmallRng::seed_from_u64(1);
+        let settlement = plan.settlement(&settler, &job, &Original::NONE, &mut rng);
+        let told = settlement.follow_ups.first().map(|told| {
+            let body = String::from_utf8(told.body.to_vec()).unwrap();
+            (told.kind, body.lines().find(|l| l.starts_with("Will-Retry")).map(str::to_owned))
+        });
+        (disposition(&settlement).0, told)
+    };
+    let until = "Will-Retry-Until: Mon, 23 Nov 2026 05:08:15 +0000".to_owned();
+    assert_eq!(at(4, 6), ("hop", Some((FollowUpKind::DelayedDsn, Some(until)))));
+    assert_eq!(at(6, 6), ("done", Some((FollowUpKind::FailedDsn, None))));
+    // No longer than its sender was told when it came.
+    assert_eq!(at(120, 240), ("done", Some((FollowUpKind::FailedDsn, None))));
+}
+
+#[test]
 fn a_sender_that_does_not_exist_is_a_double_bounce() {
     let mut job = job(1);
     let envelope = Arc::make_mut(&mut job.envelope);

@@ -155,7 +155,7 @@ impl Config {
             self.domains_kv(String::new())?;
             self.secrets.opener().map_err(|error| refused_whole(&error))?;
         }
-        self.mda.validate().map_err(|error| refused("mda")(&error))?;
+        self.mda.validate(&self.delivery.retry).map_err(|error| refused("mda")(&error))?;
         resolve::Dns::new(&self.resolver).context("resolver")?;
         self.telemetry.validate().map_err(|error| refused("telemetry")(&error))?;
         self.log.validate().map_err(|error| refused("log")(&error))

@@ -341,6 +341,7 @@ fn make_mda(
         name: config.host()?,
         route: dsn_route::route(&domains.table),
         lease: config.lease(),
+        retry: config.delivery.retry.clone(),
         data_dir: config.data_dir.clone(),
         metrics,
     };

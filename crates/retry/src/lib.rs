@@ -9,5 +9,5 @@
 mod policy;
 mod schedule;
 
-pub use policy::{Policy, PolicyError};
+pub use policy::{Policy, PolicyChange, PolicyError};
 pub use schedule::{Decision, History, decide};

@@ -41,6 +41,24 @@ impl Default for Policy {
     }
 }
 
+/// What of a policy is otherwise for some mail; the rest is as in the policy that it changes.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct PolicyChange {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intervals_seconds: Option<Vec<u64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeat_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jitter_percent: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expire_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bounce_expire_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_notice_seconds: Option<u64>,
+}
+
 /// A policy that cannot be meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
@@ -52,6 +70,22 @@ pub enum PolicyError {
     ZeroExpiry,
     #[error("a time is longer than a year")]
     TooLong,
+}
+
+impl PolicyChange {
+    pub fn of(&self, policy: &Policy) -> Policy {
+        let intervals = self.intervals_seconds.as_ref().unwrap_or(&policy.intervals_seconds);
+        Policy {
+            intervals_seconds: intervals.clone(),
+            repeat_seconds: self.repeat_seconds.unwrap_or(policy.repeat_seconds),
+            jitter_percent: self.jitter_percent.unwrap_or(policy.jitter_percent),
+            expire_seconds: self.expire_seconds.unwrap_or(policy.expire_seconds),
+            bounce_expire_seconds: self
+                .bounce_expire_seconds
+                .unwrap_or(policy.bounce_expire_seconds),
+            delay_notice_seconds: self.delay_notice_seconds.unwrap_or(policy.delay_notice_seconds),
+        }
+    }
 }
 
 impl Policy {
@@ -110,6 +144,18 @@ mod tests {
         assert_eq!(with(|p| p.jitter_percent = 51), Err(PolicyError::Jitter));
         assert_eq!(with(|p| p.bounce_expire_seconds = 0), Err(PolicyError::ZeroExpiry));
         assert_eq!(with(|p| p.expire_seconds = u64::MAX), Err(PolicyError::TooLong));
+    }
+
+    #[test]
+    fn a_change_keeps_what_it_does_not_name() {
+        let patient = Policy { expire_seconds: 14 * DAY, ..Policy::default() };
+        let change: PolicyChange = serde_json::from_str(r#"{"repeatSeconds": 9}"#).unwrap();
+        assert_eq!(change.of(&patient), Policy { repeat_seconds: 9, ..patient.clone() });
+        assert_eq!(PolicyChange::default().of(&patient), patient);
+        let all: PolicyChange =
+            serde_json::from_value(serde_json::to_value(Policy::default()).unwrap()).unwrap();
+        assert_eq!(all.of(&patient), Policy::default());
+        assert!(serde_json::from_str::<PolicyChange>(r#"{"repeat": 9}"#).is_err());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use queue::{
     JobId, JobSummary, Lease, LeaseReason, NewJob, NextHop, Phase, Queue, QueueError,
     RecipientState, RecipientStatus, SettleError, Settlement, Stats,
 };
+use retry::PolicyChange;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -384,7 +385,7 @@ pub(crate) fn route_to(peer: &Peer) -> RouteConfig {
         port: Some(peer.address.port()),
         tls: TlsMode::Opportunistic,
         auth: None,
-        retry: None,
+        retry: PolicyChange::default(),
     }
 }
 

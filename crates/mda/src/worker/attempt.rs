@@ -72,7 +72,7 @@ impl Worker {
         at: Timestamp,
     ) -> Attempted {
         let (mut verdicts, mut lacks_room) = (Vec::new(), false);
-        for index in due_recipients(job, &self.config.retry, at, RECIPIENTS_MAX) {
+        for index in due_recipients(job, &self.policy, at, RECIPIENTS_MAX) {
             let outcome = match self.deliver(lease, job, index, search).await {
                 Ok(()) => recipient::delivered(runtime::clock::now()),
                 Err(Failure::Undelivered(undelivered)) => {
