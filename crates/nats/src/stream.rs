@@ -27,7 +27,7 @@ pub async fn last(
 ///
 /// # Errors
 /// Anything else.
-pub fn absent(error: RawMessageError) -> Result<Option<StreamMessage>, Cause> {
+pub fn absent<T>(error: RawMessageError) -> Result<Option<T>, Cause> {
     match error.kind() {
         RawMessageErrorKind::NoMessageFound => Ok(None),
         RawMessageErrorKind::InvalidSubject

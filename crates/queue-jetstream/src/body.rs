@@ -183,10 +183,8 @@ pub(crate) async fn read_manifest(
     broker: &Broker,
     place: ManifestPlace,
 ) -> Result<Option<Result<Manifest, Box<str>>>, Cause> {
-    let read = broker.read(&body_stream(place.stream), place.sequence).await?;
-    Ok(read.map(|message| {
-        Manifest::decode(&message.payload).map_err(|error| error.to_string().into())
-    }))
+    let decode = |record: &Bytes| Manifest::decode(record).map_err(|e| e.to_string().into());
+    broker.read(&body_stream(place.stream), place.sequence, decode).await
 }
 
 /// Content: what is inline and then the chunks, each checked as it is read.
@@ -246,25 +244,32 @@ async fn read_chunk(broker: &Broker, stream: &str, chunk: Chunk) -> Result<Bytes
         let place = format!("message {} of {stream} {what}", chunk.sequence);
         ContentError::Damaged(place.into())
     };
-    let octets = find_chunk(broker, stream, chunk.sequence).await?;
-    let octets = octets.ok_or_else(|| damaged("is missing"))?;
-    if octets.len() != chunk.octets as usize || crc32c::crc32c(&octets) != chunk.checksum {
-        return Err(damaged("is not what was written"));
+    let octets = find_chunk(broker, stream, chunk).await?;
+    octets.ok_or_else(|| damaged("is missing"))?.map_err(damaged)
+}
+
+impl Chunk {
+    fn checked(self, octets: &Bytes) -> Result<Bytes, &'static str> {
+        let is_whole = octets.len() == self.octets as usize;
+        match is_whole && crc32c::crc32c(octets) == self.checksum {
+            true => Ok(octets.clone()),
+            false => Err("is not what was written"),
+        }
     }
-    Ok(octets)
 }
 
 /// A leader that was just elected may not know yet what it will have applied in a moment.
 async fn find_chunk(
     broker: &Broker,
     stream: &str,
-    sequence: u64,
-) -> Result<Option<Bytes>, ContentError> {
+    chunk: Chunk,
+) -> Result<Option<Result<Bytes, &'static str>>, ContentError> {
     let mut looks = 1;
     loop {
-        let read = broker.read(stream, sequence).await.map_err(ContentError::Unavailable)?;
+        let read = broker.read(stream, chunk.sequence, |octets| chunk.checked(octets)).await;
+        let read = read.map_err(ContentError::Unavailable)?;
         if read.is_some() || looks == LOOKS {
-            return Ok(read.map(|message| message.payload));
+            return Ok(read);
         }
         looks += 1;
         tokio::time::sleep(LOOK_AGAIN).await;

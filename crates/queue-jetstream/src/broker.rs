@@ -10,6 +10,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::{Client, Request, RequestError, Subject};
+use bytes::Bytes;
 pub(crate) use nats::{MESSAGE_ID, Publish};
 use queue::contract::Cause;
 
@@ -107,22 +108,27 @@ impl Broker {
         self.client.send_request(reply.clone(), request).await.map(drop)
     }
 
-    /// A message of a stream. Only the leader's word counts for its absence.
-    pub(crate) async fn read(
+    /// A message of a stream, as `decode` understands it. Only the leader's word counts for its
+    /// absence, and only the leader's copy for its being damaged.
+    pub(crate) async fn read<T, E: std::fmt::Display>(
         &self,
         stream: &str,
         sequence: u64,
-    ) -> Result<Option<StreamMessage>, Cause> {
+        decode: impl Fn(&Bytes) -> Result<T, E>,
+    ) -> Result<Option<Result<T, E>>, Cause> {
         let handle = self.context.get_stream_no_info(stream).await?;
         match handle.direct_get(sequence).await {
-            Ok(message) => return Ok(Some(message)),
+            Ok(message) => match decode(&message.payload) {
+                Ok(decoded) => return Ok(Some(Ok(decoded))),
+                Err(error) => tracing::warn!(%error, stream, sequence, "asking the leader"),
+            },
             Err(error) if error.kind() != DirectGetErrorKind::NotFound => {
                 tracing::debug!(%error, stream, sequence, "asking the leader");
             }
             Err(_) => {}
         }
         match handle.get_raw_message(sequence).await {
-            Ok(message) => Ok(Some(message)),
+            Ok(message) => Ok(Some(decode(&message.payload))),
             Err(error) => nats::absent(error),
         }
     }

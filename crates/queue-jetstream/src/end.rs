@@ -32,9 +32,9 @@ pub(crate) fn end(shared: &Arc<Shared>, job: JobId, place: Place) {
 async fn end_now(shared: &Shared, job: JobId, place: Place) -> Result<(), Cause> {
     // A request makes a record of a job that has none.
     let Place::Record(partition, sequence) = place else { return Ok(()) };
-    let stored = shared.broker.read(&partition.jobs_stream(), sequence).await?;
-    let Some(stored) = stored else { return Ok(()) };
-    let record = JobRecord::decode(&stored.payload)?;
+    let stream = partition.jobs_stream();
+    let read = shared.broker.read(&stream, sequence, JobRecord::decode).await?;
+    let Some(record) = read.transpose()? else { return Ok(()) };
     let id = format!("{job}-end-{sequence}");
     step::put(shared, job, &record.head, None, sequence, &id).await?;
     Ok(())

@@ -136,14 +136,11 @@ async fn read_record(
     partition: Partition,
     sequence: u64,
 ) -> Result<Option<ReadJob>, ReadError> {
-    let read = shared
-        .broker
-        .read(&partition.jobs_stream(), sequence)
-        .await
-        .map_err(ReadError::Unavailable)?;
-    let Some(stored) = read else { return Ok(None) };
+    let stream = partition.jobs_stream();
+    let read = shared.broker.read(&stream, sequence, JobRecord::decode).await;
+    let Some(record) = read.map_err(ReadError::Unavailable)? else { return Ok(None) };
     let damaged = |error: &dyn std::fmt::Display| ReadError::Damaged(error.to_string().into());
-    let record = JobRecord::decode(&stored.payload).map_err(|error| damaged(&error))?;
+    let record = record.map_err(|error| damaged(&error))?;
     let manifest = body::read_manifest(&shared.broker, record.head.manifest).await;
     let manifest = match manifest.map_err(ReadError::Unavailable)? {
         Some(Ok(manifest)) => manifest,

@@ -49,7 +49,8 @@ pub(super) async fn publish(
     let seconds = started.elapsed().as_secs_f64();
     let used = servers.group.cpu_seconds()? - cpu;
     let kept = streams::count(&context, &["raw"]).await?;
-    ensure!(kept == WARM + messages, "{kept} messages are kept of {}", WARM + messages);
+    let wanted = PARTITIONS + WARM + messages;
+    ensure!(kept == wanted, "{kept} messages are kept of {wanted}");
     Ok(Figures::from([
         ("per_second", messages as f64 / seconds),
         ("servers_cpu_per_1000", used * 1000.0 / messages as f64),

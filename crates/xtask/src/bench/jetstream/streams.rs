@@ -17,7 +17,8 @@ pub(super) async fn connect(servers: &Servers) -> Result<Context> {
     Ok(async_nats::jetstream::new(client))
 }
 
-/// A work queue, as the queue's intakes are.
+/// A work queue, as the queue's intakes are; with one message, by which it is known that the server
+/// of the connection has heard of it.
 pub(super) async fn create(context: &Context, replicas: u16, name: &str) -> Result<()> {
     let config = stream::Config {
         name: name.to_owned(),
@@ -32,6 +33,15 @@ pub(super) async fn create(context: &Context, replicas: u16, name: &str) -> Resu
         ensure!(started.elapsed() < CREATE_MAX, "cannot create the stream {name}: {error}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    while let Err(error) = store(context, format!("{name}.first")).await {
+        ensure!(started.elapsed() < CREATE_MAX, "the stream {name} takes nothing: {error:#}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+async fn store(context: &Context, subject: String) -> Result<()> {
+    context.publish(subject, "".into()).await?.await?;
     Ok(())
 }
 
