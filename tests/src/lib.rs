@@ -13,6 +13,7 @@ pub mod exposition;
 pub mod flood;
 pub mod forwarder;
 pub mod fuzz;
+pub mod health;
 pub mod jet;
 pub mod keys;
 pub mod ledger;

@@ -15,9 +15,7 @@ use tests::client::Client;
 use tests::keys::Keys;
 use tests::nats::{Cluster, Settings};
 use tests::process::{PASSWORD, Postrider};
-use tests::{scenario, wait};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tests::{health, scenario, wait};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// Of the hash that each mailbox has: salt and sum.
@@ -91,18 +89,9 @@ async fn apply(writer: &Postrider) -> Result<Value> {
     Ok(serde_json::from_str(&said)?)
 }
 
-async fn readiness(process: &Postrider) -> Result<String> {
-    let mut stream = TcpStream::connect(process.address("http")).await?;
-    let request = b"GET /readyz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
-    stream.write_all(request).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer)
-}
-
 async fn until_ready(process: &Postrider) -> Result<()> {
     wait::until("readiness", LIMIT, async || {
-        readiness(process).await.ok()?.starts_with("HTTP/1.1 200").then_some(())
+        health::is_ready(process.address("http")).await.ok()?.then_some(())
     })
     .await
 }
@@ -152,7 +141,7 @@ async fn hashes_are_for_those_who_check_passwords() -> Result<()> {
     lacking.start().await?;
     let id = world.sealed().await?[0].1["key"].as_str().context("no key id")?.to_owned();
     wait::until("what is missing", LIMIT, async || {
-        let answer = readiness(&lacking).await.ok()?;
+        let answer = health::readyz(lacking.address("http")).await.ok()?;
         (answer.starts_with("HTTP/1.1 503") && answer.contains(&id)).then_some(())
     })
     .await?;
@@ -247,7 +236,7 @@ async fn keys_are_replaced_and_nothing_is_written_without_need() -> Result<()> {
     old.start().await?;
     let unknown = wait::until("a reply to a login", LIMIT, async || {
         let refused = refusal(&old, PASSWORD).await.ok()?;
-        readiness(&old).await.ok()?.contains("secrets").then_some(refused)
+        health::readyz(old.address("http")).await.ok()?.contains("secrets").then_some(refused)
     })
     .await?;
     ensure!(unknown.contains("454"), "{unknown}");

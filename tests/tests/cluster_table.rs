@@ -12,9 +12,7 @@ use tests::client::Client;
 use tests::keys::Keys;
 use tests::nats::Cluster;
 use tests::process::{Postrider, domain_yaml};
-use tests::{nats, scenario, wait};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tests::{health, nats, scenario, wait};
 use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -90,12 +88,7 @@ impl World {
     }
 
     async fn is_ready(&self) -> Result<bool> {
-        let mut stream = TcpStream::connect(self.ingress.address("http")).await?;
-        let request = b"GET /readyz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
-        stream.write_all(request).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok(answer.starts_with("HTTP/1.1 200"))
+        health::is_ready(self.ingress.address("http")).await
     }
 }
 

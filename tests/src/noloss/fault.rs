@@ -160,10 +160,22 @@ impl Fault {
         Duration::from_millis(rng.random_range(millis))
     }
 
-    /// Whether SMTP's own window is open: an outcome may be known to one side only. Who is told to
-    /// stop finishes first, and clocks decide nothing that a lease depends on.
+    /// Whether what a worker does may be done twice, SMTP's own window being open: an outcome may be
+    /// known to one side only. Who is told to stop finishes first, and clocks decide nothing that
+    /// a lease depends on.
     pub(super) fn explains_duplicates(&self) -> bool {
-        !matches!(self, Self::RestartRole(_) | Self::StepClock(..))
+        match self {
+            Self::RestartRole(_) | Self::StepClock(..) => false,
+            Self::KillRole(role) | Self::StopRole(role) | Self::CutRole(role, _) => {
+                ROLES[*role] == "worker"
+            }
+            Self::KillServer(_)
+            | Self::StopServer(_)
+            | Self::ReplaceServer(_)
+            | Self::CutServers(_)
+            | Self::FillDisk(_)
+            | Self::PowerCut => true,
+        }
     }
 
     /// Whether connections to this role end without a reply.

@@ -231,20 +231,26 @@ impl Court<'_> {
         }
     }
 
-    /// The fault fell into the first delivery or the recording of it, or into the time since the
-    /// message was sent when it is not known when it was delivered.
+    /// The fault fell into the first delivery or the recording of it, or, of a DSN, into the time
+    /// since the message was sent; what a log tells has no time. A mailbox knows what it has.
     fn duplicate(&mut self, key: &Key, sent: &Sent, first: &Arrival, second: &Arrival) {
         self.verdict.duplicates += 1;
         let (from, to) = match first.place {
+            Place::Mailbox => {
+                let about = format!("{}: {first:?} and {second:?}", key.1);
+                return self.find(Crime::Duplicate, &key.0, about);
+            }
             Place::Sink => (first.began.min(second.began), first.at + RECORDING),
-            Place::Mailbox | Place::Report | Place::Log => (sent.began, second.at),
+            Place::Report => (sent.began, first.at + RECORDING),
+            Place::Log => (sent.began, second.at),
         };
         let explains =
             |window: &&Window| window.fault.explains_duplicates() && window.touches(from, to);
         // The last one that began: the others were over by then.
         match self.windows.iter().rfind(explains) {
             Some(window) => {
-                let by = self.verdict.duplicates_by_fault.entry(window.fault.to_string());
+                let by = format!("{}, {:?}", window.fault, first.place).to_lowercase();
+                let by = self.verdict.duplicates_by_fault.entry(by);
                 *by.or_default() += 1;
             }
             None => {
@@ -264,10 +270,14 @@ mod tests {
     const TO: &str = "user@good.test";
 
     fn sent(outcome: Outcome) -> Sent {
+        sent_to(Destiny::Relayed, outcome)
+    }
+
+    fn sent_to(destiny: Destiny, outcome: Outcome) -> Sent {
         let now = Instant::now();
         Sent {
             ingress: 0,
-            recipients: vec![(TO.into(), Destiny::Relayed)],
+            recipients: vec![(TO.into(), destiny)],
             refused: vec!["nobody@local.test".into()],
             wrong: Vec::new(),
             digest: 7,
@@ -332,6 +342,10 @@ mod tests {
         assert_eq!(crimes(accepted(), &twice, &[]), [Crime::Duplicate]);
         assert_eq!(crimes(accepted(), &twice, &[Fault::RestartRole(2)]), [Crime::Duplicate]);
         assert!(crimes(accepted(), &twice, &[Fault::KillRole(2)]).is_empty());
+        assert_eq!(crimes(accepted(), &twice, &[Fault::KillRole(5)]), [Crime::Duplicate]);
+        let stored = || sent_to(Destiny::Stored, Outcome::Accepted { queue_id: "Q1".into() });
+        let twice = [(TO, arrival(Place::Mailbox)), (TO, arrival(Place::Mailbox))];
+        assert_eq!(crimes(stored(), &twice, &[Fault::PowerCut]), [Crime::Duplicate]);
     }
 
     #[test]

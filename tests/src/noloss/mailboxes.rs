@@ -27,7 +27,7 @@ impl Mailboxes {
         for path in maildir::messages(&self.root)? {
             if !self.seen.contains(&path) {
                 let content = std::fs::read(&path)?;
-                book(&content, accounts);
+                book(&content, written(&path)?, accounts);
                 self.seen.insert(path);
             }
         }
@@ -35,16 +35,22 @@ impl Mailboxes {
     }
 }
 
-fn book(content: &[u8], accounts: &Accounts) {
+/// When a file was written.
+fn written(path: &Path) -> Result<Instant> {
+    let age = std::fs::metadata(path)?.modified()?.elapsed().unwrap_or_default();
     let now = Instant::now();
+    Ok(now.checked_sub(age).unwrap_or(now))
+}
+
+fn book(content: &[u8], at: Instant, accounts: &Accounts) {
     let text = String::from_utf8_lossy(content);
     if !text.contains("report-type=delivery-status") {
-        if let Some((token, arrival)) = found(Place::Mailbox, now, content) {
+        if let Some((token, arrival)) = found(Place::Mailbox, at, content) {
             accounts.arrive(token, "bob@local.test".to_owned(), arrival);
         }
         return;
     }
-    let Some((token, arrival)) = found(Place::Report, now, content) else { return };
+    let Some((token, arrival)) = found(Place::Report, at, content) else { return };
     for recipient in failed_recipients(&text) {
         accounts.arrive(token.clone(), recipient, arrival.clone());
     }

@@ -18,8 +18,9 @@ const CURRENT_MAX: Duration = Duration::from_secs(90);
 const ALONE_MAX: Duration = Duration::from_secs(45);
 /// Until a process has ended well.
 const END_MAX: Duration = Duration::from_secs(60);
-/// Until a process has seen that its clock was stepped.
-const SEEN_MAX: Duration = Duration::from_secs(20);
+/// Until a process has logged something after its clock was stepped: one has nothing to log while
+/// its servers come back.
+const SEEN_MAX: Duration = Duration::from_secs(90);
 
 impl Site {
     pub(super) async fn strike(&mut self, fault: &Fault) -> Result<()> {
@@ -128,7 +129,6 @@ impl Site {
         let process = &self.roles[role].process;
         let what = format!("role {role} to see its clock stepped by {seconds} s");
         wait::until(&what, SEEN_MAX, async || {
-            // Whatever it is asked for is logged, so that a quiet role has a line too.
             let seen = super::logs::last_time(&process.dir().join("postrider.log")).ok()??;
             let true_time = runtime::clock::now().unix_ms();
             let off = seen - true_time - seconds * 1_000;
