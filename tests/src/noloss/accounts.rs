@@ -88,8 +88,8 @@ impl Place {
 #[derive(Debug, Clone)]
 pub(super) struct Arrival {
     pub(super) place: Place,
-    /// When the delivery began; what is found afterwards has one time only: when it was written, or,
-    /// in a log, found.
+    /// When the delivery began; what is found afterwards has one time only: when it was written,
+    /// or, in a log, found.
     pub(super) began: Instant,
     pub(super) at: Instant,
     /// Of the content, where it is there.

@@ -160,9 +160,9 @@ impl Fault {
         Duration::from_millis(rng.random_range(millis))
     }
 
-    /// Whether what a worker does may be done twice, SMTP's own window being open: an outcome may be
-    /// known to one side only. Who is told to stop finishes first, and clocks decide nothing that
-    /// a lease depends on.
+    /// Whether what a worker does may be done twice, SMTP's own window being open: an outcome may
+    /// be known to one side only. Who is told to stop finishes first, and clocks decide nothing
+    /// that a lease depends on.
     pub(super) fn explains_duplicates(&self) -> bool {
         match self {
             Self::RestartRole(_) | Self::StepClock(..) => false,
