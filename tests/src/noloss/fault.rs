@@ -132,6 +132,7 @@ impl Fault {
         (self.role() != Some(role)).then_some(second)
     }
 
+    /// Whom it hits; `None` of what hits servers.
     fn role(&self) -> Option<usize> {
         match self {
             Self::KillRole(role)
@@ -146,6 +147,10 @@ impl Fault {
             | Self::FillDisk(_)
             | Self::PowerCut => None,
         }
+    }
+
+    pub(super) fn hits_servers(&self) -> bool {
+        self.role().is_none()
     }
 
     /// How long it lasts until it is mended.
@@ -164,18 +169,8 @@ impl Fault {
     /// be known to one side only. Who is told to stop finishes first, and clocks decide nothing
     /// that a lease depends on.
     pub(super) fn explains_duplicates(&self) -> bool {
-        match self {
-            Self::RestartRole(_) | Self::StepClock(..) => false,
-            Self::KillRole(role) | Self::StopRole(role) | Self::CutRole(role, _) => {
-                ROLES[*role] == "worker"
-            }
-            Self::KillServer(_)
-            | Self::StopServer(_)
-            | Self::ReplaceServer(_)
-            | Self::CutServers(_)
-            | Self::FillDisk(_)
-            | Self::PowerCut => true,
-        }
+        let is_harmless = matches!(self, Self::RestartRole(_) | Self::StepClock(..));
+        !is_harmless && self.role().is_none_or(|role| ROLES[role] == "worker")
     }
 
     /// Whether connections to this role end without a reply.

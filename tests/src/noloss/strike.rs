@@ -138,24 +138,6 @@ impl Site {
     }
 }
 
-impl Fault {
-    fn hits_servers(&self) -> bool {
-        match self {
-            Self::KillServer(_)
-            | Self::StopServer(_)
-            | Self::ReplaceServer(_)
-            | Self::CutServers(_)
-            | Self::FillDisk(_)
-            | Self::PowerCut => true,
-            Self::KillRole(_)
-            | Self::StopRole(_)
-            | Self::RestartRole(_)
-            | Self::StepClock(..)
-            | Self::CutRole(..) => false,
-        }
-    }
-}
-
 /// Takes all the room of a disk.
 fn filler(disk: &Disk) -> PathBuf {
     disk.mount_point().join("filler")
