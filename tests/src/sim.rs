@@ -142,6 +142,7 @@ fn delivery(
         host: Some(sink.ip().to_string()),
         port: Some(sink.port()),
         tls: delivery::TlsMode::Opportunistic,
+        chunking: true,
         auth: None,
         retry: PolicyChange::default(),
     };

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use anyhow::{Context, Result};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
@@ -59,6 +59,10 @@ pub enum Whim {
     /// Goes on as it would, but not before this.
     Wait(Duration),
 }
+
+const HELLO: &str = "250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SMTPUTF8";
+const HELLO_CHUNKING: &str =
+    "250-sink.test\r\n250-PIPELINING\r\n250-CHUNKING\r\n250-8BITMIME\r\n250 SMTPUTF8";
 
 /// Asked at each moment; `None` goes on.
 pub type Whims = Arc<dyn Fn(Moment) -> Option<Whim> + Send + Sync>;
@@ -126,8 +130,10 @@ impl Sink {
         let shared = Arc::clone(&kept);
         accepting.spawn(async move {
             let mut sessions = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                sessions.spawn(session(stream, Arc::clone(&shared), manners.clone()));
+            // Every other session takes content by BDAT: clients are to do either.
+            for hello in [HELLO_CHUNKING, HELLO].into_iter().cycle() {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                sessions.spawn(session(stream, hello, Arc::clone(&shared), manners.clone()));
             }
         });
         Ok(Self { address, kept, _accepting: accepting })
@@ -175,10 +181,10 @@ impl Drop for Open<'_> {
     }
 }
 
-async fn session(stream: TcpStream, kept: Arc<Kept>, manners: Manners) {
+async fn session(stream: TcpStream, hello: &'static str, kept: Arc<Kept>, manners: Manners) {
     let open = Open(&kept.in_flight, AtomicBool::new(false));
-    let session =
-        Session { stream: BufReader::new(stream), kept: &kept, open, manners, mail: None };
+    let stream = BufReader::new(stream);
+    let session = Session { stream, hello, kept: &kept, open, manners, mail: None };
     // A client that goes away in the middle is a case of the tests, not a failure of the sink.
     let _ = session.converse().await;
 }
@@ -186,6 +192,7 @@ async fn session(stream: TcpStream, kept: Arc<Kept>, manners: Manners) {
 /// A session with a client.
 struct Session<'a> {
     stream: BufReader<TcpStream>,
+    hello: &'static str,
     kept: &'a Kept,
     open: Open<'a>,
     manners: Manners,
@@ -249,7 +256,7 @@ impl Session<'_> {
         }
         let path = between(line, '<', '>').to_owned();
         Ok(Next::Reply(match verb.as_str() {
-            "EHLO" => "250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SMTPUTF8",
+            "EHLO" => self.hello,
             "MAIL" => {
                 let began = Instant::now();
                 self.mail = Some(Mail { began, reverse_path: path, recipients: Vec::new() });
@@ -258,6 +265,7 @@ impl Session<'_> {
             }
             "RCPT" => self.recipient(path),
             "DATA" => return self.data().await,
+            "BDAT" => return self.bdat(line).await,
             "RSET" => {
                 self.mail = None;
                 self.open.set(false);
@@ -293,6 +301,27 @@ impl Session<'_> {
             return Ok(Next::Close);
         }
         let content = read_content(&mut self.stream).await?;
+        self.end_of_content(mail, content).await
+    }
+
+    /// Reads the octets, whatever becomes of them (RFC 3030 §2).
+    async fn bdat(&mut self, line: &str) -> Result<Next> {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, octets, "LAST"] = words[..] else { anyhow::bail!("not one BDAT: {line:?}") };
+        let octets: u64 = octets.parse().context("octets of BDAT")?;
+        if (self.manners.whims)(Moment::Content) == Some(Whim::Disconnect) {
+            return Ok(Next::Close);
+        }
+        let mut content = Vec::new();
+        let read = (&mut self.stream).take(octets).read_to_end(&mut content).await?;
+        anyhow::ensure!(read as u64 == octets, "gone in BDAT");
+        let Some(mail) = self.mail.take().filter(|mail| !mail.recipients.is_empty()) else {
+            return Ok(Next::Reply("554 5.5.1 no recipients"));
+        };
+        self.end_of_content(mail, content).await
+    }
+
+    async fn end_of_content(&mut self, mail: Mail, content: Vec<u8>) -> Result<Next> {
         match (self.manners.whims)(Moment::FinalDot) {
             Some(Whim::Disconnect) => return Ok(Next::Close),
             Some(Whim::Say(reply)) => {

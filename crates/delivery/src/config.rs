@@ -77,6 +77,10 @@ pub struct RouteConfig {
     pub port: Option<u16>,
     #[serde(default)]
     pub tls: TlsMode,
+    /// Whether a short message goes out in one piece to hosts that offer CHUNKING and PIPELINING.
+    /// `false` is for hosts, or what stands before them, that offer what they do not do.
+    #[serde(default = "yes")]
+    pub chunking: bool,
     #[serde(default)]
     pub auth: Option<AuthConfig>,
     /// What differs from the role's.
@@ -112,6 +116,10 @@ impl Default for Config {
             routes: Vec::new(),
         }
     }
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Default for TimeoutConfig {
@@ -181,6 +189,7 @@ pub(crate) struct Route {
     pub(crate) host: Option<Host>,
     pub(crate) port: u16,
     pub(crate) tls: TlsMode,
+    pub(crate) chunking: bool,
     pub(crate) credentials: Option<Credentials>,
     pub(crate) retry: Policy,
 }
@@ -231,6 +240,7 @@ impl Settings {
                 host: None,
                 port: config.port,
                 tls: TlsMode::default(),
+                chunking: true,
                 credentials: None,
                 retry: config.retry.clone(),
             },
@@ -301,6 +311,7 @@ impl Route {
             host: host.map_err(|e| problem("host", e.to_string()))?,
             port: route.port.unwrap_or(config.port),
             tls: route.tls,
+            chunking: route.chunking,
             credentials: route.auth.as_ref().map(read).transpose()?,
             retry,
         })

@@ -90,7 +90,8 @@ impl Connection {
                 Event::StartTls => return Ok(None),
                 Event::StartTlsRefused(reply) => return Ok(Some(reply)),
                 Event::Ready | Event::Authenticated | Event::AuthRefused(_) => {}
-                Event::SendContent | Event::Finished(_) | Event::Goodbye => {}
+                Event::SendContent | Event::ContentSent => {}
+                Event::Finished(_) | Event::Goodbye => {}
             }
         }
     }
@@ -127,7 +128,8 @@ impl Connection {
                 Event::Authenticated => return Ok(Authentication::Done),
                 Event::AuthRefused(reply) => return Ok(Authentication::Refused(reply)),
                 Event::Ready | Event::StartTls | Event::StartTlsRefused(_) => {}
-                Event::SendContent | Event::Finished(_) | Event::Goodbye => {}
+                Event::SendContent | Event::ContentSent => {}
+                Event::Finished(_) | Event::Goodbye => {}
             }
         }
     }
@@ -142,11 +144,36 @@ impl Connection {
         limit: Duration,
     ) -> Result<Event, SessionError> {
         self.session.begin(mail, recipients);
+        self.begun(limit).await
+    }
+
+    /// Begins a transaction with all of its content; the answer is [`Event::ContentSent`] or
+    /// [`Event::Finished`]. Also says how many bare CRs and LFs had to be mended.
+    ///
+    /// `limit` is for the replies to MAIL and RCPT; [`Self::reply_to_content`] waits for the last.
+    pub(crate) async fn begin_whole(
+        &mut self,
+        mail: &Mail<'_>,
+        recipients: impl Iterator<Item = &Recipient>,
+        content: &[u8],
+        limit: Duration,
+    ) -> (Result<Event, SessionError>, u64) {
+        let mended = self.session.begin_whole(mail, recipients, content);
+        (self.begun(limit).await, mended)
+    }
+
+    async fn begun(&mut self, limit: Duration) -> Result<Event, SessionError> {
         // Not cancel-safe, and need not be: when time is up the session ends.
-        match timeout(limit, self.event()).await {
-            Ok(answer) => answer,
-            Err(_) => Err(SessionError::TimedOut(self.session.step())),
+        if let Ok(answer) = timeout(limit, self.event()).await {
+            return answer;
         }
+        self.session.timed_out();
+        self.event().await
+    }
+
+    /// Waits for what the peer says to content that it has.
+    pub(crate) async fn reply_to_content(&mut self) -> Result<Event, SessionError> {
+        self.event().await
     }
 
     /// Sends a part of the content. `Some` when the server did not wait for the end of it.

@@ -38,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) host: Box<str>,
     pub(crate) relay: Box<str>,
     pub(crate) tls: Option<Box<str>>,
+    /// A short message may go out in one piece.
+    pub(crate) takes_whole: bool,
     /// Transactions begun on it.
     pub(crate) transactions: u32,
 }
@@ -81,6 +83,7 @@ impl Opener<'_> {
             host: target.host.as_str().into(),
             relay: target.relay().into(),
             tls: connection.tls_description(),
+            takes_whole: route.chunking && connection.capabilities().takes_whole(),
             connection,
             transactions: 0,
         };

@@ -1,10 +1,11 @@
-//! One message over one session: from MAIL to the reply to the final dot.
+//! One message over one session: from MAIL to the reply to the final dot, or to BDAT.
 
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use mail_types::{BodyType, Envelope, Mailbox, Recipient};
-use queue::{ContentError, Job, Lease};
+use queue::{Content, ContentError, Job, Lease};
 use smtp::client::{Event, Mail, RecipientResult, SessionError};
 
 use crate::failure::MessageFailure;
@@ -13,6 +14,10 @@ use crate::session::Session;
 
 /// While content is sent, the lease is renewed this often; a block of content takes less.
 const RENEWAL: Duration = Duration::from_secs(60);
+
+/// The longest content, in octets, that is sent before the recipients have been answered: refused,
+/// it was sent in vain.
+const WHOLE_BYTES_MAX: u64 = 64 * 1024;
 
 /// How a transaction ended.
 #[derive(Debug)]
@@ -52,8 +57,9 @@ impl From<ContentError> for Stop {
 
 /// Offers the message to `recipients`, places in [`Job::recipients`].
 ///
-/// The lease is checked before MAIL and before the final dot: two workers never complete the same
-/// transaction, unless one of them is stopped for longer than the lease between check and dot.
+/// The lease is checked before MAIL and before the end of the content goes out, which may be the
+/// same moment: two workers never complete the same transaction, unless one of them is stopped for
+/// longer than the lease in between.
 /// Up to the content it may take `limit`, less than the lease: who says little, and late, is timed
 /// out and deferred rather than tried again and again without a record.
 pub(crate) async fn transact(
@@ -78,12 +84,12 @@ pub(crate) async fn transact(
     }
     let mail = mail(&job.envelope, job.size, smtputf8);
     let recipients = recipients.iter().map(|index| recipient(job, *index));
-    match session.connection.begin(&mail, recipients, limit).await {
-        Ok(Event::SendContent) => {}
-        Ok(event) => return ended(session, event),
-        Err(error) => return broken(session, error),
-    }
-    match send_content(session, lease, metrics).await {
+    let offer = Offer { mail: &mail, recipients, limit, metrics };
+    let answer = match session.takes_whole && job.size <= WHOLE_BYTES_MAX {
+        true => offer.whole(session, lease).await,
+        false => offer.in_turn(session, lease).await,
+    };
+    match answer {
         Ok(event) | Err(Stop::Event(event)) => ended(session, event),
         Err(Stop::Session(error)) => broken(session, error),
         Err(Stop::Content(ContentError::Damaged(what))) => Transacted::Damaged(what),
@@ -158,6 +164,54 @@ async fn header_is_ascii(lease: &dyn Lease) -> Result<bool, Transacted> {
     Ok(true)
 }
 
+/// What is offered, and within which time up to the content.
+struct Offer<'a, R> {
+    mail: &'a Mail<'a>,
+    recipients: R,
+    limit: Duration,
+    metrics: &'a Metrics,
+}
+
+impl<'a, R: Iterator<Item = &'a Recipient>> Offer<'a, R> {
+    /// In one piece: the content, which is at hand and short, goes with the commands.
+    async fn whole(self, session: &mut Session, lease: &mut dyn Lease) -> Result<Event, Stop> {
+        let Self { mail, recipients, limit, metrics } = self;
+        let content = all_of(lease.content().await?).await?;
+        lease.extend().await.map_err(|_| Stop::LeaseLost)?;
+        let connection = &mut session.connection;
+        let (begun, mended) = connection.begin_whole(mail, recipients, &content, limit).await;
+        metrics.line_breaks_mended.inc_by(mended);
+        let event = begun?;
+        if event != Event::ContentSent {
+            return Ok(event);
+        }
+        lease.extend().await.map_err(|_| Stop::LeaseLost)?;
+        Ok(connection.reply_to_content().await?)
+    }
+
+    /// The content once the peer asks for it.
+    async fn in_turn(self, session: &mut Session, lease: &mut dyn Lease) -> Result<Event, Stop> {
+        let event = session.connection.begin(self.mail, self.recipients, self.limit).await?;
+        if event != Event::SendContent {
+            return Ok(event);
+        }
+        send_content(session, lease, self.metrics).await
+    }
+}
+
+async fn all_of(mut content: Content) -> Result<Bytes, ContentError> {
+    let mut all = match content.chunks.next().await {
+        Some(chunk) => chunk?,
+        None => return Ok(Bytes::new()),
+    };
+    while let Some(chunk) = content.chunks.next().await {
+        let mut longer = BytesMut::from(all);
+        longer.extend_from_slice(&chunk?);
+        all = longer.freeze();
+    }
+    Ok(all)
+}
+
 async fn send_content(
     session: &mut Session,
     lease: &mut dyn Lease,
@@ -192,6 +246,7 @@ fn ended(session: &mut Session, event: Event) -> Transacted {
         | Event::Authenticated
         | Event::AuthRefused(_)
         | Event::SendContent
+        | Event::ContentSent
         | Event::Goodbye => {
             // No transaction ends so; what is left unanswered is tried again.
             broken(session, SessionError::Disconnected(session.connection.step()))

@@ -44,17 +44,17 @@ fn failed(session: &mut ClientSession, server: &str) -> SessionError {
 }
 
 fn begin(session: &mut ClientSession, n: usize) -> String {
-    let reverse_path = ReversePath::parse("s@here.example").unwrap();
-    let mail = Mail {
-        reverse_path: &reverse_path,
-        size: 10,
-        body: BodyType::SevenBit,
-        smtputf8: false,
-        ret: None,
-        envid: None,
-    };
-    session.begin(&mail, &recipients(n));
+    session.begin(&mail(&sender()), &recipients(n));
     sent(session)
+}
+
+fn sender() -> ReversePath {
+    ReversePath::parse("s@here.example").unwrap()
+}
+
+fn mail(reverse_path: &ReversePath) -> Mail<'_> {
+    let (size, body, smtputf8) = (10, BodyType::SevenBit, false);
+    Mail { reverse_path, size, body, smtputf8, ret: None, envid: None }
 }
 
 /// `+code` for accepted, `step code` for refused, `?` for unanswered.
@@ -91,6 +91,76 @@ fn pipelined_in_one_write_rfc2920_3_1() {
     assert_eq!(finished(&mut session), ["+250", "RCPT TO 550"]);
     assert!(session.is_idle());
     assert!(begin(&mut session, 1).starts_with("MAIL"), "no RSET after a whole transaction");
+}
+
+const CHUNKING_HELLO: &str = "220 mx\r\n250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n";
+
+fn begin_whole(session: &mut ClientSession, n: usize, content: &[u8]) -> String {
+    session.begin_whole(&mail(&sender()), &recipients(n), content);
+    sent(session)
+}
+
+#[test]
+fn all_in_one_write_rfc3030_4_2() {
+    let mut session = ready(CHUNKING_HELLO);
+    assert!(session.capabilities().takes_whole());
+    assert_eq!(
+        begin_whole(&mut session, 2, b".x\r\n"),
+        "MAIL FROM:<s@here.example>\r\nRCPT TO:<r0@there.example>\r\n\
+         RCPT TO:<r1@there.example>\r\nBDAT 4 LAST\r\n.x\r\n"
+    );
+    session.receive(b"250 ok\r\n250 ok\r\n550 5.1.1 no\r\n");
+    assert_eq!(session.poll(), Some(Ok(Event::ContentSent)));
+    assert_eq!((session.poll(), session.step()), (None, Step::FinalDot));
+    session.receive(b"250 2.0.0 queued\r\n");
+    assert_eq!(finished(&mut session), ["+250", "RCPT TO 550"]);
+    assert!(begin(&mut session, 1).starts_with("MAIL"), "no RSET after a whole transaction");
+}
+
+#[test]
+fn all_in_one_write_and_not_taken() {
+    let nobody: &[&str] = &["RCPT TO 550", "RCPT TO 450"];
+    // (replies, results, whether RSET must follow)
+    let cases: &[(&str, &[&str], bool)] = &[
+        ("250\r\n250\r\n250\r\n554\r\n", &["end of DATA 554", "end of DATA 554"], true),
+        ("250\r\n250\r\n450\r\n452\r\n", &["end of DATA 452", "RCPT TO 450"], true),
+        ("250\r\n550\r\n450\r\n554\r\n", nobody, true),
+        // Who takes a message for nobody has delivered it to nobody.
+        ("250\r\n550\r\n450\r\n250\r\n", nobody, false),
+        ("550\r\n503\r\n503\r\n503\r\n", &["MAIL FROM 550", "MAIL FROM 550"], true),
+    ];
+    for (replies, want, reset) in cases {
+        let mut session = ready(CHUNKING_HELLO);
+        begin_whole(&mut session, 2, b"x\r\n");
+        session.receive(replies.as_bytes());
+        assert_eq!(finished(&mut session), *want, "{replies:?}");
+        assert_eq!(begin(&mut session, 1).starts_with("RSET"), *reset, "{replies:?}");
+    }
+}
+
+/// Until it has been answered, what has been sent may have been taken.
+#[test]
+fn all_in_one_write_and_cut_off() {
+    for (replies, wait) in [("", Step::Mail), ("250\r\n", Step::Rcpt)] {
+        let mut session = ready(CHUNKING_HELLO);
+        begin_whole(&mut session, 1, b"x\r\n");
+        session.receive(replies.as_bytes());
+        assert_eq!(session.step(), wait, "for the time it has");
+        session.disconnected();
+        assert_eq!(session.poll(), Some(Err(SessionError::Disconnected(Step::FinalDot))));
+    }
+    for (replies, step) in [
+        ("421 bye\r\n", Step::Mail),
+        ("250\r\n421 bye\r\n", Step::Rcpt),
+        ("250\r\n250\r\n421 bye\r\n", Step::FinalDot),
+        ("rubbish\r\n", Step::FinalDot),
+        ("354 go\r\n", Step::FinalDot),
+    ] {
+        let mut session = ready(CHUNKING_HELLO);
+        begin_whole(&mut session, 1, b"x\r\n");
+        assert_eq!(failed(&mut session, replies).step(), step, "{replies:?}");
+        assert_eq!(show(&session.take_results()), ["?"], "{replies:?}");
+    }
 }
 
 #[test]

@@ -143,7 +143,13 @@ impl Pair {
         assert_eq!(self.until_event(), Heard::Ready);
     }
 
-    fn send(&mut self, recipients: &[Recipient], content: &[u8]) -> Vec<RecipientResult> {
+    /// With its content when `whole`, else once it is asked for.
+    fn send(
+        &mut self,
+        recipients: &[Recipient],
+        content: &[u8],
+        whole: bool,
+    ) -> Vec<RecipientResult> {
         let reverse_path = ReversePath::parse("s@here.example").unwrap();
         let mail = Mail {
             reverse_path: &reverse_path,
@@ -153,7 +159,10 @@ impl Pair {
             ret: None,
             envid: None,
         };
-        self.client.begin(&mail, recipients);
+        match whole {
+            true => assert_eq!(self.client.begin_whole(&mail, recipients, content), 0),
+            false => self.client.begin(&mail, recipients),
+        }
         loop {
             self.carry();
             match self.until_event() {
@@ -163,6 +172,7 @@ impl Pair {
                     }
                     assert_eq!(self.client.finish_content(), 0);
                 }
+                Heard::ContentSent => assert!(whole),
                 Heard::Finished(results) => return results,
                 other => panic!("{other:?} in a transaction"),
             }
@@ -185,16 +195,17 @@ proptest! {
         cuts in proptest::collection::vec(1usize..40, 1..8),
         messages in proptest::collection::vec(
             (proptest::collection::vec("(yes|no)[a-c]", 1..4),
-             proptest::collection::vec("[.a\u{fc}]{0,6}", 0..6)),
+             proptest::collection::vec("[.a\u{fc}]{0,6}", 0..6),
+             any::<bool>()),
             1..4),
     ) {
         let mut pair = Pair::new(ListenerKind::Relay, cuts);
         prop_assert_eq!(pair.until_event(), Heard::Ready);
         let mut want = Vec::new();
-        for (names, lines) in messages {
+        for (names, lines, whole) in messages {
             let content: String = lines.iter().flat_map(|line| [line.as_str(), "\r\n"]).collect();
             let recipients: Vec<Recipient> = names.iter().map(|name| recipient(name)).collect();
-            let results = pair.send(&recipients, content.as_bytes());
+            let results = pair.send(&recipients, content.as_bytes(), whole);
             let accepted = |result: &RecipientResult| {
                 matches!(result, RecipientResult::Accepted(_))
             };
@@ -224,7 +235,7 @@ proptest! {
         pair.carry();
         prop_assert_eq!(pair.until_event(), Heard::Authenticated);
         prop_assert_eq!(pair.server.identity(), Some("alice"));
-        pair.send(&[recipient("yes")], b"Subject: x\r\n\r\n.\r\n");
+        pair.send(&[recipient("yes")], b"Subject: x\r\n\r\n.\r\n", false);
         prop_assert_eq!(&pair.taken[0].content, b"Subject: x\r\n\r\n.\r\n");
     }
 }

@@ -2,8 +2,10 @@
 
 use mail_types::{BodyType, EnvId, Notify, OriginalRecipient, Ret};
 
+use delivery::RouteConfig;
+
 use crate::peer::{Peer, Script, say};
-use crate::world::{CONTENT, World, change, job};
+use crate::world::{CONTENT, World, change, job, route_to};
 
 #[tokio::test]
 async fn nothing_is_smuggled_out() {
@@ -23,6 +25,37 @@ async fn nothing_is_smuggled_out() {
     let mails = peer.commands().iter().filter(|line| line.starts_with("MAIL")).count();
     assert_eq!(mails, 1);
     assert!(world.metric("delivery_line_breaks_mended_total") > 0.0);
+}
+
+#[tokio::test]
+async fn all_at_once_a_dot_is_a_dot_rfc3030() {
+    let evil = b"Subject: x\r\n\r\na\n.\nb\r.\r\n.\r\nMAIL FROM:<evil@x>\r\n.e";
+    let peer = Peer::start(Script::default().chunking()).await;
+    let world = World::to(&peer);
+    let (summary, _) = world.deliver(job(&["a@there.example", "bad@there.example"]), evil).await;
+    assert_eq!(summary.recipients, ["delivered 250 2.0.0", "bounced 550 5.1.1"]);
+    let content = String::from_utf8(peer.messages()[0].content.clone()).unwrap();
+    assert_eq!(content, "Subject: x\r\n\r\na\r\n.\r\nb\r\n.\r\n.\r\nMAIL FROM:<evil@x>\r\n.e\r\n");
+    let bdat = format!("BDAT {} LAST", content.len());
+    let verbs: Vec<String> = peer.commands().iter().map(|line| line[..4].to_owned()).collect();
+    assert_eq!(verbs[..5], ["EHLO", "MAIL", "RCPT", "RCPT", "BDAT"]);
+    assert!(peer.commands().contains(&bdat), "{:?}", peer.commands());
+    assert!(world.metric("delivery_line_breaks_mended_total") > 0.0);
+}
+
+#[tokio::test]
+async fn data_for_what_is_long_and_for_hosts_that_only_say_chunking() {
+    let long = [b"x: y\r\n\r\n".to_vec(), b"23456789\r\n".repeat(6554)].concat();
+    for (chunking, content, verb) in
+        [(true, &long[..], "DATA"), (false, CONTENT, "DATA"), (true, CONTENT, "BDAT")]
+    {
+        let peer = Peer::start(Script::default().chunking()).await;
+        let world = World::with_routes(vec![RouteConfig { chunking, ..route_to(&peer) }]);
+        let (summary, _) = world.deliver(job(&["a@there.example"]), content).await;
+        assert_eq!(summary.recipients, ["delivered 250 2.0.0"]);
+        assert_eq!(peer.messages()[0].content, content, "{verb}");
+        assert_eq!(&peer.commands()[3][..4], verb);
+    }
 }
 
 #[tokio::test]

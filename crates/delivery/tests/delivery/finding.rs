@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use resolve::{Fake, HostName, LookupError, MxRecord};
 
-use crate::peer::{Peer, Script, say, say_and_close};
+use crate::peer::{Act, Peer, Script, say, say_and_close};
 use crate::world::{CONTENT, World, job};
 
 fn mx(preference: u16, host: &str) -> MxRecord {
@@ -119,14 +119,26 @@ async fn what_dns_says_rfc5321_5_1() {
     }
 }
 
+fn with_mail(script: &Script, mail: Act) -> Script {
+    Script { mail, ..script.clone() }
+}
+
 /// (what the best host does, whether the next one gets the message)
 #[tokio::test]
 async fn from_host_to_host() {
     type Case = (&'static str, fn(&mut Script), bool);
-    let cases: [Case; 7] = [
+    let cases: [Case; 10] = [
         ("bad greeting", |s| s.greeting = say_and_close("554 no\n"), true),
         ("421 greeting", |s| s.greeting = say_and_close("421 no\n"), true),
         ("421 at MAIL", |s| s.mail = say_and_close("421 no\n"), true),
+        ("gone at MAIL", |s| s.mail = Act::Close, true),
+        // It may have taken the message, which it has: what it did not say is not known.
+        ("gone at MAIL, all sent", |s| *s = with_mail(s, Act::Close).chunking(), false),
+        (
+            "421 at MAIL, all sent",
+            |s| *s = with_mail(s, say_and_close("421 no\n")).chunking(),
+            true,
+        ),
         ("421 at DATA", |s| s.data = say_and_close("421 no\n"), true),
         ("4xx at RCPT", |s| s.rcpt = say("450 no\n"), false),
         ("5xx at RCPT", |s| s.rcpt = say("550 no\n"), false),

@@ -45,6 +45,25 @@ async fn a_connection_serves_a_limited_number_of_messages() {
     assert_eq!(peer.connections(), 3);
 }
 
+/// After a BDAT that failed, the state of the transaction is not known (RFC 3030 §2).
+#[tokio::test]
+async fn a_refused_bdat_is_followed_by_rset() {
+    for (dot, resets) in [("554 5.7.1 spam\n", 1), ("250 2.0.0 ok\n", 0)] {
+        let peer = Peer::start(Script { dot: say(dot), ..Script::default() }.chunking()).await;
+        let mut world = World::to(&peer);
+        world.config.connections_max = 1;
+        for _ in 0..2 {
+            world.add(job(&["a@there.example"]), CONTENT);
+        }
+        world.start();
+        world.settled(2).await;
+        world.stop().await;
+        assert_eq!(peer.connections(), 1);
+        let reset = peer.commands().iter().filter(|line| *line == "RSET").count();
+        assert_eq!(reset, resets, "{dot}");
+    }
+}
+
 #[tokio::test]
 async fn an_idle_connection_is_used_again_and_replaced_when_closed() {
     for (messages_max, connections) in [(usize::MAX, 1), (1, 2)] {

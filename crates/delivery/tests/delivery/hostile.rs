@@ -17,6 +17,14 @@ const REFUSED: &str = "bounced 550 5.1.1";
 async fn run(case: &Case) {
     let mut script = Script::default();
     (case.change)(&mut script);
+    // What is done at DATA is not done to those who send all at once.
+    if script.takes_data() {
+        run_with(case, script.clone().chunking()).await;
+    }
+    run_with(case, script).await;
+}
+
+async fn run_with(case: &Case, script: Script) {
     let peer = Peer::start(script).await;
     let world = World::to(&peer);
     let job = job(&["good@there.example", "bad@there.example"]);

@@ -51,6 +51,24 @@ pub(crate) struct Script {
     pub(crate) messages_max: usize,
 }
 
+impl Script {
+    /// Whether nothing out of the way happens between DATA and the final dot.
+    pub(crate) fn takes_data(&self) -> bool {
+        let goes_on = matches!(&self.data, Act::Say(octets) if octets.starts_with(b"354"));
+        goes_on && self.early.is_none()
+    }
+
+    /// The same, to a client that may send content by BDAT.
+    pub(crate) fn chunking(mut self) -> Self {
+        if let Act::Say(octets) = &mut self.ehlo
+            && let Some(rest) = octets.strip_prefix(b"250-peer\r\n250-PIPELINING\r\n")
+        {
+            *octets = [b"250-peer\r\n250-PIPELINING\r\n250-CHUNKING\r\n", rest].concat();
+        }
+        self
+    }
+}
+
 impl Default for Script {
     fn default() -> Self {
         Self {
@@ -250,6 +268,17 @@ impl Talk {
                     }
                     continue;
                 }
+                "BDAT" => {
+                    let octets = line.split(' ').nth(1).and_then(|octets| octets.parse().ok());
+                    message.content = take(stream, &mut input, octets.unwrap()).await?;
+                    self.act(stream, &script.dot).await?;
+                    self.seen.lock().unwrap().messages.push(std::mem::take(&mut message));
+                    served += 1;
+                    if served == script.messages_max {
+                        return Err(Over);
+                    }
+                    continue;
+                }
                 "AUTH" => &script.auth,
                 "QUIT" => {
                     let _ = stream.write_all(b"221 bye\r\n").await;
@@ -277,6 +306,19 @@ async fn content(
     let end = until(stream, input, b"\r\n.\r\n").await?;
     let content = input.drain(..end + 5).collect::<Vec<u8>>();
     Ok(content[2..end + 2].to_vec())
+}
+
+async fn take(
+    stream: &mut (impl AsyncRead + Unpin),
+    input: &mut Vec<u8>,
+    octets: usize,
+) -> Result<Vec<u8>, Over> {
+    while input.len() < octets {
+        if stream.read_buf(input).await.unwrap_or(0) == 0 {
+            return Err(Over);
+        }
+    }
+    Ok(input.drain(..octets).collect())
 }
 
 async fn until(

@@ -384,6 +384,7 @@ pub(crate) fn route_to(peer: &Peer) -> RouteConfig {
         host: Some(peer.address.ip().to_string()),
         port: Some(peer.address.port()),
         tls: TlsMode::Opportunistic,
+        chunking: true,
         auth: None,
         retry: PolicyChange::default(),
     }

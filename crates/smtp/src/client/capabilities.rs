@@ -6,6 +6,7 @@ use mail_types::Reply;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Capabilities {
     pub pipelining: bool,
+    pub chunking: bool,
     pub eight_bit_mime: bool,
     pub smtputf8: bool,
     pub dsn: bool,
@@ -47,11 +48,18 @@ impl Capabilities {
         capabilities
     }
 
+    /// Whether a transaction may go out in one piece, content included
+    /// ([`super::ClientSession::begin_whole`]).
+    pub fn takes_whole(&self) -> bool {
+        self.chunking && self.pipelining
+    }
+
     fn add(&mut self, line: &str) {
         let mut words = line.split_ascii_whitespace();
         let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
         match &*keyword {
             "PIPELINING" => self.pipelining = true,
+            "CHUNKING" => self.chunking = true,
             "8BITMIME" => self.eight_bit_mime = true,
             "SMTPUTF8" => self.smtputf8 = true,
             "DSN" => self.dsn = true,
@@ -92,7 +100,10 @@ mod tests {
 
     #[test]
     fn known_keywords_in_any_case() {
-        let all = parse("mx\npipelining\nSIZE 10240000\n8bitmime\nSMTPUTF8\nDSN\nStartTLS\nX-Y z");
+        let all = parse(
+            "mx\npipelining\nchunking\nSIZE 10240000\n8bitmime\nSMTPUTF8\nDSN\nStartTLS\nX-Y z",
+        );
+        assert!(all.takes_whole() && !parse("mx\nCHUNKING").takes_whole());
         assert!(all.pipelining && all.eight_bit_mime && all.smtputf8 && all.dsn && all.starttls);
         assert_eq!(all.size, SizeLimit::Octets(10_240_000));
         assert_eq!(parse("PIPELINING"), Capabilities::default(), "the first line is a greeting");

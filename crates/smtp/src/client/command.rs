@@ -118,6 +118,7 @@ mod tests {
 
     const ALL: Capabilities = Capabilities {
         pipelining: true,
+        chunking: true,
         eight_bit_mime: true,
         smtputf8: true,
         dsn: true,

@@ -2,7 +2,8 @@
 
 use memchr::memchr2;
 
-/// Encodes content for DATA (RFC 5321 §4.5.2) as it comes, in parts cut anywhere.
+/// Encodes content for DATA (RFC 5321 §4.5.2), or for BDAT (RFC 3030 §2), as it comes, in parts
+/// cut anywhere.
 ///
 /// A bare CR or LF never leaves us, whatever the store holds: a peer that takes one for a line end
 /// would read commands in content (SMTP smuggling). It becomes CRLF.
@@ -11,16 +12,26 @@ pub struct ContentEncoder {
     at_line_start: bool,
     /// The last octet was a CR, which has not been written yet.
     cr_pending: bool,
+    /// For DATA, which ends with a dot; to BDAT a dot is a dot.
+    dots: bool,
     mended: u64,
 }
 
 impl Default for ContentEncoder {
     fn default() -> Self {
-        Self { at_line_start: true, cr_pending: false, mended: 0 }
+        Self { at_line_start: true, cr_pending: false, dots: true, mended: 0 }
     }
 }
 
 impl ContentEncoder {
+    /// The whole `content` as BDAT counts it, and how many bare CRs and LFs became CRLF.
+    pub(super) fn whole(content: &[u8]) -> (Vec<u8>, u64) {
+        let (mut encoder, mut out) = (Self { dots: false, ..Self::default() }, Vec::new());
+        encoder.encode(content, &mut out);
+        encoder.finish(&mut out);
+        (out, encoder.mended)
+    }
+
     /// Appends the encoded `part` to `out`.
     pub fn encode(&mut self, mut part: &[u8], out: &mut Vec<u8>) {
         out.reserve(part.len() + part.len() / 64);
@@ -47,7 +58,7 @@ impl ContentEncoder {
         }
     }
 
-    /// Appends what ends the content: the last line's CRLF if it has none, a dot, CRLF.
+    /// Appends what ends the content: the last line's CRLF if it has none; for DATA a dot, CRLF.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
         if self.cr_pending {
             self.mended += 1;
@@ -55,7 +66,9 @@ impl ContentEncoder {
         if self.cr_pending || !self.at_line_start {
             self.end_line(out);
         }
-        out.extend_from_slice(b".\r\n");
+        if self.dots {
+            out.extend_from_slice(b".\r\n");
+        }
     }
 
     /// How many bare CRs and LFs became CRLF: above zero, a store or a peer of ours is at fault.
@@ -67,7 +80,7 @@ impl ContentEncoder {
         if text.is_empty() {
             return;
         }
-        if self.at_line_start && text[0] == b'.' {
+        if self.dots && self.at_line_start && text[0] == b'.' {
             out.push(b'.');
         }
         self.at_line_start = false;
@@ -126,6 +139,18 @@ mod tests {
                 encode(content, &[]).escape_ascii().to_string(),
                 want.escape_ascii().to_string()
             );
+        }
+    }
+
+    #[test]
+    fn to_bdat_a_dot_is_a_dot_and_a_line_end_is_crlf() {
+        for (content, want, mended) in [
+            (&b""[..], &b""[..], 0),
+            (b".\r\n..a\r\n", b".\r\n..a\r\n", 0),
+            (b".", b".\r\n", 0),
+            (b"a\n.\rb\r", b"a\r\n.\r\nb\r\n", 3),
+        ] {
+            assert_eq!(ContentEncoder::whole(content), (want.to_vec(), mended));
         }
     }
 

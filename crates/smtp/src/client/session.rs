@@ -7,6 +7,7 @@ use mail_types::{Host, Recipient, Reply};
 use super::auth::{Credentials, Exchange};
 use super::capabilities::Capabilities;
 use super::command::Mail;
+use super::content::ContentEncoder;
 use super::timeouts::Timeouts;
 use super::transaction::{Next, RecipientResult, Step, Transaction};
 use crate::reply::{ReplyError, ReplyLimits, ReplyParser};
@@ -43,6 +44,9 @@ pub enum Event {
     /// Call [`ClientSession::content`] with the content, then
     /// [`ClientSession::finish_content`].
     SendContent,
+    /// All recipients have been answered; the content, sent with them by
+    /// [`ClientSession::begin_whole`], has not.
+    ContentSent,
     /// The transaction is over, with one result for each recipient in the order given.
     Finished(Vec<RecipientResult>),
     /// The server answered QUIT.
@@ -206,7 +210,7 @@ impl ClientSession {
                 // Sent before the handshake: not protected, not a reply (RFC 3207 §6).
                 return;
             }
-            let step = self.step();
+            let step = self.fault_step();
             match self.parser.read(&mut input) {
                 Ok(None) => {}
                 Ok(Some(reply)) => {
@@ -220,12 +224,12 @@ impl ClientSession {
 
     /// The server closed the connection, or it broke.
     pub fn disconnected(&mut self) {
-        self.fail(SessionError::Disconnected(self.step()));
+        self.fail(SessionError::Disconnected(self.fault_step()));
     }
 
     /// The driver waited for longer than [`Self::timeout`].
     pub fn timed_out(&mut self) {
-        self.fail(SessionError::TimedOut(self.step()));
+        self.fail(SessionError::TimedOut(self.fault_step()));
     }
 
     /// Asks for TLS (RFC 3207 §4). The session must be idle and the server offer STARTTLS.
@@ -269,6 +273,24 @@ impl ClientSession {
         self.state = State::Transaction(Box::new(transaction));
     }
 
+    /// Begins a transaction and sends the content with it, which saves a round trip
+    /// (RFC 3030 §4.2). The session must be idle and the server offer what it takes
+    /// ([`Capabilities::takes_whole`]). Returns how many bare CRs and LFs had to be mended.
+    pub fn begin_whole<'a>(
+        &mut self,
+        mail: &Mail<'_>,
+        recipients: impl IntoIterator<Item = &'a Recipient>,
+        content: &[u8],
+    ) -> u64 {
+        debug_assert!(self.is_idle(), "a transaction in the middle of something");
+        let reset = std::mem::take(&mut self.reset_needed);
+        let (content, mended) = ContentEncoder::whole(content);
+        let (offered, out) = (&self.offered, &mut self.output);
+        let transaction = Transaction::start_whole(reset, mail, recipients, &content, offered, out);
+        self.state = State::Transaction(Box::new(transaction));
+        mended
+    }
+
     /// Encodes a part of the content into the output.
     pub fn content(&mut self, part: &[u8]) {
         if let State::Transaction(transaction) = &mut self.state {
@@ -298,6 +320,14 @@ impl ClientSession {
             State::Greeting | State::Ehlo | State::Helo | State::Idle | State::StartTls => vec![],
             State::Handshake | State::Auth(_) | State::Quit | State::Ended => vec![],
         }
+    }
+
+    /// Where the session is when it breaks ([`Transaction::fault_step`]).
+    fn fault_step(&self) -> Step {
+        if let State::Transaction(transaction) = &self.state {
+            return transaction.fault_step();
+        }
+        self.step()
     }
 
     fn send(&mut self, command: &str) {
@@ -391,9 +421,13 @@ impl ClientSession {
     }
 
     fn handle_transaction(&mut self, mut transaction: Box<Transaction>, reply: Reply) {
-        let step = transaction.step();
+        let step = transaction.fault_step();
         match transaction.handle(reply, &mut self.output) {
             Next::Wait => self.state = State::Transaction(transaction),
+            Next::ContentSent => {
+                self.state = State::Transaction(transaction);
+                self.event = Some(Event::ContentSent);
+            }
             Next::SendContent => {
                 self.state = State::Transaction(transaction);
                 self.event = Some(Event::SendContent);

@@ -1,4 +1,5 @@
-//! One transaction: MAIL, RCPT for each recipient, DATA, content, the final dot.
+//! One transaction: MAIL, RCPT for each recipient, DATA, content, the final dot; or all of it in
+//! one piece, with BDAT in place of DATA.
 
 use mail_types::{Recipient, Reply, Severity};
 use memchr::memchr;
@@ -64,6 +65,7 @@ pub enum RecipientResult {
 pub(super) enum Next {
     Wait,
     SendContent,
+    ContentSent,
     Finished,
     /// The connection must not be used again.
     FinishedForGood,
@@ -78,19 +80,24 @@ enum Phase {
     Rcpt(usize),
     Data,
     Content(ContentEncoder),
+    /// After the end of the content, be it the final dot or BDAT LAST.
     Dot,
-    /// The dot that ends a transaction of which every recipient was refused.
+    /// The end of a transaction of which every recipient was refused.
     DiscardedDot,
 }
 
 /// The commands go out in one piece when the server offers PIPELINING (RFC 2920), else one by one.
+/// With CHUNKING a short content goes with them (RFC 3030 §4.2).
 #[derive(Debug)]
 pub(super) struct Transaction {
     phase: Phase,
     commands: Vec<u8>,
     /// How many octets of `commands` have been sent.
     sent: usize,
+    /// The content has gone with the commands.
+    whole: bool,
     mail_refused: bool,
+    content_refused: bool,
     /// `None` until refused, for better or worse, or accepted with the content.
     results: Vec<Option<RecipientResult>>,
     recipients_accepted: usize,
@@ -104,6 +111,42 @@ impl Transaction {
         offered: &Capabilities,
         out: &mut Vec<u8>,
     ) -> Self {
+        let mut transaction = Self::compose(reset, mail, recipients, offered);
+        transaction.commands.extend_from_slice(b"DATA\r\n");
+        if offered.pipelining {
+            transaction.sent = transaction.commands.len();
+            out.append(&mut transaction.commands);
+        } else {
+            transaction.send_line(out);
+        }
+        transaction
+    }
+
+    /// Sends everything at once; `content` is as [`ContentEncoder::whole`] makes it.
+    pub(super) fn start_whole<'a>(
+        reset: bool,
+        mail: &Mail<'_>,
+        recipients: impl IntoIterator<Item = &'a Recipient>,
+        content: &[u8],
+        offered: &Capabilities,
+        out: &mut Vec<u8>,
+    ) -> Self {
+        let mut transaction = Self::compose(reset, mail, recipients, offered);
+        transaction.whole = true;
+        transaction.sent = transaction.commands.len();
+        out.append(&mut transaction.commands);
+        out.extend_from_slice(format!("BDAT {} LAST\r\n", content.len()).as_bytes());
+        out.extend_from_slice(content);
+        transaction
+    }
+
+    /// With the commands up to the last RCPT, of which none has been sent.
+    fn compose<'a>(
+        reset: bool,
+        mail: &Mail<'_>,
+        recipients: impl IntoIterator<Item = &'a Recipient>,
+        offered: &Capabilities,
+    ) -> Self {
         let mut commands = String::with_capacity(256);
         commands.push_str(if reset { "RSET\r\n" } else { "" });
         mail.write(offered, &mut commands);
@@ -112,22 +155,16 @@ impl Transaction {
             write_rcpt(recipient, offered, &mut commands);
             results.push(None);
         }
-        commands.push_str("DATA\r\n");
-        let mut transaction = Self {
+        Self {
             phase: if reset { Phase::Reset } else { Phase::Mail },
             commands: commands.into_bytes(),
             sent: 0,
+            whole: false,
             mail_refused: false,
+            content_refused: false,
             results,
             recipients_accepted: 0,
-        };
-        if offered.pipelining {
-            transaction.sent = transaction.commands.len();
-            out.append(&mut transaction.commands);
-        } else {
-            transaction.send_line(out);
         }
-        transaction
     }
 
     pub(super) fn step(&self) -> Step {
@@ -141,9 +178,21 @@ impl Transaction {
         }
     }
 
-    /// Whether RSET must come before the next transaction: the server still has this one open.
+    /// Where a fault leaves the transaction: when all has been sent, whatever is lost is lost
+    /// after the end of the content, and the message may have been taken.
+    pub(super) fn fault_step(&self) -> Step {
+        if self.whole { Step::FinalDot } else { self.step() }
+    }
+
+    /// Whether RSET must come before the next transaction: the server still has this one open. It
+    /// must too after a BDAT that failed (RFC 3030 §2).
     pub(super) fn is_open(&self) -> bool {
-        !self.mail_refused && !matches!(self.phase, Phase::Dot | Phase::DiscardedDot)
+        match self.phase {
+            Phase::Dot | Phase::DiscardedDot => self.whole && self.content_refused,
+            Phase::Reset | Phase::Mail | Phase::Rcpt(_) | Phase::Data | Phase::Content(_) => {
+                !self.mail_refused
+            }
+        }
     }
 
     pub(super) fn into_results(self) -> Vec<RecipientResult> {
@@ -159,7 +208,10 @@ impl Transaction {
             Phase::Data => self.handle_data(reply, out),
             Phase::Content(_) => self.handle_early(reply),
             Phase::Dot => self.handle_dot(reply),
-            Phase::DiscardedDot => Next::Finished,
+            Phase::DiscardedDot => {
+                self.content_refused = !reply.is_positive();
+                Next::Finished
+            }
         }
     }
 
@@ -202,7 +254,10 @@ impl Transaction {
                 }
             }
         }
-        self.phase = if self.results.is_empty() { Phase::Data } else { Phase::Rcpt(0) };
+        if self.results.is_empty() {
+            return self.recipients_done(out);
+        }
+        self.phase = Phase::Rcpt(0);
         self.send_line(out);
         Next::Wait
     }
@@ -223,10 +278,22 @@ impl Transaction {
         } else if self.recipients_accepted == 0 && !self.all_sent() {
             return Next::Finished;
         } else {
-            self.phase = Phase::Data;
+            return self.recipients_done(out);
         }
         self.send_line(out);
         Next::Wait
+    }
+
+    /// The last RCPT has been answered: what comes next is about the content.
+    fn recipients_done(&mut self, out: &mut Vec<u8>) -> Next {
+        let nobody = self.recipients_accepted == 0;
+        self.phase = match (self.whole, nobody) {
+            (false, _) => Phase::Data,
+            (true, true) => Phase::DiscardedDot,
+            (true, false) => Phase::Dot,
+        };
+        self.send_line(out);
+        if self.whole && !nobody { Next::ContentSent } else { Next::Wait }
     }
 
     /// With PIPELINING, DATA has been sent before it was known that nobody is left. A server
@@ -270,6 +337,7 @@ impl Transaction {
             }
             Severity::Intermediate => Next::Misplaced(reply),
             Severity::Transient | Severity::Permanent => {
+                self.content_refused = true;
                 self.refuse_open(Step::FinalDot, &reply);
                 Next::Finished
             }

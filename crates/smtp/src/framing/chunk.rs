@@ -6,7 +6,7 @@ use super::ContentFault;
 
 /// Holds BDAT content to the rule of DATA: CR and LF only as a pair.
 ///
-/// BDAT cannot be smuggled into, but what it carries is sent on by DATA, which can.
+/// BDAT cannot be smuggled into, but what it carries may be sent on by DATA, which can.
 #[derive(Debug)]
 pub struct ChunkChecker {
     /// The last octet was a CR.
