@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use async_nats::jetstream;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use mail_types::QueueId;
-use queue::{ActResult, Action, Disposition, Filter, HopKind, Job, Phase, Queue, Wait};
+use queue::{
+    ActResult, Action, ContentError, Disposition, Filter, HopKind, Job, Phase, Queue, SettleError,
+    Wait,
+};
 use queue_jetstream::JetQueue;
 use tests::jet;
 use tests::mail::{self, lease, settlement};
@@ -101,6 +104,45 @@ async fn a_message_that_cannot_be_read_is_listed_and_dropped_on_request() -> Res
     let queue = open(&server).await?;
     delivers(&queue).await?;
     shown(&queue, 0).await?;
+    queue.close().await;
+    Ok(())
+}
+
+/// What is in the streams of this prefix is no more, as if another had ended it.
+async fn purge(context: &jetstream::Context, prefix: &str) -> Result<()> {
+    let names: Vec<String> = context.stream_names().try_collect().await?;
+    for name in names.iter().filter(|name| name.starts_with(prefix)) {
+        context.get_stream(name).await?.purge().await?;
+    }
+    Ok(())
+}
+
+/// Two workers have a message in hand for a while when a server that stood between them and it was
+/// lost. Who finds its content gone must look whether the message is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_is_missed_only_while_its_message_is_there() -> Result<()> {
+    let server = Server::start().await?;
+    let queue = open(&server).await?;
+    let context = context(&server).await?;
+    for has_ended in [true, false] {
+        mail::send(&queue, "slow.example", Bytes::from(vec![b'x'; 1 << 20])).await?;
+        let mut held = lease(&queue).await?;
+        purge(&context, "body-").await?;
+        if has_ended {
+            purge(&context, "intake-").await?;
+        }
+        let content = held.content().await?.chunks.try_collect::<Vec<Bytes>>().await;
+        let settled =
+            held.settle(&settlement(Disposition::Quarantine { reason: "gone".into() })).await;
+        match (has_ended, content, settled) {
+            (true, Err(ContentError::Unavailable(_)), Err(SettleError::LeaseLost)) => {}
+            (false, Err(ContentError::Damaged(_)), Ok(())) => {}
+            (_, content, settled) => bail!("{has_ended}: {:?}, {settled:?}", content.map(|_| ())),
+        }
+        drop(held);
+        shown(&queue, usize::from(!has_ended)).await?;
+        ensure!(queue.stats().await?.ready == 0, "{:?}", queue.stats().await?);
+    }
     queue.close().await;
     Ok(())
 }

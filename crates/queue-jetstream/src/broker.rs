@@ -133,6 +133,15 @@ impl Broker {
         }
     }
 
+    /// Whether the leader has a message of a stream.
+    pub(crate) async fn has(&self, stream: &str, sequence: u64) -> Result<bool, Cause> {
+        let handle = self.context.get_stream_no_info(stream).await?;
+        match handle.get_raw_message(sequence).await {
+            Ok(_) => Ok(true),
+            Err(error) => nats::absent::<()>(error).map(|there| there.is_some()),
+        }
+    }
+
     /// The last message of a subject, as the leader knows it.
     pub(crate) async fn last(
         &self,

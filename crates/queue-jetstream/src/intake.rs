@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::Subject;
 use async_nats::jetstream::Message;
+use mail_types::QueueId;
 use queue::JobId;
 use queue::contract::Cause;
 use tokio::sync::watch;
@@ -145,14 +146,14 @@ async fn receive(shared: &Arc<Shared>, way: Way, old: u64, message: &Message) ->
         end_again(shared, reply);
         return Ok(());
     }
-    let in_hand = InHand { arrival, way, reply, copied: None };
+    let in_hand = InHand { arrival, way, sequence, reply, copied: None };
     shared.index().insert_arrival(in_hand, shared.now());
     shared.changed.notify_waiters();
     Ok(())
 }
 
 /// Whether a message is neither in hand nor has ended here already.
-fn is_new(shared: &Arc<Shared>, id: mail_types::QueueId, reply: &Subject) -> bool {
+fn is_new(shared: &Arc<Shared>, id: QueueId, reply: &Subject) -> bool {
     let mut index = shared.index();
     if index.came_again(id, reply) {
         return false;
@@ -182,6 +183,15 @@ async fn has_moved_on(
     let id = JobId { message: message.id, index: 0 };
     let subject = job_subject(partition, &message.envelope.tenant, &job.next_hop, id);
     Ok(shared.broker.last(&partition.jobs_stream(), &subject).await?.is_some())
+}
+
+/// Whether a message that was in hand is not in its intake any more: another, who had it before us
+/// or after, has ended it. What cannot be found out has not happened.
+pub(crate) async fn has_ended(shared: &Shared, message: QueueId) -> bool {
+    let place = shared.index().hand.get(message).map(|in_hand| (in_hand.way, in_hand.sequence));
+    let Some((way, sequence)) = place else { return true };
+    let stream = shared.stream(way.door, Lane::Partition(way.partition));
+    shared.broker.has(&stream, sequence).await.is_ok_and(|is_there| !is_there)
 }
 
 /// Tells the servers that what is in hand is being worked on, until the queue is closed.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use queue::schedule::{LeaseLost, LeaseToken, Leased, Placement, View};
 use queue::stored::{StoredMessage, StoredState};
 use queue::{
@@ -14,6 +15,7 @@ use queue::{
 use crate::body::BodyWriter;
 use crate::end;
 use crate::index::Place;
+use crate::intake;
 use crate::names::{self, Door};
 use crate::post;
 use crate::read::{self, ReadError, ReadJob};
@@ -118,6 +120,42 @@ impl JetLease {
         let job = read.state.job(read.source.message(), &held.view);
         Self { held, job, read, is_settled: false }
     }
+
+    /// Chunks that are missing are no fault when the whole message is gone: then another, who had
+    /// it in hand as well, has ended it.
+    fn content_of_arrival(&self) -> Content {
+        let content = self.read.source.content(&self.held.shared);
+        if !self.read.source.has_chunks() {
+            return content;
+        }
+        let (shared, token) = (Arc::clone(&self.held.shared), self.held.token);
+        let chunks = content.chunks.then(move |chunk| {
+            let shared = Arc::clone(&shared);
+            async move {
+                match chunk {
+                    Err(ContentError::Damaged(_)) if has_ended(&shared, token).await => {
+                        Err(ContentError::Unavailable("the job has ended elsewhere".into()))
+                    }
+                    chunk => chunk,
+                }
+            }
+        });
+        Content { size: content.size, chunks: chunks.boxed() }
+    }
+}
+
+/// Whether the message of a job in an intake was ended by another; then it is forgotten here.
+async fn has_ended(shared: &Shared, token: LeaseToken) -> bool {
+    let message = token.job().message;
+    if !intake::has_ended(shared, message).await {
+        return false;
+    }
+    tracing::info!(id = %token.job(), "it has ended elsewhere, and is forgotten here");
+    let mut index = shared.index();
+    index.hand.remove(message);
+    // A lease that lapsed has forgotten it already.
+    let _ = index.schedule.finish(&token);
+    true
 }
 
 #[async_trait]
@@ -132,8 +170,8 @@ impl Lease for JetLease {
 
     async fn content(&self) -> Result<Content, ContentError> {
         match self.read.place {
-            // In memory, whatever becomes of it meanwhile.
-            Place::Intake => Ok(self.read.source.content(&self.held.shared)),
+            // Known, whatever becomes of it meanwhile.
+            Place::Intake => Ok(self.content_of_arrival()),
             Place::Record(..) => read::content(&self.held.shared, self.job.id).await,
         }
     }

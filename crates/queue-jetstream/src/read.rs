@@ -61,6 +61,14 @@ impl Source {
         }
     }
 
+    /// Whether some of the content is elsewhere than in the record.
+    pub(crate) fn has_chunks(&self) -> bool {
+        match self {
+            Self::Arrival(arrival) => !arrival.chunks.parts.is_empty(),
+            Self::Manifest(manifest) => !manifest.chunks.parts.is_empty(),
+        }
+    }
+
     pub(crate) fn content(&self, shared: &Shared) -> Content {
         let (inline, chunks) = match self {
             Self::Arrival(arrival) => (arrival.inline.clone(), arrival.chunks.clone()),
