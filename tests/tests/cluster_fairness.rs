@@ -2,7 +2,9 @@
 //! one tenant, and all of it is in one partition and more than its owner takes in hand.
 //!
 //! With `--long` the flood is of 100,000, for three seeds each on one server and on three;
-//! `docs/reports/fairness.md` has the figures.
+//! `docs/reports/fairness.md` has the figures. What a flood costs is CPU too, of which this machine
+//! has two cores: so the victim is also measured while the same flood comes in at servers and roles
+//! that it has nothing to do with, but for the cores.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -38,30 +40,38 @@ struct Scale {
     victims: usize,
     seeds: u64,
     servers: usize,
-    /// What is below is noise of a machine on which all processes share two cores: a p99 alone
-    /// counts as at least so much.
-    floor: Duration,
+    base: Base,
     limit: Duration,
 }
 
+/// Below this a p99 is the scheduler's: some thirty threads share two cores.
+const NOISE: Duration = Duration::from_millis(2);
+
+/// What the victim's p99 is held against, if it is more than that of the victim alone.
+#[derive(Clone, Copy)]
+enum Base {
+    /// While a flood comes in: that of the victim while the same comes in elsewhere on the
+    /// machine. While it stands: [`NOISE`].
+    Elsewhere,
+    /// Whatever else the machine does meanwhile: it runs other tests before and after.
+    AtLeast(Duration),
+}
+
 fn scales() -> Vec<Scale> {
-    let (millis, seconds) = (Duration::from_millis, Duration::from_secs);
     if scenario::is_long() {
-        let long = |servers, floor| Scale {
+        let long = |servers| Scale {
             flood: 100_000,
             victims: 600,
             seeds: 3,
             servers,
-            floor,
-            limit: seconds(1800),
+            base: Base::Elsewhere,
+            limit: Duration::from_secs(1800),
         };
-        // From servers that replicate, an owner fetches what comes every 40 ms.
-        return vec![long(1, millis(15)), long(3, millis(50))];
+        return vec![long(1), long(3)];
     }
-    // Whatever else the machine does meanwhile.
-    let floor = millis(500);
-    let limit = seconds(120);
-    vec![Scale { flood: 5_000, victims: 60, seeds: 1, servers: 1, floor, limit }]
+    let base = Base::AtLeast(Duration::from_millis(500));
+    let limit = Duration::from_secs(120);
+    vec![Scale { flood: 5_000, victims: 60, seeds: 1, servers: 1, base, limit }]
 }
 
 /// Exponential gaps: the victim does not send in step with anything.
@@ -86,6 +96,12 @@ struct Scene {
 impl Scene {
     async fn start(dir: &Path, scale: Scale, seed: u64) -> Result<Self> {
         let sink = Sink::start().await?;
+        let (mesh, tarpit) = Self::mesh(dir, scale, &sink).await?;
+        let address = mesh.ingresses[0].address("submission");
+        Ok(Self { scale, seed, mesh, sink, address, _tarpit: tarpit })
+    }
+
+    async fn mesh(dir: &Path, scale: Scale, sink: &Sink) -> Result<(Mesh, TcpListener)> {
         let dead = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let tarpit = TcpListener::bind("127.0.0.1:0")?;
         let slow = tarpit.local_addr()?.port();
@@ -101,9 +117,7 @@ impl Scene {
             ],
             ..Size::default()
         };
-        let mesh = Mesh::start(dir, size, &sink).await?;
-        let address = mesh.ingresses[0].address("submission");
-        Ok(Self { scale, seed, mesh, sink, address, _tarpit: tarpit })
+        Ok((Mesh::start(dir, size, sink).await?, tarpit))
     }
 
     /// What the victim sees while nothing changes.
@@ -126,10 +140,22 @@ impl Scene {
     }
 
     /// One recipient each, at the full rate.
-    async fn flood_of_messages(&self) -> Result<()> {
+    async fn flood_of_messages(&self, to: SocketAddr) -> Result<()> {
         let seed = self.seed;
         let recipients: Recipients = Arc::new(move |n| vec![recipient(seed, n)]);
-        flood::send(self.address, 16, 0..self.scale.flood, &recipients).await
+        flood::send(to, 16, 0..self.scale.flood, &recipients).await
+    }
+
+    /// What the victim sees while the flood takes of the machine what it takes, and nothing else.
+    async fn victim_beside(&self) -> Result<Taken> {
+        let dir = tempfile::tempdir()?;
+        let (mut mesh, _tarpit) = Self::mesh(dir.path(), self.scale, &self.sink).await?;
+        let flood = self.flood_of_messages(mesh.ingresses[0].address("submission"));
+        let taken = self.victim_during("beside", flood).await?;
+        for process in mesh.processes_mut() {
+            process.kill().await?;
+        }
+        Ok(taken)
     }
 
     /// As many recipients in few messages, which are large.
@@ -172,14 +198,12 @@ impl Scene {
         .await
     }
 
-    /// Prints how long the victim's messages took, and checks it against those alone.
-    fn check(&self, name: &str, alone: &Taken, now: &Taken) -> Result<()> {
-        let p99 = |taken: &Taken| percentile(&taken.to_deliver, 99);
-        let base = p99(alone).max(self.scale.floor);
+    /// Prints how long the victim's messages took, and checks it against those alone and `base`.
+    fn check(&self, name: &str, alone: &Taken, base: Duration, now: &Taken) -> Result<()> {
+        let base = p99(alone).max(base);
         println!(
             "{name}, seed {}: {} messages of the victim, to 250 p50 {:?} p99 {:?}, from there to \
-             the sink p50 {:?} p99 {:?} at most {:?}: {:.1} x alone, {:.2} x the greater of that \
-             and {:?}",
+             the sink p50 {:?} p99 {:?} at most {:?}: {:.1} x alone, {:.2} x {:?}",
             self.seed,
             now.to_deliver.len(),
             percentile(&now.to_accept, 50),
@@ -189,11 +213,15 @@ impl Scene {
             percentile(&now.to_deliver, 100),
             p99(now).div_duration_f64(p99(alone)),
             p99(now).div_duration_f64(base),
-            self.scale.floor,
+            base,
         );
         ensure!(p99(now) <= 2 * base, "{name}: {:?} is more than twice {base:?}", p99(now));
         Ok(())
     }
+}
+
+fn p99(taken: &Taken) -> Duration {
+    percentile(&taken.to_deliver, 99)
 }
 
 /// The recipient of the flood with this number.
@@ -210,17 +238,21 @@ async fn run(scale: Scale, seed: u64) -> Result<()> {
     let warm = gaps(seed).take(20);
     Probe::start(scene.address, "warm", warm).await?.ended(&scene.sink).await?;
     let alone = scene.victim("alone").await?;
-    scene.check("alone", &alone, &alone)?;
-    let during = scene.victim_during("flood", scene.flood_of_messages()).await?;
-    let checked = scene.check("flood of messages", &alone, &during);
+    let (base, base_standing) = match scale.base {
+        Base::AtLeast(base) => (base, base),
+        Base::Elsewhere => (p99(&scene.victim_beside().await?), NOISE),
+    };
+    scene.check("alone", &alone, base, &alone)?;
+    let during = scene.victim_during("flood", scene.flood_of_messages(scene.address)).await?;
+    let checked = scene.check("flood of messages", &alone, base, &during);
     scene.until_known(scale.flood).await?;
     let standing = scene.victim("standing").await?;
-    checked.and(scene.check("messages standing", &alone, &standing))?;
+    checked.and(scene.check("messages standing", &alone, base_standing, &standing))?;
     scene.cancel_all().await?;
     let during = scene.victim_during("large", scene.flood_of_recipients()).await?;
-    let checked = scene.check("flood of recipients", &alone, &during);
+    let checked = scene.check("flood of recipients", &alone, base, &during);
     let standing = scene.victim("large-standing").await?;
-    checked.and(scene.check("recipients standing", &alone, &standing))?;
+    checked.and(scene.check("recipients standing", &alone, base_standing, &standing))?;
     scene.cancel_all().await?;
     for process in scene.mesh.processes_mut() {
         process.kill().await?;
