@@ -28,7 +28,7 @@ pub(crate) fn parse(key: &str) -> Option<(Domain, Option<String>)> {
 
 /// The key of a mailbox's row.
 pub(crate) fn of_mailbox(address: &Mailbox) -> Option<String> {
-    of_row(&Row::Mailbox { address: address.clone(), login: None })
+    of_row(&Row::Mailbox { address: address.clone(), send_only: false, login: None })
 }
 
 /// The key of a row; no two rows of a table have the same.

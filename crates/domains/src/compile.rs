@@ -10,12 +10,13 @@ use crate::identity::{Identity, key, name};
 use crate::password;
 use crate::problem::{Problem, Source};
 use crate::spec::{Alias, Inbound, MailDomainSpec, MailboxSpec, Metadata, Password};
-use crate::table::{Declaration, Entry, Settings, Table};
+use crate::table::{Declaration, Entry, Settings, Table, Target};
 use crate::yaml::{self, Declared, Resource};
 
 const ALIASES_MAX: usize = 500;
 const ALIAS_TARGETS_MAX: usize = 64;
 const MAILBOX_ALIASES_MAX: usize = 100;
+const IDENTITIES_MAX: usize = 100;
 const PASSWORDS_MAX: usize = 10;
 /// RFC 5321 §4.5.3.1.7.
 const MESSAGE_SIZE_BYTES_LEAST: u64 = 64 * 1024;
@@ -52,6 +53,10 @@ struct Compiler {
     names: HashSet<(&'static str, TenantId, String)>,
     /// The domains that take mail, in order.
     hosted: Vec<Domain>,
+    /// The domains that are said to be aliases.
+    alias_domains: HashSet<Domain>,
+    /// The aliases of each domain that has any.
+    aliases: HashMap<Domain, Vec<Domain>>,
 }
 
 impl Compiler {
@@ -64,6 +69,11 @@ impl Compiler {
             self.check_metadata(at);
             if let Resource::MailDomain { metadata, spec } = &at.resource {
                 self.add_domain(at, metadata, spec);
+            }
+        }
+        for at in declared {
+            if let Resource::MailDomain { metadata, spec } = &at.resource {
+                self.add_alias_domain(at, metadata, spec);
             }
         }
         for at in declared {
@@ -129,15 +139,55 @@ impl Compiler {
         if spec.inbound.enabled {
             self.hosted.push(domain.clone());
         }
+        if spec.alias_of.is_some() {
+            self.alias_domains.insert(domain.clone());
+        }
         let declaration = Declaration {
             is_declared: true,
             inbound: spec.inbound.enabled,
             tenant: tenant(metadata),
+            alias_of: None,
             max_message_size_bytes: spec.inbound.max_message_size_bytes,
             entries: HashMap::new(),
             catch_all: None,
         };
         self.table.domains.insert(domain, Arc::new(declaration));
+    }
+
+    /// A domain whose names are those of another one of the same tenant, which has its own.
+    fn add_alias_domain(&mut self, at: &Declared, metadata: &Metadata, spec: &MailDomainSpec) {
+        let (Some(of), Ok(domain)) = (&spec.alias_of, Domain::parse(&spec.domain)) else { return };
+        if !spec.inbound.aliases.is_empty() || spec.inbound.catch_all.is_some() {
+            let message = format!("{domain} has the names of {of}, and none of its own");
+            self.wrong(at, "spec.inbound", message, "declare them in that domain");
+        }
+        let (field, remedy) = ("spec.aliasOf", "write a name such as example.org");
+        let Some(target) = self.own_domain(at, field, of, remedy, metadata) else { return };
+        if self.alias_domains.contains(&target) {
+            self.is_partial = true;
+            let message = format!("{target} is an alias itself");
+            return self.wrong(at, field, message, "name the domain that it is an alias of");
+        }
+        if spec.inbound.enabled && !self.table.is_hosted(&target) {
+            self.is_partial = true;
+            let message = format!("{target} takes no mail itself");
+            self.wrong(at, field, message, "set inbound.enabled alike in both");
+        }
+        if let Some(declaration) = self.table.domains.get_mut(&domain) {
+            Arc::make_mut(declaration).alias_of = Some(target.clone());
+            self.aliases.entry(target).or_default().push(domain);
+        }
+    }
+
+    /// The keys of an address, in its domain and in those that are aliases of it.
+    fn keys(&self, address: &Mailbox) -> impl Iterator<Item = String> {
+        let aliases = address.domain().and_then(|domain| self.aliases.get(domain));
+        let local_part = address.local_part();
+        let elsewhere = aliases
+            .into_iter()
+            .flatten()
+            .map(move |alias| key(&Mailbox::new(local_part.clone(), Host::Domain(alias.clone()))));
+        [key(address)].into_iter().chain(elsewhere)
     }
 
     fn check_numbers(&mut self, at: &Declared, spec: &MailDomainSpec) {
@@ -167,26 +217,58 @@ impl Compiler {
 
     fn add_mailbox(&mut self, at: &Declared, metadata: &Metadata, spec: &MailboxSpec) {
         self.check_count(at, "spec.aliases", spec.aliases.len(), 0..=MAILBOX_ALIASES_MAX);
+        self.check_count(at, "spec.identities", spec.identities.len(), 0..=IDENTITIES_MAX);
+        if spec.send_only && !spec.aliases.is_empty() {
+            let message = "receives for them, and with sendOnly it does not receive";
+            self.wrong(at, "spec.aliases", message, "write them as identities");
+        }
         self.check_passwords(at, &spec.passwords);
         let Some(address) = self.own_address(at, "spec.address", &spec.address, metadata) else {
             return;
         };
-        let mut addresses = vec![key(&address)];
-        self.add_entry(at, "spec.address", &address, Entry::mailbox(&address));
+        let mut addresses: Vec<String> = self.keys(&address).collect();
+        let entry = Entry::mailbox(&address, spec.send_only);
+        self.add_entry(at, "spec.address", &address, entry);
         for (n, alias) in spec.aliases.iter().enumerate() {
             let field = format!("spec.aliases[{n}]");
             if let Some(alias) = self.own_address(at, &field, alias, metadata) {
-                addresses.push(key(&alias));
+                addresses.extend(self.keys(&alias));
                 self.add_entry(at, &field, &alias, Entry::Alias([address.clone()].into()));
             }
         }
+        let (identities, domains) = self.identities(at, metadata, spec);
+        addresses.extend(identities);
         if spec.suspended || spec.passwords.is_empty() {
             return;
         }
         let hashes = spec.passwords.iter().map(|password| password.hash.clone()).collect();
         let (login, tenant) = (address.to_string(), tenant(metadata));
-        let identity = Identity { login, tenant, hashes, addresses };
+        let identity = Identity { login, tenant, hashes, addresses, domains };
         self.table.identities.insert(key(&address), identity);
+    }
+
+    /// The keys of addresses, and the domains, that it may send as and does not receive for.
+    fn identities(
+        &mut self,
+        at: &Declared,
+        metadata: &Metadata,
+        spec: &MailboxSpec,
+    ) -> (Vec<String>, Vec<Domain>) {
+        let (mut addresses, mut domains) = (Vec::new(), Vec::new());
+        for (n, identity) in spec.identities.iter().enumerate() {
+            let field = format!("spec.identities[{n}]");
+            let Some(domain) = identity.strip_prefix("*@") else {
+                let own = self.own_address(at, &field, identity, metadata);
+                addresses.extend(own.iter().flat_map(|own| self.keys(own)));
+                continue;
+            };
+            let remedy = "write *@ and a name such as example.org";
+            let own = self.own_domain(at, &field, domain, remedy, metadata);
+            let aliases = own.as_ref().and_then(|own| self.aliases.get(own));
+            domains.extend(aliases.into_iter().flatten().cloned());
+            domains.extend(own);
+        }
+        (addresses, domains)
     }
 
     fn check_passwords(&mut self, at: &Declared, passwords: &[Password]) {
@@ -214,21 +296,57 @@ impl Compiler {
         metadata: &Metadata,
     ) -> Option<Mailbox> {
         let address = self.address(at, field, text)?;
-        let owner = address.domain().and_then(|domain| self.table.tenant_of(domain));
+        if !self.is_own(at, field, address.host(), metadata) {
+            return None;
+        }
+        if address.domain().is_some_and(|domain| self.alias_domains.contains(domain)) {
+            self.is_partial = true;
+            let message = format!("{} has the names of another domain only", address.host());
+            self.wrong(
+                at,
+                field,
+                message,
+                "write the address in the domain that it is an alias of",
+            );
+            return None;
+        }
+        Some(address)
+    }
+
+    /// A domain of the same tenant.
+    fn own_domain(
+        &mut self,
+        at: &Declared,
+        field: &str,
+        text: &str,
+        remedy: &str,
+        metadata: &Metadata,
+    ) -> Option<Domain> {
+        let domain = Domain::parse(text).inspect_err(|error| {
+            self.is_partial = true;
+            self.wrong(at, field, format!("{text:?}: {error}"), remedy);
+        });
+        let host = Host::Domain(domain.ok()?);
+        self.is_own(at, field, &host, metadata).then(|| host.domain().cloned()).flatten()
+    }
+
+    /// Whether the host is a domain of the same tenant; says so if it is not.
+    fn is_own(&mut self, at: &Declared, field: &str, host: &Host, metadata: &Metadata) -> bool {
+        let owner = host.domain().and_then(|domain| self.table.tenant_of(domain));
         match owner {
-            Some(owner) if *owner == tenant(metadata) => return Some(address),
+            Some(owner) if *owner == tenant(metadata) => return true,
             Some(_) => {
-                let message = format!("{} belongs to another namespace", address.host());
+                let message = format!("{host} belongs to another namespace");
                 self.wrong(at, field, message, "declare it in the MailDomain's namespace");
             }
             None if self.is_partial => {}
             None => {
-                let message = format!("{} is not a declared domain", address.host());
+                let message = format!("{host} is not a declared domain");
                 self.wrong(at, field, message, "declare a MailDomain for it");
             }
         }
         self.is_partial = true;
-        None
+        false
     }
 
     fn address(&mut self, at: &Declared, field: &str, text: &str) -> Option<Mailbox> {
@@ -342,10 +460,13 @@ impl Compiler {
         }
     }
 
-    /// Whether the domain is ours and has nothing of that name.
+    /// Whether the domain is ours and has nothing of that name that takes mail.
     fn is_nowhere(&self, address: &Mailbox) -> bool {
         let hosted = address.domain().filter(|domain| self.table.is_hosted(domain));
-        hosted.is_some_and(|domain| self.table.entry(address.local_part(), domain).is_none())
+        hosted.is_some_and(|domain| {
+            let entry = self.table.entry(address.local_part(), domain);
+            matches!(entry, None | Some(Target::SendOnly(_)))
+        })
     }
 
     /// Mail to `<postmaster>` without a domain goes somewhere, too.
@@ -392,5 +513,7 @@ fn postmaster_of(domain: Domain) -> Mailbox {
 const NOWHERE_REMEDY: &str = "declare the mailbox, or name another address";
 
 fn nowhere(address: &Mailbox) -> String {
-    format!("{address} goes nowhere: its domain is ours and has no such mailbox or alias")
+    format!(
+        "{address} goes nowhere: its domain is ours and has nothing of that name that takes mail"
+    )
 }

@@ -2,7 +2,6 @@
 
 use mail_types::Mailbox;
 
-use crate::identity::key;
 use crate::resolve::DESTINATIONS_MAX;
 use crate::table::{Table, Target};
 
@@ -33,7 +32,7 @@ impl Astray {
 /// Follows the aliases from `start` to the end, in every direction.
 pub(crate) fn follow(table: &Table, start: &Mailbox) -> Result<(), Astray> {
     let mut steps = DESTINATIONS_MAX;
-    walk(table, start, &mut vec![key(start)], &mut steps)
+    walk(table, start, &mut vec![table.key(start)], &mut steps)
 }
 
 /// Goes on from `address`, the last of `path`; `steps` bounds the work.
@@ -48,7 +47,7 @@ fn walk(
     let entry = hosted.and_then(|domain| table.entry(address.local_part(), domain));
     let Some(Target::Alias(targets)) = entry else { return Ok(()) };
     for target in targets {
-        let key = key(target);
+        let key = table.key(target);
         if path[0] == key {
             return Err(Astray::Loop);
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mail_types::{LocalPart, Mailbox, TenantId};
+use mail_types::{Domain, LocalPart, Mailbox, TenantId};
 
 /// Somebody who may send. The hashes are not shown by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Identity {
     pub(crate) hashes: Vec<String>,
     /// The keys of the addresses it owns.
     pub(crate) addresses: Vec<String>,
+    /// Domains of which it may send as any address.
+    pub(crate) domains: Vec<Domain>,
 }
 
 impl Identity {
@@ -24,15 +26,17 @@ impl Identity {
         &self.tenant
     }
 
-    /// PHC strings; any that verifies lets in. At least one.
+    /// Any that is of the password lets in ([`crate::password::is_match`]). At least one.
     pub fn password_hashes(&self) -> &[String] {
         &self.hashes
     }
 
-    /// Whether the address is its own: its mailbox, one of the mailbox's aliases, or a sub-address
-    /// of these. Aliases of the domain are nobody's own.
+    /// Whether the address is its own: its mailbox, one of the mailbox's aliases or identities, or
+    /// a sub-address of these. Aliases of the domain are nobody's own.
     pub fn may_send_as(&self, address: &Mailbox) -> bool {
-        self.owns(&key(address)) || base_key(address).is_some_and(|base| self.owns(&base))
+        self.owns(&key(address))
+            || base_key(address).is_some_and(|base| self.owns(&base))
+            || address.domain().is_some_and(|domain| self.domains.contains(domain))
     }
 
     fn owns(&self, key: &str) -> bool {
@@ -69,9 +73,35 @@ pub(crate) fn split_tag(local_part: &str) -> Option<(&str, &str)> {
     Some(local_part.split_at(at))
 }
 
+/// What stands behind the `+` of `used`, a sub-address of the mailbox `own` (RFC 5233 §1).
+pub fn detail<'a>(used: &'a Mailbox, own: &Mailbox) -> Option<&'a str> {
+    if name(used.local_part()) == name(own.local_part()) {
+        return None;
+    }
+    let (_, tag) = split_tag(used.local_part().as_str())?;
+    tag.strip_prefix('+').filter(|detail| !detail.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn details_of_sub_addresses() {
+        let detail_of = |used: &str, own: &str| {
+            let (used, own) = (used.parse().unwrap(), own.parse().unwrap());
+            detail(&used, &own).map(str::to_owned)
+        };
+        assert_eq!(detail_of("alice+Lists@a.example", "alice@a.example").as_deref(), Some("Lists"));
+        assert_eq!(detail_of("a+b+c@a.example", "a@a.example").as_deref(), Some("b+c"));
+        for (used, own) in [
+            ("alice@a.example", "alice@a.example"),
+            ("alice+@a.example", "alice@a.example"),
+            ("A+b@a.example", "a+b@a.example"),
+        ] {
+            assert_eq!(detail_of(used, own), None, "{used}");
+        }
+    }
 
     #[test]
     fn own_addresses_only() {
@@ -80,6 +110,7 @@ mod tests {
             tenant: TenantId::new("t"),
             hashes: vec!["secret".into()],
             addresses: vec!["alice@a.example".into(), "sales@b.example".into()],
+            domains: vec![Domain::parse("all.example").unwrap()],
         };
         for (address, may) in [
             ("alice@a.example", true),
@@ -87,6 +118,10 @@ mod tests {
             ("alice+tag@a.example", true),
             ("\"alice\"@a.example", true),
             ("sales+x@b.example", true),
+            ("anything@all.example", true),
+            ("\"\"@all.example", true),
+            ("x@sub.all.example", false),
+            ("\"x@all.example\"@c.example", false),
             ("alice@b.example", false),
             ("+alice@a.example", false),
             ("alice@sub.a.example", false),

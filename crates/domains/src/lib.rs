@@ -18,7 +18,7 @@ mod compile;
 mod graph;
 mod identity;
 mod logins;
-mod password;
+pub mod password;
 mod problem;
 mod resolve;
 mod row;
@@ -27,7 +27,7 @@ mod table;
 pub mod yaml;
 
 pub use absence::{Absence, AtHome};
-pub use identity::Identity;
+pub use identity::{Identity, detail};
 pub use logins::{Claimant, Logins, Unknown};
 pub use problem::{Problem, Source};
 pub use resolve::{Destination, Resolution};

@@ -47,11 +47,11 @@ impl Table {
     }
 
     /// The mailbox that takes mail for this address or this sub-address, by its own address. An
-    /// alias is no mailbox.
+    /// alias is no mailbox, and one that only sends takes none.
     pub fn mailbox(&self, address: &Mailbox) -> Option<Mailbox> {
         match self.named(address.local_part(), address.domain()?)? {
             Target::Mailbox(own) => Some(own),
-            Target::Alias(_) => None,
+            Target::SendOnly(_) | Target::Alias(_) => None,
         }
     }
 
@@ -64,7 +64,7 @@ impl Table {
 
     /// Adds the destinations of `address`; `seen` keeps them apart and ends loops.
     fn expand(&self, address: &Mailbox, seen: &mut HashSet<String>, found: &mut Vec<Destination>) {
-        if found.len() >= DESTINATIONS_MAX || !seen.insert(key(address)) {
+        if found.len() >= DESTINATIONS_MAX || !seen.insert(self.key(address)) {
             return;
         }
         let Some(domain) = address.domain().filter(|domain| self.is_hosted(domain)) else {
@@ -72,9 +72,10 @@ impl Table {
             return;
         };
         match self.entry(address.local_part(), domain) {
-            None => {}
+            None | Some(Target::SendOnly(_)) => {}
             Some(Target::Mailbox(own)) => {
-                let (own_key, is_tagged) = (key(&own), key(&own) != key(address));
+                let own_key = key(&own);
+                let is_tagged = own_key != self.key(address);
                 if !is_tagged || seen.insert(own_key) {
                     let address = with_tag(&own, address.local_part());
                     found.push(Destination::Mailbox { address });
@@ -90,12 +91,14 @@ impl Table {
 
     /// The mailbox or alias of a local part, or the catch-all.
     pub(crate) fn entry(&self, local_part: &LocalPart, domain: &Domain) -> Option<Target<'_>> {
-        let catch_all = || self.domain(domain)?.catch_all.as_deref().map(Target::Alias);
+        let declaration = || self.domain(self.canonical(domain));
+        let catch_all = || declaration()?.catch_all.as_deref().map(Target::Alias);
         self.named(local_part, domain).or_else(catch_all)
     }
 
     /// The mailbox or alias of a local part: itself, or what it is a sub-address of.
     pub(crate) fn named(&self, local_part: &LocalPart, domain: &Domain) -> Option<Target<'_>> {
+        let domain = self.canonical(domain);
         let entries = &self.domain(domain)?.entries;
         let name = name(local_part);
         let found = |name: &str| entries.get(name)?.target(name, domain);

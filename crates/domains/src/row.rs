@@ -25,6 +25,9 @@ pub enum Row {
         /// Whether its mail is received here.
         inbound: bool,
         tenant: TenantId,
+        /// The domain whose names are this one's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        alias_of: Option<Domain>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_message_size_bytes: Option<u64>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -32,6 +35,9 @@ pub enum Row {
     },
     Mailbox {
         address: Mailbox,
+        /// It takes no mail.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        send_only: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         login: Option<Login>,
     },
@@ -47,11 +53,14 @@ pub enum Row {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Login {
-    /// PHC strings; none where they are kept apart.
+    /// Of its passwords; none where they are kept apart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hashes: Vec<String>,
     /// The addresses it may send as, in the form in which they are compared.
     addresses: Vec<String>,
+    /// Domains of which it may send as any address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    domains: Vec<Domain>,
 }
 
 /// Rows that make no table.
@@ -104,7 +113,7 @@ impl Row {
         hashes: Vec<String>,
         tenant: &TenantId,
     ) -> Result<Option<Identity>, RowError> {
-        let Self::Mailbox { address, login: Some(login) } = self else { return Ok(None) };
+        let Self::Mailbox { address, login: Some(login), .. } = self else { return Ok(None) };
         let wrong = |problem| RowError::Password { address: address.to_string(), problem };
         for hash in &hashes {
             password::check(hash).map_err(wrong)?;
@@ -117,6 +126,7 @@ impl Row {
             tenant: tenant.clone(),
             hashes,
             addresses: login.addresses.clone(),
+            domains: login.domains.clone(),
         }))
     }
 }
@@ -169,14 +179,18 @@ impl Table {
             Target::Alias(to) => {
                 Row::Alias { domain: domain.clone(), name: name.to_owned(), to: to.to_vec() }
             }
-            Target::Mailbox(address) => {
-                let login = self.identities.get(&key(&address)).map(|identity| Login {
-                    hashes: identity.hashes.clone(),
-                    addresses: identity.addresses.clone(),
-                });
-                Row::Mailbox { address, login }
-            }
+            Target::Mailbox(address) => self.row_of_mailbox(address, false),
+            Target::SendOnly(address) => self.row_of_mailbox(address, true),
         })
+    }
+
+    fn row_of_mailbox(&self, address: Mailbox, send_only: bool) -> Row {
+        let login = self.identities.get(&key(&address)).map(|identity| Login {
+            hashes: identity.hashes.clone(),
+            addresses: identity.addresses.clone(),
+            domains: identity.domains.clone(),
+        });
+        Row::Mailbox { address, send_only, login }
     }
 
     /// Puts a table together again, without its logins.
@@ -201,11 +215,19 @@ impl Table {
         let declaration = Arc::make_mut(declaration);
         let entry = match row {
             Row::Alias { to, .. } => Entry::Alias(to.as_slice().into()),
-            Row::Mailbox { address, .. } => Entry::mailbox(address),
-            Row::Domain { inbound, tenant, max_message_size_bytes, catch_all, .. } => {
+            Row::Mailbox { address, send_only, .. } => Entry::mailbox(address, *send_only),
+            Row::Domain {
+                domain: _,
+                inbound,
+                tenant,
+                alias_of,
+                max_message_size_bytes,
+                catch_all,
+            } => {
                 declaration.is_declared = true;
                 declaration.inbound = *inbound;
                 declaration.tenant = tenant.clone();
+                declaration.alias_of.clone_from(alias_of);
                 declaration.max_message_size_bytes = *max_message_size_bytes;
                 declaration.catch_all = (!catch_all.is_empty()).then(|| catch_all[..].into());
                 return;
@@ -250,6 +272,7 @@ fn row_of_domain(domain: &Domain, declaration: &Declaration) -> Row {
         domain: domain.clone(),
         inbound: declaration.inbound,
         tenant: declaration.tenant.clone(),
+        alias_of: declaration.alias_of.clone(),
         max_message_size_bytes: declaration.max_message_size_bytes,
         catch_all: declaration.catch_all.as_deref().unwrap_or_default().to_vec(),
     }
@@ -276,7 +299,12 @@ mod tests {
              aliases: [\"\\\"a b\\\"@a.example\"]\n  \
              passwords: [{{name: phone, hash: \"{HASH}\"}}]\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\n\
-             metadata: {{name: bob, namespace: t}}\nspec: {{address: bob@a.example}}\n"
+             metadata: {{name: bob, namespace: t}}\nspec: {{address: bob@a.example}}\n\
+             ---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
+             metadata: {{name: z, namespace: t}}\nspec: {{domain: z.example, aliasOf: a.example}}\n\
+             ---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\n\
+             metadata: {{name: app, namespace: t}}\nspec:\n  address: app@a.example\n  \
+             sendOnly: true\n  identities: [\"*@a.example\", sales@a.example]\n"
         );
         Table::from_yaml([("f", text.as_str())], &Settings::default()).unwrap()
     }
@@ -285,7 +313,7 @@ mod tests {
     fn a_table_survives_its_rows() {
         let table = table();
         let rows: Vec<Row> = table.rows().collect();
-        assert_eq!((rows.len(), table.row_count()), (6, 6));
+        assert_eq!((rows.len(), table.row_count()), (8, 8));
         let text = serde_saphyr::to_string(&rows).unwrap();
         let read: Vec<Row> = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(read, rows);
@@ -308,7 +336,7 @@ mod tests {
             changed.remove(row.domain().unwrap(), row.name().as_deref());
         }
         assert!(changed.domains.is_empty());
-        assert_eq!(table.row_count(), 6, "a copy was changed");
+        assert_eq!(table.row_count(), 8, "a copy was changed");
         let (names, domains): (Vec<&Row>, Vec<&Row>) =
             rows.iter().partition(|row| row.name().is_some());
         names.into_iter().for_each(|row| changed.put(row));

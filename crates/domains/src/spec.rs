@@ -24,6 +24,9 @@ pub struct Metadata {
 pub struct MailDomainSpec {
     /// In A-labels or U-labels.
     pub domain: String,
+    /// Another domain of the same namespace, whose mailboxes and aliases are this one's as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias_of: Option<String>,
     #[serde(default)]
     pub inbound: Inbound,
 }
@@ -73,6 +76,13 @@ pub struct MailboxSpec {
     /// Other addresses that it receives for and may send as; at most 100.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    /// Other addresses that it may send as and does not receive for, in domains of its namespace:
+    /// `sales@example.org`, or `*@example.org` for all of a domain. At most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub identities: Vec<String>,
+    /// Takes no mail: for programs that only send.
+    #[serde(default)]
+    pub send_only: bool,
     /// Any of them lets in; without one nobody can log in. At most 10.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passwords: Vec<Password>,
@@ -87,7 +97,8 @@ pub struct MailboxSpec {
 pub struct Password {
     /// What it is for, such as `phone`; unique in its mailbox.
     pub name: String,
-    /// In PHC form, `$argon2id$…`; `postrider mailbox hash-password` prints one.
+    /// `$argon2id$…`, which `postrider mailbox hash-password` prints; or one made elsewhere, of
+    /// SHA512-CRYPT (`$6$…`) or bcrypt (`$2y$…`), also with Dovecot's `{SCHEME}` before it.
     pub hash: String,
 }
 

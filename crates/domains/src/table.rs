@@ -33,6 +33,8 @@ pub(crate) struct Declaration {
     /// Whether its mail is received here.
     pub(crate) inbound: bool,
     pub(crate) tenant: TenantId,
+    /// The domain whose names are this one's.
+    pub(crate) alias_of: Option<Domain>,
     pub(crate) max_message_size_bytes: Option<u64>,
     /// By local part in lower case.
     pub(crate) entries: HashMap<Box<str>, Entry>,
@@ -46,6 +48,7 @@ impl Default for Declaration {
             is_declared: false,
             inbound: false,
             tenant: TenantId::new("default"),
+            alias_of: None,
             max_message_size_bytes: None,
             entries: HashMap::new(),
             catch_all: None,
@@ -58,6 +61,8 @@ impl Default for Declaration {
 pub(crate) enum Entry {
     /// The address where it is another than the name in its domain.
     Mailbox(Option<Box<Mailbox>>),
+    /// A mailbox that takes no mail.
+    SendOnly(Option<Box<Mailbox>>),
     Alias(Box<[Mailbox]>),
 }
 
@@ -65,25 +70,31 @@ pub(crate) enum Entry {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Target<'a> {
     Mailbox(Mailbox),
+    SendOnly(Mailbox),
     Alias(&'a [Mailbox]),
 }
 
 impl Entry {
-    pub(crate) fn mailbox(address: &Mailbox) -> Self {
+    pub(crate) fn mailbox(address: &Mailbox, send_only: bool) -> Self {
         let local_part = address.local_part();
         let is_plain = LocalPart::parse(&name(local_part)).is_ok_and(|plain| plain == *local_part);
-        Self::Mailbox((!is_plain).then(|| Box::new(address.clone())))
+        let address = (!is_plain).then(|| Box::new(address.clone()));
+        if send_only { Self::SendOnly(address) } else { Self::Mailbox(address) }
     }
 
     /// `None` when `name` is not its own.
     pub(crate) fn target(&self, name: &str, domain: &Domain) -> Option<Target<'_>> {
+        let address = |address: &Option<Box<Mailbox>>| match address {
+            Some(address) => Some(Mailbox::clone(address)),
+            None => {
+                let host = Host::Domain(domain.clone());
+                Some(Mailbox::new(LocalPart::parse(name).ok()?, host))
+            }
+        };
         Some(match self {
             Self::Alias(to) => Target::Alias(to),
-            Self::Mailbox(Some(address)) => Target::Mailbox(Mailbox::clone(address)),
-            Self::Mailbox(None) => {
-                let host = Host::Domain(domain.clone());
-                Target::Mailbox(Mailbox::new(LocalPart::parse(name).ok()?, host))
-            }
+            Self::Mailbox(own) => Target::Mailbox(address(own)?),
+            Self::SendOnly(own) => Target::SendOnly(address(own)?),
         })
     }
 }
@@ -105,7 +116,7 @@ impl Table {
     /// How many mailboxes there are.
     pub fn mailboxes(&self) -> usize {
         let entries = self.domains.values().flat_map(|declaration| declaration.entries.values());
-        entries.filter(|entry| matches!(entry, Entry::Mailbox(_))).count()
+        entries.filter(|entry| !matches!(entry, Entry::Alias(_))).count()
     }
 
     /// Whose a domain is.
@@ -115,7 +126,8 @@ impl Table {
 
     /// The largest message that a domain takes, in octets.
     pub fn max_message_size_bytes(&self, domain: &Domain) -> Option<u64> {
-        self.domains.get(domain)?.max_message_size_bytes
+        let of = |domain| self.domain(domain)?.max_message_size_bytes;
+        of(domain).or_else(|| of(self.canonical(domain)))
     }
 
     /// Who logs in by this name: the address of a mailbox that has a password and is not
@@ -136,6 +148,21 @@ impl Table {
     /// Where `<postmaster>` leads.
     pub fn postmaster(&self) -> Option<&Mailbox> {
         self.postmaster.as_ref()
+    }
+
+    /// The domain whose names those of `domain` are: another one, of which it is an alias, or
+    /// itself.
+    pub(crate) fn canonical<'a>(&'a self, domain: &'a Domain) -> &'a Domain {
+        self.domain(domain).and_then(|it| it.alias_of.as_ref()).unwrap_or(domain)
+    }
+
+    /// By which addresses are compared: the names of an alias domain are those of the other.
+    pub(crate) fn key(&self, address: &Mailbox) -> String {
+        let domain = address.domain().map(|domain| self.canonical(domain).clone());
+        match domain {
+            Some(domain) => key(&Mailbox::new(address.local_part().clone(), Host::Domain(domain))),
+            None => key(address),
+        }
     }
 
     pub(crate) fn domain(&self, domain: &Domain) -> Option<&Declaration> {

@@ -5,8 +5,6 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
-use argon2::password_hash::PasswordVerifier;
-use argon2::password_hash::phc::PasswordHash;
 use domains::{Destination, Resolution, Settings, Table, yaml};
 use mail_types::{Domain, ForwardPath, Host, Mailbox};
 use proptest::prelude::*;
@@ -67,8 +65,8 @@ fn the_quickstart_resolves() {
 fn the_quickstart_password_is_the_one_that_the_readme_names() {
     let table = compile(QUICKSTART).unwrap();
     let alice = table.identity("alice@example.org").unwrap();
-    let hash = PasswordHash::new(&alice.password_hashes()[0]).unwrap();
-    argon2::Argon2::default().verify_password(b"postrider-quickstart", &hash).unwrap();
+    let [hash] = alice.password_hashes() else { panic!("{alice:?}") };
+    assert!(domains::password::is_match("postrider-quickstart", hash));
 }
 
 #[test]
@@ -184,6 +182,69 @@ fn identities_own_their_addresses() {
 }
 
 #[test]
+fn identities_are_sent_as_and_not_received_for() {
+    let identities =
+        "  address: alice@example.org\n  identities: [sales@example.org, \"*@b.example\"]";
+    let other = "\n---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
+                 metadata: {name: b}\nspec: {domain: b.example, inbound: {enabled: false}}\n";
+    let text = QUICKSTART.replacen("  address: alice@example.org", identities, 1) + other;
+    let table = compile(&text).unwrap();
+    let alice = table.identity("alice@example.org").unwrap();
+    for own in ["alice@example.org", "Sales@example.org", "sales+x@example.org", "who@b.example"] {
+        assert!(alice.may_send_as(&mailbox(own)), "{own}");
+    }
+    for foreign in ["bob@example.org", "who@sub.b.example", "\"x@b.example\"@example.net"] {
+        assert!(!alice.may_send_as(&mailbox(foreign)), "{foreign}");
+    }
+    assert_eq!(resolve(&table, "sales@example.org"), Resolution::UnknownRecipient);
+}
+
+#[test]
+fn an_alias_domain_has_all_names_of_the_other() {
+    let alias = "\n---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
+                 metadata: {name: b}\nspec: {domain: b.example, aliasOf: example.org}\n";
+    let catch_all = "    catchAll: bob@example.org\n    aliases:";
+    let text = QUICKSTART.replacen("    aliases:", catch_all, 1) + alias;
+    let table = compile(&text).unwrap();
+    assert_eq!(resolve(&table, "Alice@B.example"), local(&["alice@example.org"]));
+    assert_eq!(resolve(&table, "alice+x@b.example"), local(&["alice+x@example.org"]));
+    assert_eq!(resolve(&table, "postmaster@b.example"), local(&["alice@example.org"]));
+    assert_eq!(resolve(&table, "else@b.example"), local(&["bob@example.org"]));
+    let team = local(&["alice@example.org", "bob@example.org"]);
+    assert_eq!(resolve(&table, "team@b.example"), team);
+    assert_eq!(table.mailbox(&mailbox("bob@b.example")), Some(mailbox("bob@example.org")));
+    let alice = table.identity("alice@example.org").unwrap();
+    assert!(alice.may_send_as(&mailbox("alice@b.example")));
+    assert!(!alice.may_send_as(&mailbox("bob@b.example")));
+    assert!(table.identity("alice@b.example").is_none(), "the login has one name");
+    // One of both names in a list of recipients is one recipient.
+    let both = text.replacen(
+        "team, to: [alice@example.org,",
+        "team, to: [alice@b.example, alice@example.org,",
+        1,
+    );
+    assert_eq!(resolve(&compile(&both).unwrap(), "team@example.org"), team);
+}
+
+#[test]
+fn a_mailbox_that_only_sends_takes_no_mail_not_even_by_the_catch_all() {
+    let send_only = "  address: alice@example.org\n  sendOnly: true";
+    let inbound = "  inbound:\n    catchAll: bob@example.org\n";
+    let text = QUICKSTART
+        .replace("to: [alice@example.org", "to: [bob@example.org")
+        .replacen("  address: alice@example.org", send_only, 1)
+        .replacen("  inbound:\n", inbound, 1);
+    let table = compile(&text).unwrap();
+    for path in ["alice@example.org", "alice+x@example.org"] {
+        assert_eq!(resolve(&table, path), Resolution::UnknownRecipient, "{path}");
+        assert_eq!(table.mailbox(&mailbox(path)), None, "{path}");
+    }
+    assert_eq!(resolve(&table, "else@example.org"), local(&["bob@example.org"]));
+    let alice = table.identity("alice@example.org").unwrap();
+    assert!(alice.may_send_as(&mailbox("alice@example.org")));
+}
+
+#[test]
 fn a_suspended_mailbox_receives_and_does_not_log_in() {
     let suspended = "  address: alice@example.org\n  suspended: true";
     let table =
@@ -217,7 +278,7 @@ fn bad_files_are_refused_with_their_messages() {
         checked += 1;
     }
     assert!(mistaken.is_empty(), "{mistaken}");
-    assert!(checked >= 34, "{checked} files");
+    assert!(checked >= 47, "{checked} files");
 }
 
 proptest! {

@@ -4,9 +4,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use argon2::Argon2;
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
-use domains::{Claimant, Identity};
+use argon2::password_hash::PasswordHasher;
+use domains::{Claimant, Identity, password};
 use smtp::Credentials;
 use tokio::sync::Semaphore;
 
@@ -112,15 +111,10 @@ impl Authenticator {
         let permit = Arc::clone(&self.hashing).acquire_owned().await.ok()?;
         let work = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            hashes.into_iter().find(|hash| is_match(&password, hash))
+            hashes.into_iter().find(|hash| password::is_match(&password, hash))
         });
         work.await.ok()
     }
-}
-
-fn is_match(password: &str, hash: &str) -> bool {
-    PasswordHash::new(hash)
-        .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
 
 #[cfg(test)]
