@@ -117,6 +117,7 @@ fn ingress_config(dir: &Path) -> Result<ingress::Config> {
     let listener = ingress::Listener {
         kind: ingress::Kind::Submission,
         addresses: vec!["127.0.0.1:0".parse()?],
+        proxy_protocol: None,
     };
     let mut config = ingress::Config {
         hostname: "mx.local.test".into(),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mail_types::Host;
 use serde::{Deserialize, Serialize};
 use smtp::{Limits, ListenerKind};
@@ -35,6 +36,18 @@ pub struct Listener {
     pub kind: Kind,
     /// `0.0.0.0:25`, `[::]:25`: IPv6 addresses take IPv6 only. Port 0 takes a free one.
     pub addresses: Vec<SocketAddr>,
+    /// A load balancer stands before it and says who the client is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+}
+
+/// The PROXY protocol, v1 or v2: each connection must begin with its header.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// The networks of the load balancers, such as `10.0.0.0/8`. Connections from elsewhere are
+    /// closed without a word: they could claim to be anybody.
+    pub from: Vec<IpNet>,
 }
 
 /// What a listener is for.
@@ -261,6 +274,11 @@ impl Config {
                 "limits.headerBlockBytes",
                 limits.header_block_bytes <= 768 * 1024,
                 "is above 786432; header fields are kept in memory",
+            ),
+            (
+                "listeners[].proxyProtocol.from",
+                self.listeners.iter().flat_map(|l| &l.proxy_protocol).all(|p| !p.from.is_empty()),
+                "is empty; name the networks of the load balancers",
             ),
             ("auth.parallelism", self.auth.parallelism > 0, "is zero; nobody could log in"),
             ("messageLifetimeSeconds", self.message_lifetime_seconds > 0, "is zero; raise it"),

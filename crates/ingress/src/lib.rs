@@ -27,6 +27,7 @@ mod deadline;
 mod listener;
 mod metrics;
 mod policy;
+mod proxy;
 mod replies;
 mod session;
 mod shared;
@@ -49,13 +50,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-pub use self::config::{CertificateFiles, Config, ConfigError, Kind, Listener};
+pub use self::config::{CertificateFiles, Config, ConfigError, Kind, Listener, ProxyProtocol};
 pub use self::metrics::Metrics;
 pub use self::tls::TlsError;
 
 use self::clients::ClientKey;
 use self::listener::{Listening, Permit, accept};
 use self::metrics::End;
+use self::proxy::Proxies;
 use self::replies::Canned;
 use self::session::Session;
 use self::shared::Shared;
@@ -127,8 +129,10 @@ impl Ingress {
         let acceptor = certificates.as_ref().map(Certificates::acceptor);
         let mut listening = Vec::new();
         for listener in &config.listeners {
+            let proxies = listener.proxy_protocol.as_ref();
+            let proxies = proxies.map(|proxies| Arc::new(Proxies::new(proxies.from.clone())));
             for &address in &listener.addresses {
-                let bound = Listening::bind(listener.kind.into(), address)
+                let bound = Listening::bind(listener.kind.into(), address, proxies.clone())
                     .map_err(|source| StartError::Listen { address, source })?;
                 listening.push(bound);
             }
@@ -184,6 +188,7 @@ fn load_certificates(config: &Config, host: &Host) -> Result<Option<Arc<Certific
 }
 
 /// What accepts connections.
+#[derive(Clone)]
 struct Door {
     shared: Arc<Shared>,
     tracker: TaskTracker,
@@ -196,33 +201,59 @@ impl Door {
         let mut turn = 0;
         loop {
             // Cancel-safe: what was not accepted stays in the kernel, a permit goes back.
-            let (permit, kind, tcp, peer) = tokio::select! {
+            let (permit, listening, tcp, peer) = tokio::select! {
                 accepted = self.next(&listening, &mut turn) => match accepted {
                     Some(accepted) => accepted,
                     None => return,
                 },
                 () = self.stop.cancelled() => return,
             };
+            let kind = listening.kind;
             self.shared.metrics.connected(kind);
             // Without it a reply could wait for the acknowledgement of the one before.
             let _ = tcp.set_nodelay(true);
-            match permit {
-                Permit::Session(permit) => self.open(kind, tcp, peer, permit),
-                Permit::Refusal(permit) => {
+            match (permit, &listening.proxies) {
+                (Permit::Session(permit), None) => self.open(kind, tcp, peer, permit),
+                (Permit::Session(permit), Some(proxies)) => {
+                    let (door, proxies) = (self.clone(), Arc::clone(proxies));
+                    self.tracker.spawn(door.open_behind(proxies, kind, tcp, peer, permit));
+                }
+                (Permit::Refusal(permit), _) => {
                     self.turn_away(tcp, replies::TOO_MANY_CONNECTIONS, "total", permit);
                 }
             }
         }
     }
 
-    async fn next(
+    async fn next<'a>(
         &self,
-        listening: &[Listening],
+        listening: &'a [Listening],
         turn: &mut usize,
-    ) -> Option<(Permit, ListenerKind, TcpStream, SocketAddr)> {
+    ) -> Option<(Permit, &'a Listening, TcpStream, SocketAddr)> {
         let permit = self.shared.admission.permit().await?;
-        let (kind, tcp, peer) = accept(listening, turn).await;
-        Some((self.shared.admission.renew(permit), kind, tcp, peer))
+        let (listening, tcp, peer) = accept(listening, turn).await;
+        Some((self.shared.admission.renew(permit), listening, tcp, peer))
+    }
+
+    /// Opens a session for the client of whom a proxy tells.
+    async fn open_behind(
+        self,
+        proxies: Arc<Proxies>,
+        kind: ListenerKind,
+        mut tcp: TcpStream,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) {
+        // May be dropped: nothing was said yet.
+        let told = self.stop.run_until_cancelled(proxies.client(&mut tcp, peer)).await;
+        match told {
+            Some(Ok(Some(client))) => self.open(kind, tcp, client, permit),
+            Some(Ok(None)) | None => {}
+            Some(Err(error)) => {
+                self.shared.metrics.refused_connection(error.reason());
+                tracing::info!(event = "proxy_refused", proxy = %peer, %error);
+            }
+        }
     }
 
     fn open(

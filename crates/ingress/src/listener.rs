@@ -12,6 +12,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::proxy::Proxies;
+
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
 /// How long accepting rests after an error such as too many open files.
@@ -24,11 +26,17 @@ const REFUSED_MAX: usize = 64;
 pub(crate) struct Listening {
     pub(crate) kind: ListenerKind,
     pub(crate) address: SocketAddr,
+    /// Who says who the client is, where it is not whom we are connected with.
+    pub(crate) proxies: Option<Arc<Proxies>>,
     socket: TcpListener,
 }
 
 impl Listening {
-    pub(crate) fn bind(kind: ListenerKind, address: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn bind(
+        kind: ListenerKind,
+        address: SocketAddr,
+        proxies: Option<Arc<Proxies>>,
+    ) -> io::Result<Self> {
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         if domain == Domain::IPV6 {
@@ -40,17 +48,17 @@ impl Listening {
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from_std(socket.into())?;
-        Ok(Self { kind, address: socket.local_addr()?, socket })
+        Ok(Self { kind, address: socket.local_addr()?, proxies, socket })
     }
 }
 
-/// The next connection of any listener, with the listener's kind. Cancel-safe.
+/// The next connection of any listener, with the listener. Cancel-safe.
 ///
 /// One task accepts for all of them, so that only one permit waits for a client.
-pub(crate) async fn accept(
-    listening: &[Listening],
+pub(crate) async fn accept<'a>(
+    listening: &'a [Listening],
     turn: &mut usize,
-) -> (ListenerKind, TcpStream, SocketAddr) {
+) -> (&'a Listening, TcpStream, SocketAddr) {
     loop {
         let accepted = poll_fn(|context| {
             for step in 0..listening.len() {
@@ -58,7 +66,7 @@ pub(crate) async fn accept(
                 let listening = &listening[at];
                 if let Poll::Ready(accepted) = listening.socket.poll_accept(context) {
                     *turn = at + 1;
-                    return Poll::Ready(accepted.map(|(tcp, peer)| (listening.kind, tcp, peer)));
+                    return Poll::Ready(accepted.map(|(tcp, peer)| (listening, tcp, peer)));
                 }
             }
             Poll::Pending
@@ -135,9 +143,10 @@ mod tests {
 
     #[tokio::test]
     async fn both_families_on_one_port() {
-        let v6 = Listening::bind(ListenerKind::Relay, "[::1]:0".parse().unwrap()).unwrap();
+        let v6 = Listening::bind(ListenerKind::Relay, "[::1]:0".parse().unwrap(), None).unwrap();
         let port = v6.address.port();
         assert_ne!(port, 0);
-        Listening::bind(ListenerKind::Relay, SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+        let v4 = SocketAddr::from(([127, 0, 0, 1], port));
+        Listening::bind(ListenerKind::Relay, v4, None).unwrap();
     }
 }

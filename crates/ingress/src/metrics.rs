@@ -98,7 +98,7 @@ impl Metrics {
         registry.register("connections", "Connections accepted", metrics.connections.clone());
         registry.register(
             "connections_refused",
-            "Connections answered with 421 at once",
+            "Connections answered with 421 at once, or closed for want of a PROXY header",
             metrics.connections_refused.clone(),
         );
         registry.register(

@@ -9,6 +9,7 @@ mod ingress {
 
     mod accepting;
     mod limits;
+    mod proxied;
     mod relaying;
     mod smuggling;
     mod stopping;
