@@ -4,6 +4,7 @@
 //! <directory>/<domain>/<local part, escaped>/tmp/…   written, fdatasync
 //!                                           /new/…   renamed, directory fsync: delivered
 //!                                           /cur/…   the reader's
+//!                                           /.Name/  a folder of the owner's, alike (Maildir++)
 //! ```
 //!
 //! **Queues.** Jobs of kind [`queue::HopKind::Mailbox`] are leased, as many as may be written
@@ -15,7 +16,8 @@
 //! is room again.
 //!
 //! **Security.** No part of an address becomes part of a path unescaped; nothing is written outside
-//! the directory. Files and directories are the owner's alone.
+//! the directory. Files and directories are the owner's alone. A sub-address (`alice+lists`) goes
+//! to the folder of that name if its owner has made one; no stranger makes one.
 //!
 //! **Diagnostics.** One line for each recipient `stored`, and for each group `deferred`, `bounced`,
 //! `expired` or `double_bounce`; and [`Metrics`].

@@ -16,6 +16,8 @@ const NAMED_MAX: usize = 20;
 pub(crate) struct Stored {
     pub(crate) recipient: u32,
     pub(crate) mailbox: String,
+    /// `None` for the inbox.
+    pub(crate) folder: Option<String>,
     pub(crate) file: String,
     pub(crate) size: u64,
     /// A repeated job found it there.
@@ -33,6 +35,7 @@ pub(crate) fn stored(job: &Job, stored: &Stored, took_ms: u64) {
         recipient = job.recipients[stored.recipient as usize].recipient.address.to_string(),
         tenant = %job.envelope.tenant,
         mailbox = stored.mailbox,
+        folder = stored.folder,
         file = stored.file,
         size = stored.size,
         repeat = stored.is_repeat,

@@ -12,9 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mail_types::{Domain, Mailbox, Timestamp};
-
-use crate::path;
+use mail_types::Timestamp;
 
 /// A file in `tmp` that is older was left by a crash (Maildir specification).
 const LEFTOVER_AGE: Duration = Duration::from_secs(36 * 3600);
@@ -64,8 +62,12 @@ pub(crate) struct Store {
 /// Where a recipient's copy goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Target {
-    maildir: PathBuf,
-    /// From [`path::unique_name`].
+    /// The Maildir of the mailbox, which is its inbox.
+    inbox: PathBuf,
+    /// The name of a folder, in either case: where the copy goes if the owner has made one. A
+    /// stranger makes none.
+    folder: Option<String>,
+    /// From [`crate::path::unique_name`].
     unique: String,
     /// Octets of the file.
     size: u64,
@@ -82,7 +84,8 @@ pub(crate) enum Search {
 
 /// What [`Store::begin`] found.
 pub(crate) enum Begun {
-    Stored,
+    /// It is there already, in the inbox or in this folder.
+    Stored(Option<String>),
     Writing(Draft),
 }
 
@@ -91,6 +94,8 @@ pub(crate) enum Begun {
 pub(crate) struct Draft {
     file: File,
     path: PathBuf,
+    /// Where it is published: the inbox, or a folder of it.
+    maildir: PathBuf,
     target: Target,
     written: u64,
     is_published: bool,
@@ -98,14 +103,8 @@ pub(crate) struct Draft {
 
 impl Target {
     /// `size` is that of the whole file.
-    pub(crate) fn new(
-        store: &Store,
-        domain: &Domain,
-        mailbox: &Mailbox,
-        unique: String,
-        size: u64,
-    ) -> Self {
-        Self { maildir: path::of_mailbox(&store.root, domain, mailbox), unique, size }
+    pub(crate) fn new(inbox: PathBuf, folder: Option<String>, unique: String, size: u64) -> Self {
+        Self { inbox, folder, unique, size }
     }
 
     /// `,S=` tells readers the size without a look at the file.
@@ -113,15 +112,32 @@ impl Target {
         format!("{},S={}", self.unique, self.size)
     }
 
-    fn is_in_new(&self) -> Result<bool, DiskError> {
-        let new = self.maildir.join("new");
+    /// The folder as its owner has named it (Maildir++: a directory `.Name`). A name of the disk is
+    /// compared with what was asked for, which is never part of a path.
+    fn folder_there(&self) -> Result<Option<PathBuf>, DiskError> {
+        let Some(wanted) = &self.folder else { return Ok(None) };
+        for entry in fs::read_dir(&self.inbox).map_err(DiskError::at("look", &self.inbox))? {
+            let entry = entry.map_err(DiskError::at("look", &self.inbox))?;
+            let name = entry.file_name();
+            let folder = name.to_str().and_then(|name| name.strip_prefix('.'));
+            if folder.is_some_and(|folder| folder.eq_ignore_ascii_case(wanted))
+                && entry.file_type().is_ok_and(|kind| kind.is_dir())
+            {
+                return Ok(Some(entry.path()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_in_new(&self, maildir: &Path) -> Result<bool, DiskError> {
+        let new = maildir.join("new");
         let found = new.join(self.file_name()).try_exists();
         found.map_err(DiskError::at("look", &new))
     }
 
     /// A reader moves a file to `cur` and adds flags to its name.
-    fn is_in_cur(&self) -> Result<bool, DiskError> {
-        let cur = self.maildir.join("cur");
+    fn is_in_cur(&self, maildir: &Path) -> Result<bool, DiskError> {
+        let cur = maildir.join("cur");
         for entry in fs::read_dir(&cur).map_err(DiskError::at("look", &cur))? {
             let name = entry.map_err(DiskError::at("look", &cur))?.file_name();
             let rest = name.to_str().and_then(|name| name.strip_prefix(&self.unique));
@@ -156,15 +172,13 @@ impl Store {
         beginning: &[Bytes],
         now: Timestamp,
     ) -> Result<Begun, DiskError> {
-        self.prepare(&target.maildir, now)?;
-        let begun = self.begin_prepared(&target, search, beginning);
+        let begun = self.begin_prepared(&target, search, beginning, now);
         if !matches!(&begun, Err(error) if error.is_absence()) {
             return begun;
         }
-        // Somebody removed the Maildir meanwhile.
-        self.prepared().remove(&target.maildir);
-        self.prepare(&target.maildir, now)?;
-        self.begin_prepared(&target, search, beginning)
+        // Somebody removed the Maildir or the folder meanwhile.
+        self.prepared().retain(|prepared| !prepared.starts_with(&target.inbox));
+        self.begin_prepared(&target, search, beginning, now)
     }
 
     fn begin_prepared(
@@ -172,31 +186,43 @@ impl Store {
         target: &Target,
         search: Search,
         beginning: &[Bytes],
+        now: Timestamp,
     ) -> Result<Begun, DiskError> {
-        // What another process renamed and did not sync would be lost with the power.
-        if target.is_in_new()? {
-            sync_dir(&target.maildir.join("new"))?;
-            return Ok(Begun::Stored);
+        self.prepare(&target.inbox, now)?;
+        let folder = target.folder_there()?;
+        if let Some(folder) = &folder {
+            self.prepare(folder, now)?;
         }
-        if search == Search::Everywhere && target.is_in_cur()? {
-            sync_dir(&target.maildir.join("cur"))?;
-            return Ok(Begun::Stored);
+        // It may lie in the inbox from before the folder was made.
+        let maildirs = folder.iter().chain([&target.inbox]);
+        for maildir in maildirs.clone() {
+            // What another process renamed and did not sync would be lost with the power.
+            if target.is_in_new(maildir)? {
+                sync_dir(&maildir.join("new"))?;
+                return Ok(Begun::Stored(folder_name(maildir)));
+            }
+            if search == Search::Everywhere && target.is_in_cur(maildir)? {
+                sync_dir(&maildir.join("cur"))?;
+                return Ok(Begun::Stored(folder_name(maildir)));
+            }
         }
-        let mut draft = self.create(target)?;
+        let maildir = folder.as_ref().unwrap_or(&target.inbox);
+        let mut draft = self.create(target, maildir)?;
         for bytes in beginning {
             draft.write(bytes)?;
         }
         Ok(Begun::Writing(draft))
     }
 
-    fn create(&self, target: &Target) -> Result<Draft, DiskError> {
-        let tmp = target.maildir.join("tmp");
+    fn create(&self, target: &Target, maildir: &Path) -> Result<Draft, DiskError> {
+        let tmp = maildir.join("tmp");
         let number = self.writes.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}.{:016x}.{number}", target.unique, self.incarnation);
         let path = tmp.join(name);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(DiskError::at("create a file", &tmp))?;
-        Ok(Draft { file, path, target: target.clone(), written: 0, is_published: false })
+        let (maildir, target) = (maildir.to_owned(), target.clone());
+        Ok(Draft { file, path, maildir, target, written: 0, is_published: false })
     }
 
     /// Makes a Maildir that survives a power cut; once in a process, for one that was killed may
@@ -226,6 +252,11 @@ impl Store {
 }
 
 impl Draft {
+    /// The folder that it goes to; `None` for the inbox.
+    pub(crate) fn folder(&self) -> Option<String> {
+        folder_name(&self.maildir)
+    }
+
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
         self.file.write_all(bytes).map_err(DiskError::at("write", &self.path))?;
         self.written += bytes.len() as u64;
@@ -241,7 +272,7 @@ impl Draft {
     /// same file: the kernel may have dropped the pages.
     pub(crate) fn publish(mut self) -> Result<(), DiskError> {
         self.file.sync_data().map_err(DiskError::at("sync", &self.path))?;
-        let new = self.target.maildir.join("new");
+        let new = self.maildir.join("new");
         fs::rename(&self.path, new.join(self.target.file_name()))
             .map_err(DiskError::at("rename", &new))?;
         self.is_published = true;
@@ -256,6 +287,11 @@ impl Drop for Draft {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// The name of a folder by its directory; `None` for an inbox, which is in no `.Name`.
+fn folder_name(maildir: &Path) -> Option<String> {
+    Some(maildir.file_name()?.to_str()?.strip_prefix('.')?.to_owned())
 }
 
 fn sync_dir(dir: &Path) -> Result<(), DiskError> {

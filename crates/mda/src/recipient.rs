@@ -1,6 +1,6 @@
 //! Which mailboxes a recipient stands for now, and what is said of the others.
 
-use domains::{Destination, Resolution, Table};
+use domains::{Destination, Resolution, Table, detail};
 use mail_types::{EnhancedStatus, ForwardPath, Mailbox, Reply, ReplyCode, Timestamp};
 use outcome::{Delivery, Outcome};
 use queue::{Report, Wait};
@@ -29,28 +29,44 @@ pub(crate) enum Undelivered {
     Content,
 }
 
-/// The mailboxes for a recipient, by their own addresses; at least one.
-pub(crate) fn mailboxes(
-    table: Option<&Table>,
-    address: &Mailbox,
-) -> Result<Vec<Mailbox>, Undelivered> {
+/// Where a copy goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    /// The mailbox's own address.
+    pub(crate) mailbox: Mailbox,
+    /// What a sub-address asks for: a folder, if there is one of that name.
+    pub(crate) detail: Option<String>,
+}
+
+impl Place {
+    /// `used` is the address that led to it.
+    fn new(mailbox: Mailbox, used: &Mailbox) -> Self {
+        let detail = detail(used, &mailbox).map(str::to_owned);
+        Self { mailbox, detail }
+    }
+}
+
+/// The mailboxes for a recipient; at least one.
+pub(crate) fn places(table: Option<&Table>, address: &Mailbox) -> Result<Vec<Place>, Undelivered> {
     let table = table.ok_or(Undelivered::NoTable)?;
     if !address.domain().is_some_and(|domain| table.is_hosted(domain)) {
         return Err(Undelivered::NotHosted);
     }
     if let Some(own) = table.mailbox(address) {
-        return Ok(vec![own]);
+        return Ok(vec![Place::new(own, address)]);
     }
     // It was a mailbox when the mail was accepted.
     match table.resolve(&ForwardPath::Mailbox(address.clone())) {
         Resolution::UnknownRecipient => Err(Undelivered::Absent),
         Resolution::Remote(_) => Err(Undelivered::NotHosted),
         Resolution::Local(destinations) => {
-            let mailbox = |destination| match destination {
-                Destination::Mailbox { address } => table.mailbox(&address),
+            let place = |destination| match destination {
+                Destination::Mailbox { address } => {
+                    Some(Place::new(table.mailbox(&address)?, &address))
+                }
                 Destination::Remote { .. } => None,
             };
-            let found: Option<Vec<Mailbox>> = destinations.into_iter().map(mailbox).collect();
+            let found: Option<Vec<Place>> = destinations.into_iter().map(place).collect();
             found.ok_or(Undelivered::LeadsElsewhere)
         }
     }

@@ -24,9 +24,25 @@ impl Fixture {
     }
 
     fn target(&self) -> Target {
-        let mailbox = Mailbox::parse("alice@example.org").unwrap();
-        let domain = mailbox.domain().unwrap().clone();
-        Target::new(&self.store, &domain, &mailbox, "1.X_0_0.p".into(), CONTENT.len() as u64)
+        self.target_in(None)
+    }
+
+    fn target_in(&self, folder: Option<&str>) -> Target {
+        let inbox = self.store.root.join("example.org/alice");
+        Target::new(inbox, folder.map(str::to_owned), "1.X_0_0.p".into(), CONTENT.len() as u64)
+    }
+
+    /// Stores a copy, unless it is there, and says where: in which folder, whether it was there.
+    fn store_in(&self, folder: &str) -> (Option<String>, bool) {
+        let (target, beginning) = (self.target_in(Some(folder)), [Bytes::from_static(CONTENT)]);
+        match self.store.begin(target, Search::Everywhere, &beginning, now()).unwrap() {
+            Begun::Stored(folder) => (folder, true),
+            Begun::Writing(draft) => {
+                let folder = draft.folder();
+                draft.publish().unwrap();
+                (folder, false)
+            }
+        }
     }
 
     fn begin(&self, search: Search) -> Result<Begun, DiskError> {
@@ -36,16 +52,16 @@ impl Fixture {
     fn draft(&self) -> Draft {
         match self.begin(Search::Everywhere).unwrap() {
             Begun::Writing(draft) => draft,
-            Begun::Stored => panic!("stored already"),
+            Begun::Stored(_) => panic!("stored already"),
         }
     }
 
     fn is_stored(&self, search: Search) -> bool {
-        matches!(self.begin(search).unwrap(), Begun::Stored)
+        matches!(self.begin(search).unwrap(), Begun::Stored(_))
     }
 
     fn names(&self, dir: &str) -> Vec<String> {
-        let dir = self.target().maildir.join(dir);
+        let dir = self.target().inbox.join(dir);
         let entries = fs::read_dir(dir).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
@@ -61,8 +77,41 @@ fn written_in_tmp_and_moved_to_new() {
     draft.publish().unwrap();
     assert!(fixture.names("tmp").is_empty());
     assert_eq!(fixture.names("new"), ["1.X_0_0.p,S=20"]);
-    let stored = fs::read(fixture.target().maildir.join("new/1.X_0_0.p,S=20")).unwrap();
+    let stored = fs::read(fixture.target().inbox.join("new/1.X_0_0.p,S=20")).unwrap();
     assert_eq!(stored, CONTENT);
+}
+
+#[test]
+fn a_sub_address_goes_to_a_folder_that_is_there() {
+    for (made, asked, want) in [
+        (".Lists", "lists", Some("Lists")),
+        (".lists.rust", "Lists.Rust", Some("lists.rust")),
+        (".Lists", "other", None),
+        (".Lists", "../.Lists", None),
+        (".Lists", ".Lists", None),
+        ("Lists", "Lists", None),
+        (".x", "new", None),
+    ] {
+        let fixture = Fixture::new();
+        fs::create_dir_all(fixture.target().inbox.join(made)).unwrap();
+        let want = want.map(str::to_owned);
+        assert_eq!(fixture.store_in(asked), (want.clone(), false), "{asked}");
+        assert_eq!(fixture.store_in(asked), (want.clone(), true), "{asked}");
+        let new = format!("{}/new", if want.is_some() { made } else { "." });
+        assert_eq!(fixture.names(&new), ["1.X_0_0.p,S=20"], "{asked}");
+    }
+}
+
+#[test]
+fn a_folder_made_meanwhile_takes_no_second_copy() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.store_in("lists"), (None, false));
+    fs::create_dir(fixture.target().inbox.join(".lists")).unwrap();
+    assert_eq!(fixture.store_in("lists"), (None, true));
+    fs::remove_file(fixture.target().inbox.join("new/1.X_0_0.p,S=20")).unwrap();
+    assert_eq!(fixture.store_in("lists"), (Some("lists".to_owned()), false), "made anew");
+    fs::remove_dir_all(fixture.target().inbox.join(".lists")).unwrap();
+    assert_eq!(fixture.store_in("lists"), (None, false), "the folder is gone");
 }
 
 #[test]
@@ -70,7 +119,7 @@ fn nobody_else_may_read() {
     use std::os::unix::fs::PermissionsExt;
     let fixture = Fixture::new();
     fixture.draft().publish().unwrap();
-    let maildir = fixture.target().maildir;
+    let maildir = fixture.target().inbox;
     for (path, mode) in [("", 0o700), ("new", 0o700), ("cur", 0o700), ("new/1.X_0_0.p,S=20", 0o600)]
     {
         let found = fs::metadata(maildir.join(path)).unwrap().permissions().mode();
@@ -83,9 +132,9 @@ fn nobody_else_may_read() {
 fn killed_between_any_two_steps() {
     type Step = fn(&Fixture);
     let steps: [(&str, Step); 4] = [
-        ("made the directories", |f| f.store.prepare(&f.target().maildir, now()).unwrap()),
+        ("made the directories", |f| f.store.prepare(&f.target().inbox, now()).unwrap()),
         ("wrote a part", |f| {
-            let mut draft = f.store.create(&f.target()).unwrap();
+            let mut draft = f.store.create(&f.target(), &f.target().inbox).unwrap();
             draft.write(b"Sub").unwrap();
             draft.is_published = true; // a killed process removes nothing
         }),
@@ -94,7 +143,7 @@ fn killed_between_any_two_steps() {
     ];
     for (done, step) in steps {
         let mut fixture = Fixture::new();
-        fixture.store.prepare(&fixture.target().maildir, now()).unwrap();
+        fixture.store.prepare(&fixture.target().inbox, now()).unwrap();
         step(&fixture);
         fixture.restart();
         if let Begun::Writing(draft) = fixture.begin(Search::Everywhere).unwrap() {
@@ -109,7 +158,7 @@ fn killed_between_any_two_steps() {
 fn found_again_when_it_was_read() {
     let fixture = Fixture::new();
     fixture.draft().publish().unwrap();
-    let maildir = fixture.target().maildir;
+    let maildir = fixture.target().inbox;
     for name in ["1.X_0_0.p,S=20:2,S", "1.X_0_0.p,S=20:2,", "1.X_0_0.p,S=20,W=20:2,RS", "1.X_0_0.p"]
     {
         let from = maildir.join("new/1.X_0_0.p,S=20");
@@ -144,7 +193,7 @@ fn two_attempts_at_once_store_one() {
 fn a_maildir_that_was_removed_is_made_again() {
     let fixture = Fixture::new();
     fixture.draft().publish().unwrap();
-    fs::remove_dir_all(fixture.target().maildir).unwrap();
+    fs::remove_dir_all(fixture.target().inbox).unwrap();
     fixture.draft().publish().unwrap();
     assert_eq!(fixture.names("new").len(), 1);
 }
@@ -152,7 +201,7 @@ fn a_maildir_that_was_removed_is_made_again() {
 #[test]
 fn leftovers_go_after_their_time() {
     let mut fixture = Fixture::new();
-    let maildir = fixture.target().maildir;
+    let maildir = fixture.target().inbox;
     fixture.store.prepare(&maildir, now()).unwrap();
     for (name, hours) in [("old", 37), ("fresh", 35)] {
         let file = File::create(maildir.join("tmp").join(name)).unwrap();
@@ -174,7 +223,7 @@ fn failures_tell_whether_room_is_lacking() {
     }
     let fixture = Fixture::new();
     fs::create_dir_all(fixture.store.root.join("example.org")).unwrap();
-    fs::write(fixture.target().maildir, "a file in its place").unwrap();
+    fs::write(fixture.target().inbox, "a file in its place").unwrap();
     let Err(error) = fixture.begin(Search::New) else { panic!("no error") };
     assert!(!error.is_full());
     assert!(error.to_string().starts_with("cannot make a Maildir in /"), "{error}");

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use mail_types::{Mailbox, Timestamp};
+use mail_types::Timestamp;
 use message::trace;
 use outcome::{Outcome, Verdict, due_recipients};
 use queue::{Content, ContentError, Job, Lease};
@@ -16,7 +16,7 @@ use crate::log::{self, Stored};
 use crate::maildir::{Begun, DiskError, Draft, Search, Target};
 use crate::metrics::Cause;
 use crate::path;
-use crate::recipient::{self, Undelivered};
+use crate::recipient::{self, Place, Undelivered};
 
 /// Recipients seen to between two settlements.
 const RECIPIENTS_MAX: usize = 100;
@@ -122,15 +122,15 @@ impl Worker {
     ) -> Result<(), Failure> {
         let address = &job.recipients[index as usize].recipient.address;
         let table = self.domains.load_full();
-        let mailboxes = match (recipient::mailboxes(table.as_deref(), address), &table) {
+        let places = match (recipient::places(table.as_deref(), address), &table) {
             (Err(Undelivered::Absent), Some(table)) if !self.absence.is_proven(table).await => {
                 Err(Undelivered::Uncertain)
             }
-            (mailboxes, _) => mailboxes,
+            (places, _) => places,
         };
-        for mailbox in mailboxes.map_err(Failure::Undelivered)? {
+        for place in places.map_err(Failure::Undelivered)? {
             let started = Instant::now();
-            let stored = self.store_copy(lease, job, index, &mailbox, search).await?;
+            let stored = self.store_copy(lease, job, index, &place, search).await?;
             let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             log::stored(job, &stored, took_ms);
         }
@@ -142,33 +142,37 @@ impl Worker {
         lease: &mut dyn Lease,
         job: &Job,
         index: u32,
-        mailbox: &Mailbox,
+        place: &Place,
         search: Search,
     ) -> Result<Stored, Failure> {
+        let Place { mailbox, detail } = place;
         // A mailbox of the table is in a domain.
         let domain = mailbox.domain().ok_or(Failure::Undelivered(Undelivered::Absent))?;
         let prefix = prefix(job, index);
         let mut content = lease.content().await?;
         let size = prefix.len() as u64 + content.size;
         let unique = path::unique_name(job, index);
-        let target = Target::new(&self.store, domain, mailbox, unique, size);
-        let stored = |is_repeat| Stored {
+        let inbox = path::of_mailbox(self.store.root(), domain, mailbox);
+        let target = Target::new(inbox, detail.clone(), unique, size);
+        let stored = |is_repeat, folder| Stored {
             recipient: index,
             mailbox: mailbox.to_string(),
+            folder,
             file: target.file_name(),
             size,
             is_repeat,
         };
         let first = content.chunks.next().await.transpose()?.unwrap_or_default();
         match self.begin(target.clone(), search, vec![prefix, first]).await? {
-            Begun::Stored => {
+            Begun::Stored(folder) => {
                 self.metrics.already_stored.inc();
-                Ok(stored(true))
+                Ok(stored(true, folder))
             }
             Begun::Writing(draft) => {
+                let folder = draft.folder();
                 self.finish(lease, draft, content).await?;
                 self.metrics.stored_bytes.inc_by(size);
-                Ok(stored(false))
+                Ok(stored(false, folder))
             }
         }
     }
