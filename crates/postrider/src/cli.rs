@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use domains_kv::Class;
 use mail_types::{Domain, QueueId, TenantId};
 use queue::{Filter, Phase};
@@ -46,6 +47,16 @@ pub(crate) enum Command {
     /// Helpers for the configuration of nats-server.
     #[command(subcommand)]
     Nats(NatsCommand),
+    /// Print a script by which a shell completes commands and options.
+    ///
+    /// For bash: `source <(postrider completions bash)`.
+    Completions { shell: Shell },
+    /// Write the manual pages, one for each command; read one with `man ./postrider-queue.1`.
+    Man {
+        /// Where the files are made; it must be there.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 /// How a process is started.
@@ -255,6 +266,28 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// The help of a command and of all below it.
+    fn help(command: &mut clap::Command, path: &str, text: &mut String) {
+        *text += &format!("$ {path} --help\n{}\n\n", command.render_long_help());
+        for below in command.get_subcommands_mut().filter(|below| below.get_name() != "help") {
+            let path = format!("{path} {}", below.get_name());
+            help(below, &path, text);
+        }
+    }
+
+    /// Scripts and habits depend on it: a change is made on purpose, with
+    /// `POSTRIDER_GOLDEN=write cargo test -p postrider`.
+    #[test]
+    fn the_help_is_what_was_agreed() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/help.txt");
+        let mut text = String::new();
+        help(&mut Cli::command().term_width(100), "postrider", &mut text);
+        if std::env::var_os("POSTRIDER_GOLDEN").is_some_and(|wish| wish == "write") {
+            std::fs::write(file, &text).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(file).unwrap(), text);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod backend;
 mod cli;
 mod config;
+mod documents;
 mod domain_command;
 mod dsn_route;
 mod nats_command;
@@ -58,6 +59,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             return secrets::make(&directory, &classes);
         }
         Command::Check { directory } => return serve::check(&directory.path),
+        Command::Completions { shell } => return documents::completions(shell),
+        Command::Man { directory } => return documents::manual(&directory),
         Command::Serve(_)
         | Command::Ingress(_)
         | Command::Worker(_)
@@ -75,6 +78,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Queue(command) => queue_command::run(command).await,
             Command::Domain(command) => domain_command::run(command).await,
             Command::Check { .. } | Command::Mailbox(_) | Command::Nats(_) => Ok(()),
+            Command::Completions { .. } | Command::Man { .. } => Ok(()),
         }
     })
 }

@@ -44,6 +44,38 @@ fn the_quickstart_is_in_order() {
 }
 
 #[test]
+fn bash_completes_commands_and_options() {
+    let script = String::from_utf8(postrider(&["completions", "bash"]).stdout).unwrap();
+    for (words, wants) in
+        [("postrider que", "queue"), ("postrider queue list --recip", "--recipient-domain")]
+    {
+        let last = words.split(' ').count() - 1;
+        let ask = format!(
+            "{script}\nCOMP_WORDS=({words}); COMP_CWORD={last}\n\
+             _postrider postrider \"${{COMP_WORDS[COMP_CWORD]}}\"\necho \"${{COMPREPLY[@]}}\""
+        );
+        let output = Command::new("bash").args(["-c", &ask]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said.trim(), wants, "{words}: {:?}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn there_is_a_manual_page_for_each_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = postrider(&["man", &dir.path().display().to_string()]);
+    assert!(output.status.success(), "{output:?}");
+    for page in ["postrider.1", "postrider-queue.1", "postrider-queue-cancel.1"] {
+        let text = fs::read_to_string(dir.path().join(page)).unwrap();
+        assert!(text.contains(".SH SYNOPSIS"), "{page}: {text}");
+    }
+    let nowhere = dir.path().join("none").display().to_string();
+    let output = postrider(&["man", &nowhere]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().contains(&nowhere));
+}
+
+#[test]
 fn mistakes_name_the_place_and_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let resource = "domains/example.org.yaml";
