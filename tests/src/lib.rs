@@ -9,6 +9,7 @@ pub mod client;
 pub mod collector;
 pub mod contract;
 pub mod dns;
+pub mod dovecot;
 pub mod exposition;
 pub mod flood;
 pub mod forwarder;

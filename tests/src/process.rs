@@ -33,6 +33,8 @@ pub struct Postrider {
     running: Option<Running>,
     /// Environment of the process.
     env: Vec<(String, String)>,
+    /// Whom it runs as, if not as the test, and a binary that he can reach.
+    user: Option<(u32, PathBuf)>,
 }
 
 struct Running {
@@ -46,7 +48,7 @@ struct Running {
 pub const PASSWORD: &str = "correct horse";
 
 /// An argon2id hash of [`PASSWORD`] with the smallest parameters, so that tests are quick.
-const PASSWORD_HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$cG9zdHJpZGVydGVzdCE$\
+pub const PASSWORD_HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$cG9zdHJpZGVydGVzdCE$\
                              dtVUC3i4NMEgQwr0y6TKgIs3oFWNg7H/sICDLoUAHdk";
 
 impl Postrider {
@@ -59,7 +61,8 @@ impl Postrider {
     pub fn of_role(role: &str, dir: &Path, config: &str) -> Result<Self> {
         fs::create_dir_all(dir.join("domains"))?;
         fs::write(dir.join("postrider.yaml"), config)?;
-        Ok(Self { dir: dir.to_owned(), role: role.to_owned(), running: None, env: Vec::new() })
+        let (dir, role) = (dir.to_owned(), role.to_owned());
+        Ok(Self { dir, role, running: None, env: Vec::new(), user: None })
     }
 
     /// Whether it was started and not stopped or killed.
@@ -74,6 +77,14 @@ impl Postrider {
 
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.env.push((name.into(), value.into()));
+    }
+
+    /// Runs it as another user from now on, which needs root.
+    pub fn set_user(&mut self, user: u32) -> Result<()> {
+        let reachable = self.dir.join("postrider");
+        fs::copy(binary()?, &reachable)?;
+        self.user = Some((user, reachable));
+        Ok(())
     }
 
     pub fn dir(&self) -> &Path {
@@ -91,7 +102,15 @@ impl Postrider {
     pub async fn start(&mut self) -> Result<()> {
         assert!(self.running.is_none(), "already running");
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        let mut child = Command::new(binary()?)
+        let mut command = match &self.user {
+            None => Command::new(binary()?),
+            Some((user, binary)) => {
+                let mut command = Command::new(binary);
+                command.uid(*user).gid(*user);
+                command
+            }
+        };
+        let mut child = command
             .args([&*self.role, "--log", "json"])
             .arg(&self.dir)
             .envs(self.env.iter().cloned())

@@ -3,7 +3,7 @@
 //! ```text
 //! ~/.cache/postrider/
 //!   bin/swaks  bin/smtp-source  bin/smtp-sink     run as they are
-//!   postfix/{usr,etc}  swaks/usr                  Debian packages, unpacked
+//!   postfix/{usr,etc}  swaks/usr  dovecot/usr     Debian packages, unpacked
 //!   python/bin/python3                            with flufl.bounce
 //!   cargo-deny/bin/cargo-deny
 //!   nats-server/bin/nats-server  nats-cli/bin/nats
@@ -26,6 +26,7 @@ use crate::cache;
 pub(crate) enum Tool {
     Deny,
     Postfix,
+    Dovecot,
     Swaks,
     Bounce,
     Nats,
@@ -33,9 +34,10 @@ pub(crate) enum Tool {
     Faketime,
 }
 
-pub(crate) const ALL: [Tool; 7] = [
+pub(crate) const ALL: [Tool; 8] = [
     Tool::Deny,
     Tool::Postfix,
+    Tool::Dovecot,
     Tool::Swaks,
     Tool::Bounce,
     Tool::Nats,
@@ -56,6 +58,7 @@ pub(crate) fn bring(tool: Tool) -> Result<Brought> {
     let now = match tool {
         Tool::Deny => deny::bring(&dir)?,
         Tool::Postfix => debian::bring_postfix(&dir)?,
+        Tool::Dovecot => debian::bring_dovecot(&dir)?,
         Tool::Swaks => debian::bring_swaks(&dir)?,
         Tool::Bounce => python::bring(&dir)?,
         Tool::Nats => nats::bring_server(&dir)?,

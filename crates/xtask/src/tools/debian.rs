@@ -1,5 +1,5 @@
-//! Postfix, swaks and libfaketime, unpacked from Debian's packages beside the libraries that this
-//! machine lacks.
+//! Postfix, Dovecot, swaks and libfaketime, unpacked from Debian's packages beside the libraries
+//! that this machine lacks.
 //!
 //! `apt-get --simulate` says which packages are missing here, `apt-get download` brings them and
 //! `dpkg -x` unpacks them: none of it needs root or changes the machine.
@@ -16,6 +16,7 @@ use crate::{cache, command, machine};
 /// What the tests were written against. Debian replaces the last part by security updates, so only
 /// the upstream version is pinned.
 const POSTFIX: Pin = Pin { package: "postfix", upstream: "3.7." };
+const DOVECOT: Pin = Pin { package: "dovecot-core", upstream: "1:2.3." };
 const SWAKS: Pin = Pin { package: "swaks", upstream: "20201014." };
 const FAKETIME: Pin = Pin { package: "libfaketime", upstream: "0.9.10" };
 
@@ -49,6 +50,12 @@ pub(super) fn bring_postfix(dir: &Path) -> Result<bool> {
             write_program(dir, program, &script)?;
         }
         Ok(())
+    })
+}
+
+pub(super) fn bring_dovecot(dir: &Path) -> Result<bool> {
+    cache::ensure(&dir.join("dovecot"), &DOVECOT.stamp(), |root| {
+        unpack(dir, root, &DOVECOT, &["dovecot-imapd", "dovecot-pop3d"])
     })
 }
 

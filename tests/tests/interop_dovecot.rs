@@ -1,0 +1,122 @@
+//! Our Maildirs, served by Dovecot to Python's IMAP and POP3 clients.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tests::client::Client;
+use tests::dovecot::{Dovecot, Login, MAIL_USER};
+use tests::process::{PASSWORD, PASSWORD_HASH, Postrider};
+use tests::{maildir, scenario, tools, wait};
+use tokio::process::Command;
+
+const ALICE: &str = "alice@example.test";
+
+/// Runs the script in `argv[3]` with a session of `imap` or `pop3`, as Alice.
+const PYTHON: &str = "\
+import imaplib, poplib, sys
+user, password, script, imap_port, pop3_port = sys.argv[1:]
+def imap():
+    session = imaplib.IMAP4('127.0.0.1', int(imap_port))
+    session.login(user, password)
+    return session
+def pop3():
+    session = poplib.POP3('127.0.0.1', int(pop3_port))
+    session.user(user)
+    session.pass_(password)
+    return session
+exec(script)
+";
+
+/// Prints for each message of a folder its subject, its size by FETCH and by what is fetched.
+const READ: &str = "\
+session = imap()
+status, count = session.select(FOLDER)
+for n in range(1, int(count[0]) + 1):
+    _, fetched = session.fetch(str(n), '(RFC822.SIZE RFC822)')
+    size = fetched[0][0].split(b'RFC822.SIZE ')[1].split(b' ')[0].decode()
+    subject = [line for line in fetched[0][1].split(b'\\r\\n') if line.startswith(b'Subject:')]
+    print(subject[0].decode(), int(size) == len(fetched[0][1]))
+";
+
+async fn python(dovecot: &Dovecot, script: &str) -> Result<String> {
+    let output = Command::new(tools::path("python/bin/python3")?)
+        .args(["-c", PYTHON, ALICE, PASSWORD, script])
+        .args([dovecot.imap().port().to_string(), dovecot.pop3().port().to_string()])
+        .stdin(Stdio::null())
+        .output()
+        .await?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{script}: {error}\n{}", dovecot.log());
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+async fn read(dovecot: &Dovecot, folder: &str) -> Result<String> {
+    python(dovecot, &READ.replace("FOLDER", &format!("{folder:?}"))).await
+}
+
+/// Sends a message and waits until it is in a mailbox.
+async fn send(postrider: &Postrider, root: &Path, to: &str, subject: &str) -> Result<()> {
+    let before = maildir::messages(root)?.len();
+    let mut client = Client::connect(postrider.address("relay")).await?;
+    client.command("EHLO client.test", 250).await?;
+    let content = format!("From: <a@elsewhere.test>\r\nSubject: {subject}\r\n\r\n.\r\nbody\r\n");
+    let reply = client.transaction("a@elsewhere.test", &[to], content.as_bytes()).await?;
+    ensure!(reply.code == 250, "{}", reply.text);
+    wait::until("the message in its mailbox", Duration::from_secs(20), async || {
+        (maildir::messages(root).ok()?.len() > before).then_some(())
+    })
+    .await
+}
+
+/// Gives all of it to the user who runs the server: nothing in it needs root.
+fn give(dir: &Path) -> Result<()> {
+    chown(dir, Some(MAIL_USER), Some(MAIL_USER))?;
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            give(&path)?;
+        } else {
+            chown(&path, Some(MAIL_USER), Some(MAIL_USER))?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn dovecot_serves_our_maildirs() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let own = dir.path().join("postrider");
+    let config = scenario::config_for_port(9, &own.join("data"));
+    let mut postrider = Postrider::new(&own, &config)?;
+    postrider.write_domain("example.test", &["alice"])?;
+    chown(dir.path(), Some(MAIL_USER), Some(MAIL_USER))?;
+    give(&own)?;
+    postrider.set_user(MAIL_USER)?;
+    postrider.start().await?;
+    let root = own.join("data/mail");
+    send(&postrider, &root, ALICE, "first").await?;
+    let first = maildir::messages(&root)?.pop().context("no message")?;
+    let inbox = first.ancestors().nth(2).context("no Maildir")?.to_owned();
+    let hash = format!("{{ARGON2ID}}{PASSWORD_HASH}");
+    let login = Login { name: ALICE, hash: &hash, maildir: &inbox };
+    let dovecot = Dovecot::start(dir.path(), &[login]).await?;
+
+    assert_eq!(read(&dovecot, "INBOX").await?, "Subject: first True\n");
+    // A folder that its owner makes is where sub-addressed mail goes from then on.
+    send(&postrider, &root, "alice+lists@example.test", "before").await?;
+    python(&dovecot, "imap().create('Lists')").await?;
+    send(&postrider, &root, "alice+lists@example.test", "after").await?;
+    send(&postrider, &root, "alice+other@example.test", "other").await?;
+    assert_eq!(read(&dovecot, "Lists").await?, "Subject: after True\n");
+    let inbox = read(&dovecot, "INBOX").await?;
+    assert_eq!(inbox, "Subject: first True\nSubject: before True\nSubject: other True\n");
+
+    let listed = "s = pop3(); print(len(s.list()[1]), b'Subject: first' in s.retr(1)[1])";
+    assert_eq!(python(&dovecot, listed).await?, "3 True\n");
+    postrider.stop(Duration::from_secs(30)).await?;
+    Ok(())
+}
