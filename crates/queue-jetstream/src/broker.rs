@@ -11,6 +11,7 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::{Client, Request, RequestError, Subject};
 use bytes::Bytes;
+use futures::TryStreamExt;
 pub(crate) use nats::{MESSAGE_ID, Publish};
 use queue::contract::Cause;
 
@@ -133,13 +134,12 @@ impl Broker {
         }
     }
 
-    /// Whether the leader has a message of a stream.
-    pub(crate) async fn has(&self, stream: &str, sequence: u64) -> Result<bool, Cause> {
+    /// Whether the leader has a message of this subject. The state of a stream is shown to every
+    /// role, its messages are not.
+    pub(crate) async fn has(&self, stream: &str, subject: &str) -> Result<bool, Cause> {
         let handle = self.context.get_stream_no_info(stream).await?;
-        match handle.get_raw_message(sequence).await {
-            Ok(_) => Ok(true),
-            Err(error) => nats::absent::<()>(error).map(|there| there.is_some()),
-        }
+        let mut subjects = handle.info_with_subjects(subject).await?;
+        Ok(subjects.try_next().await?.is_some())
     }
 
     /// The last message of a subject, as the leader knows it.

@@ -21,8 +21,8 @@ pub(crate) struct Way {
 pub(crate) struct InHand {
     pub(crate) arrival: Arc<Arrival>,
     pub(crate) way: Way,
-    /// Its place in the intake.
-    pub(crate) sequence: u64,
+    /// By which it lies in the intake, and no other message.
+    pub(crate) subject: Subject,
     /// Where its end is told.
     pub(crate) reply: Subject,
     /// Where its content was copied to.

@@ -146,7 +146,8 @@ async fn receive(shared: &Arc<Shared>, way: Way, old: u64, message: &Message) ->
         end_again(shared, reply);
         return Ok(());
     }
-    let in_hand = InHand { arrival, way, sequence, reply, copied: None };
+    let subject = message.subject.clone();
+    let in_hand = InHand { arrival, way, subject, reply, copied: None };
     shared.index().insert_arrival(in_hand, shared.now());
     shared.changed.notify_waiters();
     Ok(())
@@ -188,10 +189,10 @@ async fn has_moved_on(
 /// Whether a message that was in hand is not in its intake any more: another, who had it before us
 /// or after, has ended it. What cannot be found out has not happened.
 pub(crate) async fn has_ended(shared: &Shared, message: QueueId) -> bool {
-    let place = shared.index().hand.get(message).map(|in_hand| (in_hand.way, in_hand.sequence));
-    let Some((way, sequence)) = place else { return true };
+    let place = shared.index().hand.get(message).map(|it| (it.way, it.subject.clone()));
+    let Some((way, subject)) = place else { return true };
     let stream = shared.stream(way.door, Lane::Partition(way.partition));
-    shared.broker.has(&stream, sequence).await.is_ok_and(|is_there| !is_there)
+    shared.broker.has(&stream, &subject).await.is_ok_and(|is_there| !is_there)
 }
 
 /// Tells the servers that what is in hand is being worked on, until the queue is closed.
