@@ -213,7 +213,7 @@ impl<'a> Attempt<'a> {
     ) -> Offered {
         self.take(session, results);
         let taken_perhaps = match error.step() {
-            Step::Content | Step::FinalDot => true,
+            Step::Content | Step::FinalDot | Step::Bdat => true,
             Step::Greeting | Step::Hello | Step::StartTls | Step::Auth | Step::Idle => false,
             Step::Reset | Step::Mail | Step::Rcpt | Step::Data | Step::Quit => false,
         };

@@ -173,7 +173,9 @@ pub(crate) fn recipient_outcome(
             let deferred = || deferred(report(as_transient(&reply)));
             (accepted == 0).then(deferred)
         }
-        RecipientResult::Refused { step, reply } if is_about_us(step, &reply) => {
+        RecipientResult::Refused { step, reply }
+            if is_about_us(step, &reply) || knows_no_bdat(step, &reply) =>
+        {
             Some(deferred(report(as_transient(&reply))))
         }
         RecipientResult::Refused { reply, .. } if reply.is_permanent() => {
@@ -205,6 +207,12 @@ fn is_about_us(step: Step, reply: &Reply) -> bool {
     step == Step::Mail && matches!(reply.code.value(), 530 | 534 | 535 | 538)
 }
 
+/// BDAT was offered and is not known, by what stands before the host perhaps. The next attempt
+/// does without.
+fn knows_no_bdat(step: Step, reply: &Reply) -> bool {
+    step == Step::Bdat && matches!(reply.code.value(), 500..=504)
+}
+
 /// A peer's permanent reply to something that is not the message's fault: the text stays, the
 /// class does not.
 fn as_transient(reply: &Reply) -> Reply {
@@ -225,7 +233,7 @@ fn session_report(host: &str, error: &SessionError, at: Timestamp) -> Report {
         SessionError::Disconnected(_) | SessionError::TimedOut(_) => EnhancedStatus::new(4, 4, 2),
     };
     let twice = match error.step() {
-        Step::FinalDot => "; the message may be delivered twice",
+        Step::FinalDot | Step::Bdat => "; the message may be delivered twice",
         Step::Greeting | Step::Hello | Step::StartTls | Step::Auth | Step::Idle => "",
         Step::Reset | Step::Mail | Step::Rcpt | Step::Data | Step::Content | Step::Quit => "",
     };

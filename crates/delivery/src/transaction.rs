@@ -85,7 +85,9 @@ pub(crate) async fn transact(
     let mail = mail(&job.envelope, job.size, smtputf8);
     let recipients = recipients.iter().map(|index| recipient(job, *index));
     let offer = Offer { mail: &mail, recipients, limit, metrics };
-    let answer = match session.takes_whole && job.size <= WHOLE_BYTES_MAX {
+    // Whoever failed once gets it the plain way: it may have been the way that failed.
+    let whole = session.takes_whole && job.size <= WHOLE_BYTES_MAX && job.attempts == 0;
+    let answer = match whole {
         true => offer.whole(session, lease).await,
         false => offer.in_turn(session, lease).await,
     };
@@ -185,7 +187,8 @@ impl<'a, R: Iterator<Item = &'a Recipient>> Offer<'a, R> {
         if event != Event::ContentSent {
             return Ok(event);
         }
-        lease.extend().await.map_err(|_| Stop::LeaseLost)?;
+        // Nothing can be held back any more. Whether the answer may be recorded is seen then.
+        let _ = lease.extend().await;
         Ok(connection.reply_to_content().await?)
     }
 

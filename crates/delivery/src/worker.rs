@@ -152,7 +152,9 @@ impl Worker {
         let mut next = Some(lease);
         while let Some(lease) = next.take() {
             self.metrics.attempts_in_progress.inc();
-            let in_hand = session.take().or_else(|| self.pool.take(&hop));
+            // A host may have closed it after the message before.
+            let again = session.take().and_then(|mut it: Session| it.is_reusable().then_some(it));
+            let in_hand = again.or_else(|| self.pool.take(&hop));
             let span = attempt_span(lease.job());
             session = Box::pin(self.handle(lease, in_hand)).instrument(span).await;
             self.metrics.attempts_in_progress.dec();

@@ -111,7 +111,7 @@ fn all_in_one_write_rfc3030_4_2() {
     );
     session.receive(b"250 ok\r\n250 ok\r\n550 5.1.1 no\r\n");
     assert_eq!(session.poll(), Some(Ok(Event::ContentSent)));
-    assert_eq!((session.poll(), session.step()), (None, Step::FinalDot));
+    assert_eq!((session.poll(), session.step()), (None, Step::Bdat));
     session.receive(b"250 2.0.0 queued\r\n");
     assert_eq!(finished(&mut session), ["+250", "RCPT TO 550"]);
     assert!(begin(&mut session, 1).starts_with("MAIL"), "no RSET after a whole transaction");
@@ -122,8 +122,8 @@ fn all_in_one_write_and_not_taken() {
     let nobody: &[&str] = &["RCPT TO 550", "RCPT TO 450"];
     // (replies, results, whether RSET must follow)
     let cases: &[(&str, &[&str], bool)] = &[
-        ("250\r\n250\r\n250\r\n554\r\n", &["end of DATA 554", "end of DATA 554"], true),
-        ("250\r\n250\r\n450\r\n452\r\n", &["end of DATA 452", "RCPT TO 450"], true),
+        ("250\r\n250\r\n250\r\n554\r\n", &["BDAT 554", "BDAT 554"], true),
+        ("250\r\n250\r\n450\r\n452\r\n", &["BDAT 452", "RCPT TO 450"], true),
         ("250\r\n550\r\n450\r\n554\r\n", nobody, true),
         // Who takes a message for nobody has delivered it to nobody.
         ("250\r\n550\r\n450\r\n250\r\n", nobody, false),
@@ -147,14 +147,14 @@ fn all_in_one_write_and_cut_off() {
         session.receive(replies.as_bytes());
         assert_eq!(session.step(), wait, "for the time it has");
         session.disconnected();
-        assert_eq!(session.poll(), Some(Err(SessionError::Disconnected(Step::FinalDot))));
+        assert_eq!(session.poll(), Some(Err(SessionError::Disconnected(Step::Bdat))));
     }
     for (replies, step) in [
         ("421 bye\r\n", Step::Mail),
-        ("250\r\n421 bye\r\n", Step::Rcpt),
-        ("250\r\n250\r\n421 bye\r\n", Step::FinalDot),
-        ("rubbish\r\n", Step::FinalDot),
-        ("354 go\r\n", Step::FinalDot),
+        ("250\r\n421 bye\r\n", Step::Bdat),
+        ("250\r\n250\r\n421 bye\r\n", Step::Bdat),
+        ("rubbish\r\n", Step::Bdat),
+        ("354 go\r\n", Step::Bdat),
     ] {
         let mut session = ready(CHUNKING_HELLO);
         begin_whole(&mut session, 1, b"x\r\n");

@@ -43,6 +43,24 @@ async fn all_at_once_a_dot_is_a_dot_rfc3030() {
     assert!(world.metric("delivery_line_breaks_mended_total") > 0.0);
 }
 
+/// What stands before a host may pass on an offer that it cannot keep.
+#[tokio::test]
+async fn who_does_not_know_bdat_after_all_gets_data_the_next_time() {
+    for reply in ["500 5.5.1 what?\n", "502 5.5.1 no\n", "503 5.5.1 no\n"] {
+        let peer = Peer::start(Script { dot: say(reply), ..Script::default() }.chunking()).await;
+        let world = World::to(&peer);
+        let first = job(&["a@there.example"]);
+        let (summary, _) = world.deliver(first, CONTENT).await;
+        assert_eq!(summary.recipients, ["pending 451 4.5.1"], "{reply}");
+        peer.set_script(Script::default().chunking());
+        let mut second = job(&["a@there.example"]);
+        second.attempts = 1;
+        let (summary, _) = World::to(&peer).deliver(second, CONTENT).await;
+        assert_eq!(summary.recipients, ["delivered 250 2.0.0"]);
+        assert!(peer.commands().contains(&"DATA".to_owned()), "{:?}", peer.commands());
+    }
+}
+
 #[tokio::test]
 async fn data_for_what_is_long_and_for_hosts_that_only_say_chunking() {
     let long = [b"x: y\r\n\r\n".to_vec(), b"23456789\r\n".repeat(6554)].concat();

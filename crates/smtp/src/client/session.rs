@@ -194,7 +194,7 @@ impl ClientSession {
             Step::Rcpt => timeouts.rcpt,
             Step::Data => timeouts.data,
             Step::Content => timeouts.block,
-            Step::FinalDot => timeouts.final_dot,
+            Step::FinalDot | Step::Bdat => timeouts.final_dot,
         }
     }
 
@@ -356,6 +356,11 @@ impl ClientSession {
         let step = self.step();
         let reply = if step == Step::Hello { self.shortened(reply) } else { reply };
         if reply.code.value() == 421 {
+            let step = match &self.state {
+                State::Transaction(transaction) => transaction.closing_step(),
+                State::Greeting | State::Ehlo | State::Helo | State::Idle | State::StartTls => step,
+                State::Handshake | State::Auth(_) | State::Quit | State::Ended => step,
+            };
             return self.fail(SessionError::Closing { step, reply });
         }
         match std::mem::replace(&mut self.state, State::Ended) {

@@ -25,6 +25,8 @@ pub enum Step {
     Content,
     /// After the final dot: the message may have been taken.
     FinalDot,
+    /// The same after content that was sent by BDAT.
+    Bdat,
     Quit,
 }
 
@@ -42,6 +44,7 @@ impl Step {
             Self::Data => "DATA",
             Self::Content => "content",
             Self::FinalDot => "end of DATA",
+            Self::Bdat => "BDAT",
             Self::Quit => "QUIT",
         }
     }
@@ -174,6 +177,7 @@ impl Transaction {
             Phase::Rcpt(_) => Step::Rcpt,
             Phase::Data => Step::Data,
             Phase::Content(_) => Step::Content,
+            Phase::Dot | Phase::DiscardedDot if self.whole => Step::Bdat,
             Phase::Dot | Phase::DiscardedDot => Step::FinalDot,
         }
     }
@@ -181,7 +185,18 @@ impl Transaction {
     /// Where a fault leaves the transaction: when all has been sent, whatever is lost is lost
     /// after the end of the content, and the message may have been taken.
     pub(super) fn fault_step(&self) -> Step {
-        if self.whole { Step::FinalDot } else { self.step() }
+        if self.whole { Step::Bdat } else { self.step() }
+    }
+
+    /// Where a `421` leaves it. Who says so to a recipient may yet take the message for those
+    /// before, if the channel is not closed as it should be.
+    pub(super) fn closing_step(&self) -> Step {
+        match self.phase {
+            Phase::Reset | Phase::Mail => self.step(),
+            Phase::Rcpt(_) | Phase::Data | Phase::Content(_) | Phase::Dot | Phase::DiscardedDot => {
+                self.fault_step()
+            }
+        }
     }
 
     /// Whether RSET must come before the next transaction: the server still has this one open. It
@@ -338,7 +353,7 @@ impl Transaction {
             Severity::Intermediate => Next::Misplaced(reply),
             Severity::Transient | Severity::Permanent => {
                 self.content_refused = true;
-                self.refuse_open(Step::FinalDot, &reply);
+                self.refuse_open(self.step(), &reply);
                 Next::Finished
             }
         }
