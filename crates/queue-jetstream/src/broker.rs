@@ -139,6 +139,10 @@ impl Broker {
     pub(crate) async fn has(&self, stream: &str, subject: &str) -> Result<bool, Cause> {
         let handle = self.context.get_stream_no_info(stream).await?;
         let mut subjects = handle.info_with_subjects(subject).await?;
+        // Without a leader any member answers, for itself.
+        if subjects.info.cluster.as_ref().is_some_and(|cluster| cluster.leader.is_none()) {
+            return Err("the stream has no leader".into());
+        }
         Ok(subjects.try_next().await?.is_some())
     }
 

@@ -186,13 +186,13 @@ async fn has_moved_on(
     Ok(shared.broker.last(&partition.jobs_stream(), &subject).await?.is_some())
 }
 
-/// Whether a message that was in hand is not in its intake any more: another, who had it before us
-/// or after, has ended it. What cannot be found out has not happened.
-pub(crate) async fn has_ended(shared: &Shared, message: QueueId) -> bool {
+/// Whether a message in hand is not in its intake any more: another, who had it before us or after,
+/// has ended it.
+pub(crate) async fn has_ended(shared: &Shared, message: QueueId) -> Result<bool, Cause> {
     let place = shared.index().hand.get(message).map(|it| (it.way, it.subject.clone()));
-    let Some((way, subject)) = place else { return true };
+    let Some((way, subject)) = place else { return Ok(false) };
     let stream = shared.stream(way.door, Lane::Partition(way.partition));
-    shared.broker.has(&stream, &subject).await.is_ok_and(|is_there| !is_there)
+    Ok(!shared.broker.has(&stream, &subject).await?)
 }
 
 /// Tells the servers that what is in hand is being worked on, until the queue is closed.

@@ -48,7 +48,13 @@ impl Held {
     pub(crate) async fn load(self) -> Result<Option<JetLease>, QueueError> {
         match read::read_job(&self.shared, self.view.id).await {
             Ok(read) => {
-                self.shared.index().absent.remove(&self.view.id);
+                let mut index = self.shared.index();
+                index.absent.remove(&self.view.id);
+                if read.is_none() {
+                    // Its mark, or who made a record of it, came while it was leased.
+                    let _ = index.schedule.finish(&self.token);
+                }
+                drop(index);
                 Ok(read.map(|read| JetLease::new(self, read)))
             }
             Err(ReadError::Damaged(what)) => {
@@ -133,9 +139,7 @@ impl JetLease {
             let shared = Arc::clone(&shared);
             async move {
                 match chunk {
-                    Err(ContentError::Damaged(_)) if has_ended(&shared, token).await => {
-                        Err(ContentError::Unavailable("the job has ended elsewhere".into()))
-                    }
+                    Err(ContentError::Damaged(what)) => Err(damaged(&shared, token, what).await),
                     chunk => chunk,
                 }
             }
@@ -144,18 +148,24 @@ impl JetLease {
     }
 }
 
-/// Whether the message of a job in an intake was ended by another; then it is forgotten here.
-async fn has_ended(shared: &Shared, token: LeaseToken) -> bool {
-    let message = token.job().message;
-    if !intake::has_ended(shared, message).await {
-        return false;
+/// What it means that content of a message in an intake is not as it was: another may have ended
+/// the message, and then the job is forgotten here.
+async fn damaged(shared: &Shared, token: LeaseToken, what: Box<str>) -> ContentError {
+    let job = token.job();
+    match intake::has_ended(shared, job.message).await {
+        Ok(true) => {}
+        Ok(false) => return ContentError::Damaged(what),
+        // Those who know whether it is there are those who were asked for it.
+        Err(error) => return ContentError::Unavailable(error),
     }
-    tracing::info!(id = %token.job(), "it has ended elsewhere, and is forgotten here");
     let mut index = shared.index();
-    index.hand.remove(message);
-    // A lease that lapsed has forgotten it already.
-    let _ = index.schedule.finish(&token);
-    true
+    let is_in_intake = index.schedule.payload(job) == Some(&Place::Intake);
+    // Without the lease it is not ours to forget.
+    if is_in_intake && index.schedule.finish(&token).is_ok() {
+        index.hand.remove(job.message);
+        tracing::info!(id = %job, "it has ended elsewhere, and is forgotten here");
+    }
+    ContentError::Unavailable("the job has ended elsewhere".into())
 }
 
 #[async_trait]

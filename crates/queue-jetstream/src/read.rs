@@ -103,7 +103,11 @@ pub(crate) async fn read_job(shared: &Shared, job: JobId) -> Result<Option<ReadJ
                 let source = Source::Arrival(arrival);
                 return Ok(Some(ReadJob { source, state, place, record: None }));
             }
-            (Place::Intake, None) => return Ok(None),
+            // Somebody else made a record of it, or its mark.
+            (Place::Intake, None) => match has_news(shared, job, place).await? {
+                true => continue,
+                false => return Ok(None),
+            },
             (Place::Record(partition, sequence), _) => (partition, sequence),
         };
         if let Some(read) = read_record(shared, partition, sequence).await? {
@@ -120,11 +124,16 @@ pub(crate) async fn read_job(shared: &Shared, job: JobId) -> Result<Option<ReadJ
 /// there is another. A job whose mark is there has ended.
 async fn has_news(shared: &Shared, job: JobId, place: Place) -> Result<bool, ReadError> {
     let Some(view) = shared.index().schedule.get(job) else { return Ok(false) };
-    let Place::Record(partition, _) = place else { return Ok(true) };
+    let partition = match place {
+        Place::Record(partition, _) => partition,
+        Place::Intake => shared.partition(&view.next_hop),
+    };
     let subject = job_subject(partition, &view.tenant, &view.next_hop, job);
     let last = shared.broker.last(&partition.jobs_stream(), &subject).await;
-    let Some(last) = last.map_err(ReadError::Unavailable)? else {
-        return Err(ReadError::Absent("its record is missing"));
+    let last = match (last.map_err(ReadError::Unavailable)?, place) {
+        (Some(last), _) => last,
+        (None, Place::Intake) => return Ok(false),
+        (None, Place::Record(..)) => return Err(ReadError::Absent("its record is missing")),
     };
     let mut index = shared.index();
     let there = Place::Record(partition, last.sequence);

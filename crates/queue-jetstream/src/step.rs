@@ -190,11 +190,15 @@ fn found(shared: &Shared, job: JobId, last: &StreamMessage, there: Place, id: &s
     match (header(broker::MESSAGE_ID) == Some(id), is_mark(&last.payload)) {
         (true, true) => Stepped::Gone,
         (true, false) => Stepped::At(there),
-        (false, false) if header(WRITER) == Some(&shared.writer) => {
-            shared.index().schedule.set_payload(job, there);
-            Stepped::Changed
+        (false, is_mark) => {
+            if !is_mark {
+                shared.index().schedule.set_payload(job, there);
+            }
+            match !is_mark && header(WRITER) == Some(&shared.writer) {
+                true => Stepped::Changed,
+                false => Stepped::Lost,
+            }
         }
-        (false, _) => Stepped::Lost,
     }
 }
 

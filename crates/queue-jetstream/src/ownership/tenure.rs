@@ -18,6 +18,8 @@ use crate::{intake, jobs, park};
 
 /// How often it is looked whether the last lease has ended.
 const LOOK: Duration = Duration::from_millis(20);
+/// The same for a partition that is another's already.
+const LOOK_LOST: Duration = Duration::from_secs(1);
 
 pub(crate) struct Tenure {
     pub(crate) partition: Partition,
@@ -97,11 +99,24 @@ impl Tenure {
         self.is_valid() && !self.stop.is_cancelled()
     }
 
-    /// Serves it no more: what is leased is void by itself.
+    /// Serves it no more: what is leased is void by itself, and forgotten once its holder has
+    /// noticed. In hand for ever, it would never be delivered to another.
     pub(super) fn lose(&self, shared: &Arc<Shared>) {
         self.stop.cancel();
         self.end_now(shared);
-        forget(shared, self.partition);
+        let (mine, partition) = (Arc::clone(shared), self.partition);
+        let is_ours_again = move || mine.tenures().contains_key(&partition);
+        if forget(shared, partition, &is_ours_again) == 0 {
+            return;
+        }
+        let mine = Arc::clone(shared);
+        let work = async move {
+            while forget(&mine, partition, &is_ours_again) > 0 {
+                tokio::time::sleep(LOOK_LOST).await;
+            }
+        };
+        let closed = shared.closed.clone();
+        shared.tasks.spawn(async move { closed.run_until_cancelled(work).await });
     }
 
     fn end_now(&self, shared: &Shared) {
@@ -122,7 +137,7 @@ impl Tenure {
         let (tenure, mine) = (Arc::clone(self), Arc::clone(shared));
         shared.tasks.spawn(async move {
             tenure.tasks.wait().await;
-            while !tenure.ended.is_cancelled() && forget(&mine, tenure.partition) > 0 {
+            while forget(&mine, tenure.partition, &|| tenure.ended.is_cancelled()) > 0 {
                 tokio::time::sleep(LOOK).await;
             }
             if tenure.ended.is_cancelled() {
@@ -140,13 +155,16 @@ impl Tenure {
     }
 }
 
-/// Takes the jobs of a partition out of the schedule, and gives back what is in hand. Returns how
-/// many are leased still.
-fn forget(shared: &Arc<Shared>, partition: Partition) -> usize {
+/// Takes the jobs of a partition out of the schedule, and gives back what is in hand, unless these
+/// are others by now. Returns how many are leased still.
+fn forget(shared: &Arc<Shared>, partition: Partition, unless: &dyn Fn() -> bool) -> usize {
     const PAGE: usize = 1024;
     let (mut leased, mut given_back) = (0, Vec::new());
     let mut from = None;
     let mut index = shared.index();
+    if unless() {
+        return 0;
+    }
     loop {
         let page = index.schedule.page(from, PAGE);
         for job in page.jobs {
