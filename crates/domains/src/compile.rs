@@ -17,6 +17,9 @@ const ALIASES_MAX: usize = 500;
 const ALIAS_TARGETS_MAX: usize = 64;
 const MAILBOX_ALIASES_MAX: usize = 100;
 const IDENTITIES_MAX: usize = 100;
+const ALIAS_DOMAINS_MAX: usize = 50;
+/// What a login may send as, in all alias domains: it is kept in one record.
+const ADDRESSES_MAX: usize = 1500;
 const PASSWORDS_MAX: usize = 10;
 /// RFC 5321 §4.5.3.1.7.
 const MESSAGE_SIZE_BYTES_LEAST: u64 = 64 * 1024;
@@ -168,14 +171,19 @@ impl Compiler {
             let message = format!("{target} is an alias itself");
             return self.wrong(at, field, message, "name the domain that it is an alias of");
         }
-        if spec.inbound.enabled && !self.table.is_hosted(&target) {
+        if spec.inbound.enabled != self.table.is_hosted(&target) {
             self.is_partial = true;
-            let message = format!("{target} takes no mail itself");
+            let message = format!("the mail of one of {domain} and {target} is received here");
             self.wrong(at, field, message, "set inbound.enabled alike in both");
         }
         if let Some(declaration) = self.table.domains.get_mut(&domain) {
             Arc::make_mut(declaration).alias_of = Some(target.clone());
-            self.aliases.entry(target).or_default().push(domain);
+        }
+        let aliases = self.aliases.entry(target.clone()).or_default();
+        aliases.push(domain);
+        if aliases.len() > ALIAS_DOMAINS_MAX {
+            let message = format!("{target} has more than {ALIAS_DOMAINS_MAX} aliases");
+            self.wrong(at, field, message, "declare its mailboxes as domains of their own");
         }
     }
 
@@ -238,6 +246,11 @@ impl Compiler {
         }
         let (identities, domains) = self.identities(at, metadata, spec);
         addresses.extend(identities);
+        if addresses.len() > ADDRESSES_MAX {
+            let message = format!("it may send as {} addresses", addresses.len());
+            let remedy = "name *@ and the domain, or fewer aliases and alias domains";
+            self.wrong(at, "spec.identities", message, remedy);
+        }
         if spec.suspended || spec.passwords.is_empty() {
             return;
         }

@@ -6,7 +6,7 @@
 use argon2::Argon2;
 use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
-use sha_crypt::ShaCrypt;
+use sha_crypt::{PasswordHashRef, ShaCrypt};
 
 /// What checking one password may take: a hash is an instruction to spend this much.
 const HASH_MEMORY_KIB_MAX: u32 = 256 * 1024;
@@ -97,6 +97,10 @@ fn check_sha512_crypt(hash: &str) -> Result<(), String> {
     if salt.is_empty() {
         return Err("lacks its salt".to_owned());
     }
+    // What cannot be read would refuse every password. 86 characters hold 4 bits too many.
+    if PasswordHashRef::new(hash).is_err() || !end.ends_with(['.', '/', '0', '1']) {
+        return Err("has characters that SHA512-CRYPT does not write".to_owned());
+    }
     match rounds.parse() {
         Ok(1000..=SHA_ROUNDS_MAX) => Ok(()),
         Ok(_) | Err(_) => Err(format!("has not 1000 to {SHA_ROUNDS_MAX} rounds")),
@@ -112,7 +116,8 @@ fn check_bcrypt(hash: &str) -> Result<(), String> {
     }
 }
 
-/// Whether `hash` is of this password. It takes the time that the hash says.
+/// Whether `hash` is of this password. It takes the time that the hash says, and with SHA512-CRYPT
+/// more for a longer password.
 pub fn is_match(password: &str, hash: &str) -> bool {
     match split(hash) {
         Ok((Scheme::Argon2id, hash)) => PasswordHash::new(hash).is_ok_and(|hash| {
@@ -176,6 +181,8 @@ mod tests {
             (rounds("1000001"), "has not 1000 to 1000000 rounds"),
             (rounds("99999999999"), "has not 1000 to 1000000 rounds"),
             (SHA512[..SHA512.len() - 1].to_owned(), "is not as SHA512-CRYPT"),
+            (SHA512.replace("$postrider1$", "$post_rider$"), "has characters"),
+            (SHA512[..SHA512.len() - 1].to_owned() + "z", "has characters"),
             ("$6$$".to_owned() + &"a".repeat(86), "lacks its salt"),
             (BCRYPT[..BCRYPT.len() - 1].to_owned(), "is not as bcrypt"),
             (BCRYPT.replace("$2y$05$", "$2y$15$"), "has the cost 15"),

@@ -158,11 +158,12 @@ impl Table {
 
     /// By which addresses are compared: the names of an alias domain are those of the other.
     pub(crate) fn key(&self, address: &Mailbox) -> String {
-        let domain = address.domain().map(|domain| self.canonical(domain).clone());
-        match domain {
-            Some(domain) => key(&Mailbox::new(address.local_part().clone(), Host::Domain(domain))),
-            None => key(address),
-        }
+        // Elsewhere the two may be as different as they like.
+        let Some(domain) = address.domain().filter(|domain| self.is_hosted(domain)) else {
+            return key(address);
+        };
+        let domain = Host::Domain(self.canonical(domain).clone());
+        key(&Mailbox::new(address.local_part().clone(), domain))
     }
 
     pub(crate) fn domain(&self, domain: &Domain) -> Option<&Declaration> {

@@ -226,6 +226,23 @@ fn an_alias_domain_has_all_names_of_the_other() {
     assert_eq!(resolve(&compile(&both).unwrap(), "team@example.org"), team);
 }
 
+/// What is received elsewhere is two domains, whatever they are here.
+#[test]
+fn alias_domains_that_are_received_elsewhere_are_not_confused() {
+    let elsewhere = |name, rest| {
+        format!(
+            "\n---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
+             metadata: {{name: {name}}}\nspec: {{domain: {name}.example, {rest}inbound: {{enabled: false}}}}\n"
+        )
+    };
+    let both = "team, to: [x@a.example, x@b.example,";
+    let text = QUICKSTART.replacen("team, to: [", both, 1)
+        + &elsewhere("a", "")
+        + &elsewhere("b", "aliasOf: a.example, ");
+    let team = ["x@a.example", "x@b.example", "alice@example.org", "bob@example.org"];
+    assert_eq!(resolve(&compile(&text).unwrap(), "team@example.org"), local(&team));
+}
+
 #[test]
 fn a_mailbox_that_only_sends_takes_no_mail_not_even_by_the_catch_all() {
     let send_only = "  address: alice@example.org\n  sendOnly: true";

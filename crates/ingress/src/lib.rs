@@ -251,7 +251,7 @@ impl Door {
             Some(Ok(None)) | None => {}
             Some(Err(error)) => {
                 self.shared.metrics.refused_connection(error.reason());
-                tracing::info!(event = "proxy_refused", proxy = %peer, %error);
+                tracing::debug!(event = "proxy_refused", proxy = %peer, %error);
             }
         }
     }

@@ -74,8 +74,12 @@ impl Proxies {
 /// The client, if it is another than the proxy; `None` when nothing was said at all.
 async fn read(tcp: &mut TcpStream) -> Result<Option<Option<SocketAddr>>, ProxyError> {
     let mut octets = vec![0; 1];
-    if tcp.read(&mut octets).await.map_err(ProxyError::Broken)? == 0 {
-        return Ok(None);
+    match tcp.read(&mut octets).await {
+        Ok(1..) => {}
+        Ok(0) => return Ok(None),
+        // As some probes close.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+        Err(error) => return Err(ProxyError::Broken(error)),
     }
     loop {
         match ProxyHeader::parse(&octets, PARSE) {

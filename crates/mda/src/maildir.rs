@@ -17,6 +17,9 @@ use mail_types::Timestamp;
 /// A file in `tmp` that is older was left by a crash (Maildir specification).
 const LEFTOVER_AGE: Duration = Duration::from_secs(36 * 3600);
 
+/// Folders that a sub-address does not lead to: what their owner has put there (RFC 6154 §2).
+const OWNERS_OWN: [&str; 4] = ["archive", "drafts", "sent", "trash"];
+
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {step} in {}", .place.display())]
@@ -112,21 +115,27 @@ impl Target {
         format!("{},S={}", self.unique, self.size)
     }
 
-    /// The folder as its owner has named it (Maildir++: a directory `.Name`). A name of the disk is
-    /// compared with what was asked for, which is never part of a path.
-    fn folder_there(&self) -> Result<Option<PathBuf>, DiskError> {
-        let Some(wanted) = &self.folder else { return Ok(None) };
+    /// The folders of that name that their owner has made (Maildir++: a directory `.Name`), the one
+    /// that is spelt alike first. A name of the disk is compared with what was asked for, which is
+    /// never part of a path.
+    fn folders_there(&self) -> Result<Vec<PathBuf>, DiskError> {
+        let Some(wanted) = self.folder.as_deref().filter(|folder| is_for_strangers(folder)) else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
         for entry in fs::read_dir(&self.inbox).map_err(DiskError::at("look", &self.inbox))? {
             let entry = entry.map_err(DiskError::at("look", &self.inbox))?;
             let name = entry.file_name();
             let folder = name.to_str().and_then(|name| name.strip_prefix('.'));
             if folder.is_some_and(|folder| folder.eq_ignore_ascii_case(wanted))
                 && entry.file_type().is_ok_and(|kind| kind.is_dir())
+                && ["cur", "new"].iter().all(|part| entry.path().join(part).is_dir())
             {
-                return Ok(Some(entry.path()));
+                found.push((folder != Some(wanted), entry.path()));
             }
         }
-        Ok(None)
+        found.sort();
+        Ok(found.into_iter().map(|(_, path)| path).collect())
     }
 
     fn is_in_new(&self, maildir: &Path) -> Result<bool, DiskError> {
@@ -189,13 +198,9 @@ impl Store {
         now: Timestamp,
     ) -> Result<Begun, DiskError> {
         self.prepare(&target.inbox, now)?;
-        let folder = target.folder_there()?;
-        if let Some(folder) = &folder {
-            self.prepare(folder, now)?;
-        }
+        let folders = target.folders_there()?;
         // It may lie in the inbox from before the folder was made.
-        let maildirs = folder.iter().chain([&target.inbox]);
-        for maildir in maildirs.clone() {
+        for maildir in folders.iter().chain([&target.inbox]) {
             // What another process renamed and did not sync would be lost with the power.
             if target.is_in_new(maildir)? {
                 sync_dir(&maildir.join("new"))?;
@@ -206,7 +211,13 @@ impl Store {
                 return Ok(Begun::Stored(folder_name(maildir)));
             }
         }
-        let maildir = folder.as_ref().unwrap_or(&target.inbox);
+        let maildir = folders.first().unwrap_or(&target.inbox);
+        if !folders.is_empty() {
+            self.prepare(maildir, now)?;
+            // Its owner may have made it a moment ago, and not synced it.
+            sync_dir(maildir)?;
+            sync_dir(&target.inbox)?;
+        }
         let mut draft = self.create(target, maildir)?;
         for bytes in beginning {
             draft.write(bytes)?;
@@ -287,6 +298,11 @@ impl Drop for Draft {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Whether mail from outside may go to a folder by its name.
+fn is_for_strangers(folder: &str) -> bool {
+    !folder.starts_with('.') && !OWNERS_OWN.contains(&&*folder.to_ascii_lowercase())
 }
 
 /// The name of a folder by its directory; `None` for an inbox, which is in no `.Name`.

@@ -32,6 +32,13 @@ impl Fixture {
         Target::new(inbox, folder.map(str::to_owned), "1.X_0_0.p".into(), CONTENT.len() as u64)
     }
 
+    /// As a reader makes it.
+    fn make_folder(&self, name: &str) {
+        for part in ["cur", "new", "tmp"] {
+            fs::create_dir_all(self.target().inbox.join(name).join(part)).unwrap();
+        }
+    }
+
     /// Stores a copy, unless it is there, and says where: in which folder, whether it was there.
     fn store_in(&self, folder: &str) -> (Option<String>, bool) {
         let (target, beginning) = (self.target_in(Some(folder)), [Bytes::from_static(CONTENT)]);
@@ -91,9 +98,11 @@ fn a_sub_address_goes_to_a_folder_that_is_there() {
         (".Lists", ".Lists", None),
         ("Lists", "Lists", None),
         (".x", "new", None),
+        (".Trash", "trash", None),
+        ("..DOVECOT-TRASHED", ".dovecot-trashed", None),
     ] {
         let fixture = Fixture::new();
-        fs::create_dir_all(fixture.target().inbox.join(made)).unwrap();
+        fixture.make_folder(made);
         let want = want.map(str::to_owned);
         assert_eq!(fixture.store_in(asked), (want.clone(), false), "{asked}");
         assert_eq!(fixture.store_in(asked), (want.clone(), true), "{asked}");
@@ -106,12 +115,23 @@ fn a_sub_address_goes_to_a_folder_that_is_there() {
 fn a_folder_made_meanwhile_takes_no_second_copy() {
     let fixture = Fixture::new();
     assert_eq!(fixture.store_in("lists"), (None, false));
-    fs::create_dir(fixture.target().inbox.join(".lists")).unwrap();
+    fixture.make_folder(".lists");
     assert_eq!(fixture.store_in("lists"), (None, true));
     fs::remove_file(fixture.target().inbox.join("new/1.X_0_0.p,S=20")).unwrap();
     assert_eq!(fixture.store_in("lists"), (Some("lists".to_owned()), false), "made anew");
+    fixture.make_folder(".Lists");
+    assert_eq!(fixture.store_in("Lists"), (Some("lists".to_owned()), true), "spelt otherwise");
+    fs::remove_dir_all(fixture.target().inbox.join(".Lists")).unwrap();
     fs::remove_dir_all(fixture.target().inbox.join(".lists")).unwrap();
     assert_eq!(fixture.store_in("lists"), (None, false), "the folder is gone");
+}
+
+/// Sieve scripts, indexes and the like lie there, too.
+#[test]
+fn a_directory_that_is_no_folder_takes_no_mail() {
+    let fixture = Fixture::new();
+    fs::create_dir_all(fixture.target().inbox.join(".sieve/tmp")).unwrap();
+    assert_eq!(fixture.store_in("sieve"), (None, false));
 }
 
 #[test]
