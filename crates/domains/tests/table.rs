@@ -229,10 +229,11 @@ fn an_alias_domain_has_all_names_of_the_other() {
 /// What is received elsewhere is two domains, whatever they are here.
 #[test]
 fn alias_domains_that_are_received_elsewhere_are_not_confused() {
+    let head = "\n---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n";
     let elsewhere = |name, rest| {
         format!(
-            "\n---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
-             metadata: {{name: {name}}}\nspec: {{domain: {name}.example, {rest}inbound: {{enabled: false}}}}\n"
+            "{head}metadata: {{name: {name}}}\n\
+             spec: {{domain: {name}.example, {rest}inbound: {{enabled: false}}}}\n"
         )
     };
     let both = "team, to: [x@a.example, x@b.example,";
