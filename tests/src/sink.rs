@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 /// A transaction whose content the sink has kept.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// When its MAIL came.
+    /// When its MAIL came. By BDAT all came with it, and may have lain in the socket since the
+    /// client had nothing else to wait for: then it is that time.
     pub began: Instant,
     /// When the `250` was about to be written.
     pub at: Instant,
@@ -184,7 +185,8 @@ impl Drop for Open<'_> {
 async fn session(stream: TcpStream, hello: &'static str, kept: Arc<Kept>, manners: Manners) {
     let open = Open(&kept.in_flight, AtomicBool::new(false));
     let stream = BufReader::new(stream);
-    let session = Session { stream, hello, kept: &kept, open, manners, mail: None };
+    let answered = Instant::now();
+    let session = Session { stream, hello, kept: &kept, open, manners, mail: None, answered };
     // A client that goes away in the middle is a case of the tests, not a failure of the sink.
     let _ = session.converse().await;
 }
@@ -197,11 +199,15 @@ struct Session<'a> {
     open: Open<'a>,
     manners: Manners,
     mail: Option<Mail>,
+    /// When the client had its answer to all that it had sent.
+    answered: Instant,
 }
 
 /// What MAIL and RCPT have said.
 struct Mail {
     began: Instant,
+    /// It was sent no earlier.
+    sent_after: Instant,
     reverse_path: String,
     recipients: Vec<String>,
 }
@@ -236,6 +242,9 @@ impl Session<'_> {
     }
 
     async fn say(&mut self, reply: &str) -> Result<()> {
+        if self.stream.buffer().is_empty() {
+            self.answered = Instant::now();
+        }
         Ok(self.stream.write_all(format!("{reply}\r\n").as_bytes()).await?)
     }
 
@@ -258,8 +267,9 @@ impl Session<'_> {
         Ok(Next::Reply(match verb.as_str() {
             "EHLO" => self.hello,
             "MAIL" => {
-                let began = Instant::now();
-                self.mail = Some(Mail { began, reverse_path: path, recipients: Vec::new() });
+                let (began, sent_after) = (Instant::now(), self.answered);
+                let recipients = Vec::new();
+                self.mail = Some(Mail { began, sent_after, reverse_path: path, recipients });
                 self.open.set(false);
                 "250 2.1.0 ok"
             }
@@ -315,9 +325,10 @@ impl Session<'_> {
         let mut content = Vec::new();
         let read = (&mut self.stream).take(octets).read_to_end(&mut content).await?;
         anyhow::ensure!(read as u64 == octets, "gone in BDAT");
-        let Some(mail) = self.mail.take().filter(|mail| !mail.recipients.is_empty()) else {
+        let Some(mut mail) = self.mail.take().filter(|mail| !mail.recipients.is_empty()) else {
             return Ok(Next::Reply("554 5.5.1 no recipients"));
         };
+        mail.began = mail.sent_after;
         self.end_of_content(mail, content).await
     }
 
@@ -338,7 +349,7 @@ impl Session<'_> {
         let leaves = |moment| (self.manners.whims)(moment) == Some(Whim::Disconnect);
         let (unanswered, answered) = (leaves(Moment::Kept), leaves(Moment::Answered));
         let end = if unanswered || answered { End::Cut } else { End::Answered };
-        let Mail { began, reverse_path, recipients } = mail;
+        let Mail { began, reverse_path, recipients, .. } = mail;
         let at = Instant::now();
         let received = Received { began, at, reverse_path, recipients, content, end };
         if let Some(received) = (self.manners.keep)(received) {
