@@ -3,14 +3,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use crate::{tools, wait};
+use crate::{namespace, tools, wait};
 
 /// The user whose files the Maildirs are; Dovecot serves none that are root's.
 pub const MAIL_USER: u32 = 12_345;
@@ -47,29 +46,15 @@ impl Dovecot {
     pub async fn start(dir: &Path, logins: &[Login<'_>]) -> Result<Self> {
         let packages = tools::path("dovecot")?;
         let state = dir.join("dovecot");
-        fs::create_dir_all(state.join("etc"))?;
-        for (file, lines) in [
-            ("passwd", "dovecot:x:702:702::/:/bin/false\ndovenull:x:703:703::/:/bin/false\n"),
-            ("group", "dovecot:x:702:\ndovenull:x:703:\n"),
-        ] {
-            let own = fs::read_to_string(Path::new("/etc").join(file))?;
-            fs::write(state.join("etc").join(file), own + lines)?;
-        }
+        let passwd = "dovecot:x:702:702::/:/bin/false\ndovenull:x:703:703::/:/bin/false\n";
+        namespace::add_users(&state, passwd, "dovecot:x:702:\ndovenull:x:703:\n")?;
         let line = |login: &Login<'_>| {
             format!("{}:{}::::{}::\n", login.name, login.hash, login.maildir.display())
         };
         fs::write(state.join("users"), logins.iter().map(line).collect::<String>())?;
         let (imap, pop3) = (free_address().await?, free_address().await?);
         fs::write(state.join("dovecot.conf"), configuration(&state, imap, pop3))?;
-        let master = Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
-            .args(["sh", "-c", SCRIPT])
-            .env("PACKAGES", packages)
-            .env("STATE", &state)
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .context("Dovecot needs root and namespaces; without them: --without interop")?;
+        let master = namespace::start("Dovecot", &packages, &state, SCRIPT)?;
         let dovecot = Self { imap, pop3, log: state.join("log"), _master: master };
         for address in [imap, pop3] {
             wait::until("Dovecot to listen", Duration::from_secs(30), async || {

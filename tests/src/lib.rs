@@ -23,6 +23,7 @@ pub mod mail;
 pub mod maildir;
 pub mod memory;
 pub mod mesh;
+mod namespace;
 pub mod nats;
 pub mod noloss;
 pub mod postfix;

@@ -3,14 +3,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use crate::{tools, wait};
+use crate::{namespace, tools, wait};
 
 /// A running Postfix; dropped, it and all its daemons end.
 pub struct Postfix {
@@ -38,31 +37,16 @@ impl Postfix {
         let packages = tools::path("postfix")?;
         let port = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
         let state = dir.join("postfix");
-        for sub in
-            ["etc", "var/spool/postfix", "var/lib/postfix", "var/lib/postfix-conf", "var/log"]
-        {
+        for sub in ["var/spool/postfix", "var/lib/postfix", "var/lib/postfix-conf", "var/log"] {
             fs::create_dir_all(state.join(sub))?;
         }
-        for (file, lines) in [
-            ("passwd", "postfix:x:700:700::/nonexistent:/usr/sbin/nologin\n"),
-            ("group", "postfix:x:700:\npostdrop:x:701:\n"),
-        ] {
-            let own = fs::read_to_string(Path::new("/etc").join(file))?;
-            fs::write(state.join("etc").join(file), own + lines)?;
-        }
+        let passwd = "postfix:x:700:700::/nonexistent:/usr/sbin/nologin\n";
+        namespace::add_users(&state, passwd, "postfix:x:700:\npostdrop:x:701:\n")?;
         let conf = state.join("var/lib/postfix-conf");
         fs::write(conf.join("main.cf"), main_cf(next_hop, settings))?;
         let master = fs::read_to_string(packages.join("usr/share/postfix/master.cf.dist"))?;
         fs::write(conf.join("master.cf"), master_cf(&master, port))?;
-        let master = Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
-            .args(["sh", "-c", SCRIPT])
-            .env("PACKAGES", packages)
-            .env("STATE", &state)
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .context("Postfix needs root and namespaces; without them: --without interop")?;
+        let master = namespace::start("Postfix", &packages, &state, SCRIPT)?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let postfix = Self { address, state, _master: master };
         wait::until("Postfix to listen", Duration::from_secs(30), async || {

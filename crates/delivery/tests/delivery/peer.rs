@@ -260,23 +260,13 @@ impl Talk {
                         self.act(stream, early).await?;
                     }
                     message.content = content(stream, &mut input).await?;
-                    self.act(stream, &script.dot).await?;
-                    self.seen.lock().unwrap().messages.push(std::mem::take(&mut message));
-                    served += 1;
-                    if served == script.messages_max {
-                        return Err(Over);
-                    }
+                    self.end_of_content(stream, std::mem::take(&mut message), &mut served).await?;
                     continue;
                 }
                 "BDAT" => {
                     let octets = line.split(' ').nth(1).and_then(|octets| octets.parse().ok());
                     message.content = take(stream, &mut input, octets.unwrap()).await?;
-                    self.act(stream, &script.dot).await?;
-                    self.seen.lock().unwrap().messages.push(std::mem::take(&mut message));
-                    served += 1;
-                    if served == script.messages_max {
-                        return Err(Over);
-                    }
+                    self.end_of_content(stream, std::mem::take(&mut message), &mut served).await?;
                     continue;
                 }
                 "AUTH" => &script.auth,
@@ -288,6 +278,18 @@ impl Talk {
             };
             self.act(stream, act).await?;
         }
+    }
+
+    async fn end_of_content(
+        &self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        message: Message,
+        served: &mut usize,
+    ) -> Result<(), Over> {
+        self.act(stream, &self.script.dot).await?;
+        self.seen.lock().unwrap().messages.push(message);
+        *served += 1;
+        if *served == self.script.messages_max { Err(Over) } else { Ok(()) }
     }
 }
 

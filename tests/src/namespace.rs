@@ -1,0 +1,32 @@
+//! Servers from Debian's packages, each in a mount namespace of its own. Needs root.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+use tokio::process::{Child, Command};
+
+/// Writes `etc/passwd` and `etc/group` below `state`: this machine's, with these lines added.
+pub(crate) fn add_users(state: &Path, passwd: &str, group: &str) -> Result<()> {
+    fs::create_dir_all(state.join("etc"))?;
+    for (file, lines) in [("passwd", passwd), ("group", group)] {
+        let own = fs::read_to_string(Path::new("/etc").join(file))?;
+        fs::write(state.join("etc").join(file), own + lines)?;
+    }
+    Ok(())
+}
+
+/// Runs `script`, which finds the unpacked packages in `$PACKAGES` and its own directory in
+/// `$STATE`, and becomes the server. Dropped, it and all its processes end.
+pub(crate) fn start(server: &str, packages: &Path, state: &Path, script: &str) -> Result<Child> {
+    Command::new("unshare")
+        .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["sh", "-c", script])
+        .env("PACKAGES", packages)
+        .env("STATE", state)
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("{server} needs root and namespaces; without: --without interop"))
+}
