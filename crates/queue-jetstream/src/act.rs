@@ -33,8 +33,9 @@ pub(crate) async fn act(
     Ok(result.map(|result| Acted { job, result }))
 }
 
-/// Gives a job that waits in an intake a record of its own: room for others.
-pub(crate) async fn park(shared: &Arc<Shared>, job: JobId) -> Result<(), QueueError> {
+/// Gives a job that waits in an intake a record of its own: room for others. Returns whether it
+/// waited still.
+pub(crate) async fn park(shared: &Arc<Shared>, job: JobId) -> Result<bool, QueueError> {
     let waits = |state: &StoredState, phase| match phase {
         Phase::Ready | Phase::Deferred => {
             Acting { result: ActResult::Done, change: Change::State(Box::new(state.clone())) }
@@ -43,7 +44,7 @@ pub(crate) async fn park(shared: &Arc<Shared>, job: JobId) -> Result<(), QueueEr
             Acting { result: ActResult::NotApplicable, change: Change::Nothing }
         }
     };
-    Ok(change(shared, job, "park", waits).await.map(drop)?)
+    Ok(change(shared, job, "park", waits).await? == Some(ActResult::Done))
 }
 
 /// Records what `decide` makes of a job's state; `None` when the job is no more.

@@ -15,6 +15,7 @@ use futures::TryStreamExt;
 pub(crate) use nats::{MESSAGE_ID, Publish};
 use queue::contract::Cause;
 
+use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::turnstile::Turnstile;
 
@@ -26,13 +27,17 @@ pub(crate) struct Broker {
     pub(crate) client: Client,
     pub(crate) context: jetstream::Context,
     timeout: Duration,
+    ack_beat: Duration,
     metrics: Metrics,
     turnstile: Arc<Turnstile>,
 }
 
 /// Between two groups of acknowledgements to a stream: nobody waits for them but the connection by
-/// which a message was delivered.
-const ACK_BEAT: Duration = Duration::from_millis(15);
+/// which a message was delivered. A server ends one after the other, and delivers nothing of that
+/// intake meanwhile.
+const ACK_BEAT: Duration = Duration::from_millis(5);
+/// Where servers replicate: for each group there is a round between them.
+const ACK_BEAT_REPLICATED: Duration = Duration::from_millis(15);
 
 /// How often a message is sent while no server says what became of it.
 const TRIES: usize = 3;
@@ -68,10 +73,12 @@ impl From<nats::PublishError> for PublishError {
 }
 
 impl Broker {
-    pub(crate) fn new(client: Client, timeout: Duration, metrics: Metrics) -> Self {
+    pub(crate) fn new(client: Client, config: &Config, metrics: Metrics) -> Self {
         let mut context = jetstream::new(client.clone());
+        let timeout = config.timeout();
         context.set_timeout(timeout);
-        Self { client, context, timeout, metrics, turnstile: Arc::default() }
+        let ack_beat = if config.replicas > 1 { ACK_BEAT_REPLICATED } else { ACK_BEAT };
+        Self { client, context, timeout, ack_beat, metrics, turnstile: Arc::default() }
     }
 
     /// Stores a message; returns its sequence when a majority has it on its disks.
@@ -104,7 +111,7 @@ impl Broker {
 
     /// Ends a message of a work queue; returns when a server has said so.
     pub(crate) async fn ack(&self, reply: &Subject) -> Result<(), RequestError> {
-        self.turnstile.enter_in_time(stream_of(reply), ACK_BEAT).await;
+        self.turnstile.enter_in_time(stream_of(reply), self.ack_beat).await;
         let request = Request::new().payload("+ACK".into()).timeout(Some(self.timeout));
         self.client.send_request(reply.clone(), request).await.map(drop)
     }

@@ -87,6 +87,11 @@ impl Index {
         self.hand.came_again(id, reply)
     }
 
+    /// Whether a message is in hand, or its end in the intake is not confirmed.
+    pub(crate) fn is_in_intake(&self, id: QueueId) -> bool {
+        self.hand.get(id).is_some() || self.ending.contains_key(&id)
+    }
+
     /// We marked a job's end.
     pub(crate) fn ended(&mut self, job: JobId, partition: Partition, mark: u64) {
         if self.positions.get(&partition).is_none_or(|position| *position < mark) {

@@ -91,7 +91,7 @@ impl JetQueue {
     ) -> Result<Self, OpenError> {
         config.validate().map_err(OpenError::Config)?;
         let client = connect(&config, &kinds).await?;
-        let broker = Broker::new(client, config.timeout(), metrics.clone());
+        let broker = Broker::new(client, &config, metrics.clone());
         let pause = told_of(&server::verify(&broker, &config).await?);
         streams::ensure(&broker, &config).await?;
         let clock: Clock = Box::new(clock);

@@ -10,6 +10,7 @@ use futures::StreamExt;
 use futures::stream;
 use mail_types::{QueueId, TenantId};
 use queue::{JobId, NextHop, Phase};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::act;
@@ -18,20 +19,23 @@ use crate::hand::Way;
 use crate::index::Index;
 use crate::shared::Shared;
 
-/// Parked at once.
-const TOGETHER: usize = 32;
-/// Parked before it is looked whether the servers have kept up.
-const BATCH: usize = 128;
-/// Messages whose end in an intake the servers have not confirmed yet, beyond which none is parked:
-/// a server has one line for all ends of an intake, and who has delivered a message stands in it.
-const ENDING_MAX: usize = 128;
+/// Records that are written at once. What is parked waits anyway, and each message of it costs the
+/// servers four writes: more at once would hold up the messages of everybody else.
+const TOGETHER: usize = 2;
+/// The same where servers replicate, of which each write waits for the other ones.
+const TOGETHER_REPLICATED: usize = 3;
+/// Parked at once, until the servers have confirmed the end in the intake: they have one line for
+/// all ends of an intake, and whatever is delivered out of it, or has been, stands in it.
+const ENDING_MAX: usize = 8;
 /// How often a window is looked at.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often that is looked at.
-const CATCH_UP: Duration = Duration::from_millis(5);
+/// How often it is looked whether a message has ended.
+const LOOK_ENDED: Duration = Duration::from_millis(5);
 
 /// Parks what is too much, until told to stop.
 pub(crate) async fn run(shared: Arc<Shared>, way: Way, stop: CancellationToken) {
+    let is_replicated = shared.config.replicas > 1;
+    let turns = Semaphore::new(if is_replicated { TOGETHER_REPLICATED } else { TOGETHER });
     let work = async {
         loop {
             let jobs = overflow(&shared.index(), way, shared.config.window);
@@ -39,27 +43,26 @@ pub(crate) async fn run(shared: Arc<Shared>, way: Way, stop: CancellationToken) 
                 tokio::time::sleep(LOOK).await;
                 continue;
             }
-            for jobs in jobs.chunks(BATCH) {
-                caught_up(&shared).await;
-                let parked = stream::iter(jobs.to_vec()).map(|job| park(&shared, job));
-                parked.buffer_unordered(TOGETHER).collect::<Vec<()>>().await;
-            }
+            let parked = stream::iter(jobs).map(|job| park(&shared, job, &turns));
+            parked.buffer_unordered(ENDING_MAX).collect::<Vec<()>>().await;
             shared.changed.notify_waiters();
         }
     };
     shared.closed.run_until_cancelled(stop.run_until_cancelled(work)).await;
 }
 
-/// Waits while many ends are on their way.
-async fn caught_up(shared: &Shared) {
-    while shared.index().ending.len() > ENDING_MAX {
-        tokio::time::sleep(CATCH_UP).await;
-    }
-}
-
-async fn park(shared: &Arc<Shared>, job: JobId) {
-    match act::park(shared, job).await {
-        Ok(()) => drop(shared.metrics.parked.inc()),
+async fn park(shared: &Arc<Shared>, job: JobId, turns: &Semaphore) {
+    let turn = turns.acquire().await;
+    let parked = act::park(shared, job).await;
+    drop(turn);
+    match parked {
+        Ok(true) => {
+            shared.metrics.parked.inc();
+            while shared.index().is_in_intake(job.message) {
+                tokio::time::sleep(LOOK_ENDED).await;
+            }
+        }
+        Ok(false) => {}
         Err(error) => tracing::debug!(%job, %error, "not parked"),
     }
 }

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 const PULL_MAX: usize = 256;
 /// Messages that are taken in hand one by one, as they come. Whoever gets so many within a pause
 /// takes what has come in it together.
-const AS_THEY_COME: usize = 4;
+const AS_THEY_COME: usize = 8;
 /// Between two pulls of a lane where much comes, from a server that is alone.
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(1);
 /// From servers that replicate.
-const PAUSE_REPLICATED: Duration = Duration::from_millis(40);
+const PAUSE_REPLICATED: Duration = Duration::from_millis(10);
 
 /// Of the pulls of one lane.
 pub(crate) struct Rhythm {
