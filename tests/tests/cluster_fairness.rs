@@ -26,6 +26,8 @@ use tests::{scenario, wait};
 
 /// Between two messages of the victim, on average.
 const GAP: Duration = Duration::from_millis(50);
+/// While large messages come in, which takes a second or two.
+const GAP_LARGE: Duration = Duration::from_millis(5);
 /// Recipients of a large message.
 const MANY: usize = 1000;
 /// Octets of a large message.
@@ -74,12 +76,31 @@ fn scales() -> Vec<Scale> {
     vec![Scale { flood: 5_000, victims: 60, seeds: 1, servers: 1, base, limit }]
 }
 
+/// By what so many recipients are reached.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flood {
+    /// A message each, at the full rate.
+    Messages,
+    /// Few messages, which are large.
+    Large,
+}
+
+impl Flood {
+    /// Between two messages of the victim, on average.
+    fn gap(self) -> Duration {
+        match self {
+            Self::Messages => GAP,
+            Self::Large => GAP_LARGE,
+        }
+    }
+}
+
 /// Exponential gaps: the victim does not send in step with anything.
-fn gaps(seed: u64) -> impl Iterator<Item = Duration> + Send {
+fn gaps(seed: u64, mean: Duration) -> impl Iterator<Item = Duration> + Send {
     let mut rng = StdRng::seed_from_u64(seed);
     std::iter::repeat_with(move || {
         let uniform: f64 = rng.random_range(f64::MIN_POSITIVE..1.0);
-        GAP.mul_f64(-uniform.ln())
+        mean.mul_f64(-uniform.ln())
     })
 }
 
@@ -122,45 +143,42 @@ impl Scene {
 
     /// What the victim sees while nothing changes.
     async fn victim(&self, name: &str) -> Result<Taken> {
-        let gaps = gaps(self.seed).take(self.scale.victims);
+        let gaps = gaps(self.seed, GAP).take(self.scale.victims);
         Probe::start(self.address, name, gaps).await?.ended(&self.sink).await
     }
 
-    /// What the victim sees until `flood` has come in.
-    async fn victim_during(
-        &self,
-        name: &str,
-        flood: impl Future<Output = Result<()>>,
-    ) -> Result<Taken> {
-        let probe = Probe::start(self.address, name, gaps(self.seed)).await?;
+    /// What the victim sees until all of a flood has been accepted at `to`.
+    async fn victim_during(&self, name: &str, flood: Flood, to: SocketAddr) -> Result<Taken> {
+        let probe = Probe::start(self.address, name, gaps(self.seed, flood.gap())).await?;
         let begun = Instant::now();
-        flood.await?;
+        match flood {
+            Flood::Messages => self.flood_of_messages(to).await?,
+            Flood::Large => self.flood_of_recipients(to).await?,
+        }
         println!("{name}: accepted within {:?}", begun.elapsed());
         probe.stop(&self.sink).await
     }
 
-    /// One recipient each, at the full rate.
-    async fn flood_of_messages(&self, to: SocketAddr) -> Result<()> {
-        let seed = self.seed;
-        let recipients: Recipients = Arc::new(move |n| vec![recipient(seed, n)]);
-        flood::send(to, 16, 0..self.scale.flood, &recipients).await
-    }
-
-    /// What the victim sees while the flood takes of the machine what it takes, and nothing else.
-    async fn victim_beside(&self) -> Result<Taken> {
+    /// What the victim sees while a flood takes of the machine what it takes, and nothing else.
+    async fn victim_beside(&self, name: &str, flood: Flood) -> Result<Taken> {
         let dir = tempfile::tempdir()?;
         let (mut mesh, _tarpit) = Self::mesh(dir.path(), self.scale, &self.sink).await?;
-        let flood = self.flood_of_messages(mesh.ingresses[0].address("submission"));
-        let taken = self.victim_during("beside", flood).await?;
+        let to = mesh.ingresses[0].address("submission");
+        let taken = self.victim_during(name, flood, to).await?;
         for process in mesh.processes_mut() {
             process.kill().await?;
         }
         Ok(taken)
     }
 
-    /// As many recipients in few messages, which are large.
-    async fn flood_of_recipients(&self) -> Result<()> {
-        let mut client = Client::submission(self.address, SENDER, PASSWORD).await?;
+    async fn flood_of_messages(&self, to: SocketAddr) -> Result<()> {
+        let seed = self.seed;
+        let recipients: Recipients = Arc::new(move |n| vec![recipient(seed, n)]);
+        flood::send(to, 16, 0..self.scale.flood, &recipients).await
+    }
+
+    async fn flood_of_recipients(&self, to: SocketAddr) -> Result<()> {
+        let mut client = Client::submission(to, SENDER, PASSWORD).await?;
         let body = "a line of a large message\r\n".repeat(LARGE / 27);
         let content = format!("From: <{SENDER}>\r\nSubject: large\r\n\r\n{body}");
         for first in (0..self.scale.flood).step_by(MANY) {
@@ -169,6 +187,22 @@ impl Scene {
             flood::message(&mut client, &recipients, content.as_bytes()).await?;
         }
         Ok(())
+    }
+
+    /// What the victim's p99 under a flood is held against, if it is more than that alone.
+    async fn base(&self, name: &str, flood: Flood) -> Result<Duration> {
+        match self.scale.base {
+            Base::AtLeast(base) => Ok(base),
+            Base::Elsewhere => Ok(p99(&self.victim_beside(name, flood).await?)),
+        }
+    }
+
+    /// The same while a flood stands.
+    fn base_standing(&self) -> Duration {
+        match self.scale.base {
+            Base::AtLeast(base) => base,
+            Base::Elsewhere => NOISE,
+        }
     }
 
     async fn stats(&self) -> Result<Value> {
@@ -196,6 +230,22 @@ impl Scene {
             (left == 0).then_some(())
         })
         .await
+    }
+
+    /// Lets a flood come in, and stand, and checks what the victim sees of it; the error outside is
+    /// one of the test itself.
+    async fn under(&self, name: &str, alone: &Taken, flood: Flood) -> Result<Result<()>> {
+        let base = self.base(&format!("{name}-beside"), flood).await?;
+        let during = self.victim_during(name, flood, self.address).await?;
+        let checked = self.check(&format!("{name} coming in"), alone, base, &during);
+        if flood == Flood::Messages {
+            self.until_known(self.scale.flood).await?;
+        }
+        let standing = self.victim(&format!("{name}-standing")).await?;
+        let base = self.base_standing();
+        let checked = checked.and(self.check(&format!("{name} standing"), alone, base, &standing));
+        self.cancel_all().await?;
+        Ok(checked)
     }
 
     /// Prints how long the victim's messages took, and checks it against those alone and `base`.
@@ -235,25 +285,11 @@ async fn run(scale: Scale, seed: u64) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut scene = Scene::start(dir.path(), scale, seed).await?;
     // The first messages open connections, and make streams' files.
-    let warm = gaps(seed).take(20);
+    let warm = gaps(seed, GAP).take(20);
     Probe::start(scene.address, "warm", warm).await?.ended(&scene.sink).await?;
     let alone = scene.victim("alone").await?;
-    let (base, base_standing) = match scale.base {
-        Base::AtLeast(base) => (base, base),
-        Base::Elsewhere => (p99(&scene.victim_beside().await?), NOISE),
-    };
-    scene.check("alone", &alone, base, &alone)?;
-    let during = scene.victim_during("flood", scene.flood_of_messages(scene.address)).await?;
-    let checked = scene.check("flood of messages", &alone, base, &during);
-    scene.until_known(scale.flood).await?;
-    let standing = scene.victim("standing").await?;
-    checked.and(scene.check("messages standing", &alone, base_standing, &standing))?;
-    scene.cancel_all().await?;
-    let during = scene.victim_during("large", scene.flood_of_recipients()).await?;
-    let checked = scene.check("flood of recipients", &alone, base, &during);
-    let standing = scene.victim("large-standing").await?;
-    checked.and(scene.check("recipients standing", &alone, base_standing, &standing))?;
-    scene.cancel_all().await?;
+    let messages = scene.under("messages", &alone, Flood::Messages).await;
+    messages?.and(scene.under("large", &alone, Flood::Large).await?)?;
     for process in scene.mesh.processes_mut() {
         process.kill().await?;
     }
