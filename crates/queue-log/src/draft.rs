@@ -102,12 +102,11 @@ impl LogDraft {
     }
 
     /// What is let in counts at once: many that come together must not all see the same room.
-    fn let_in(&self, size: u64) -> Result<(), AcceptError> {
-        let more = size - self.file.as_ref().map_or(0, |file| file.part.bytes);
-        let octets = Octets { size, more };
+    fn let_in(&self, size: u64, log_bytes: u64) -> Result<(), AcceptError> {
+        let octets = Octets { size, more: log_bytes };
         let mut index = self.shared.index();
         admit(&self.shared, &index, &self.envelope, self.admission, octets)?;
-        index.count(&self.envelope.tenant, size, more);
+        index.count(&self.envelope.tenant, size, log_bytes);
         Ok(())
     }
 
@@ -131,10 +130,11 @@ impl LogDraft {
         let files = if self.file.is_some() { Files::Some } else { Files::None };
         let size = message.size();
         let fresh = Some(Fresh { message: Arc::clone(&message), inline, rest });
-        let counted = Counted::Arriving;
+        let log_bytes = u64::from(record.len());
+        let counted = Counted::Arriving { log_bytes };
         let effect = Effect::Accepted(Box::new(NewMessage { message, fresh, files, counted }));
         let (reply, pending) = oneshot::channel();
-        self.let_in(size)?;
+        self.let_in(size, log_bytes)?;
         permit.send(Message::Append(Box::new(Request {
             record,
             expects: Vec::new(),

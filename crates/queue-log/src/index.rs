@@ -64,7 +64,7 @@ pub(crate) struct Index {
     pub(crate) cache: Cache,
     /// Messages on their way to the log, by tenant.
     arriving: HashMap<TenantId, Usage>,
-    /// Octets of them that are not in files yet.
+    /// Octets of their records.
     arriving_bytes: u64,
     /// Messages that are gone and have files of content.
     garbage: Vec<QueueId>,
@@ -82,7 +82,10 @@ pub(crate) struct NewMessage {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Counted {
     No,
-    Arriving,
+    Arriving {
+        /// Octets of its record.
+        log_bytes: u64,
+    },
 }
 
 /// What a durable record changes.
@@ -356,21 +359,17 @@ impl Index {
         self.arriving_bytes
     }
 
-    /// Counts a message as arriving until it is queued or refused; `more` of its octets go into the
-    /// log.
-    pub(crate) fn count(&mut self, tenant: &TenantId, size: u64, more: u64) {
-        self.arriving_bytes += more;
+    /// Counts a message as arriving until it is queued or refused.
+    pub(crate) fn count(&mut self, tenant: &TenantId, size: u64, log_bytes: u64) {
+        self.arriving_bytes += log_bytes;
         let usage = self.arriving.entry(tenant.clone()).or_default();
         usage.messages += 1;
         usage.bytes += size;
     }
 
     fn uncount(&mut self, new: &NewMessage) {
-        if new.counted == Counted::No {
-            return;
-        }
-        let in_file = new.fresh.as_ref().map_or(0, |fresh| fresh.rest.bytes);
-        self.arriving_bytes -= new.message.size() - in_file;
+        let Counted::Arriving { log_bytes } = new.counted else { return };
+        self.arriving_bytes -= log_bytes;
         let tenant = &new.message.envelope.tenant;
         let Some(usage) = self.arriving.get_mut(tenant) else { return };
         usage.messages -= 1;

@@ -124,7 +124,8 @@ impl Shared {
         let coming = index.arriving_bytes().saturating_add(more);
         self.is_short.load(Ordering::Relaxed)
             || self.used_bytes(index).saturating_add(coming) > max
-            || self.room.left() < self.reserve_bytes().saturating_add(coming)
+            // A batch that does not fit leaves as much of a segment unused as it takes, at most.
+            || self.room.left() < self.reserve_bytes().saturating_add(coming.saturating_mul(2))
     }
 }
 

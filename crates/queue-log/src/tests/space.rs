@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use queue::{AcceptError, Admission, Filter, FollowUp, FollowUpKind, HopKind, Queue, Settlement};
+use mail_types::{Mailbox, Recipient};
+use queue::{
+    AcceptError, Admission, Filter, FollowUp, FollowUpKind, HopKind, NewJob, Queue, Settlement,
+};
 
 use super::mail::{
     body, content, defer, done, envelope, head, job, lease_all, open, read, send, small_segments,
@@ -134,6 +137,24 @@ async fn a_burst_cannot_eat_into_the_reserve() {
         lease.unwrap().settle(&bounce(size)).await.unwrap();
         assert!(matches!(send(&queue, body(1, size)).await.1, Err(AcceptError::Full)));
     }
+}
+
+/// What a message takes of the disk is its record, however small its content.
+#[tokio::test]
+async fn recipients_take_room_too() {
+    let disk = SimDisk::new(1, Syncs::Honest);
+    let config = Config { min_free_bytes: 600 << 10, ..small_segments() };
+    // The reserve and two segments are kept, besides the open segment and a spare one.
+    disk.hold_at_most(config.min_free_bytes + 3 * u64::from(config.segment_bytes) + 20_000);
+    let queue = open(&disk, &config);
+    let name = |n| Mailbox::parse(&format!("recipient-number-{n}@example.net")).unwrap();
+    let many = (0..1_000).map(|n| Recipient::new(name(n))).collect();
+    let many = NewJob { recipients: many, ..job() };
+    let mut draft = queue.begin(envelope(), Admission::Outside).await.unwrap();
+    draft.write(body(1, 100)).await.unwrap();
+    let refused = draft.commit(head(), vec![many]).await;
+    assert!(matches!(refused, Err(AcceptError::Full)), "{refused:?}");
+    send(&queue, body(1, 100)).await.1.unwrap();
 }
 
 fn bounce(size: usize) -> Settlement {
