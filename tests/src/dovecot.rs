@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::Child;
 
-use crate::{namespace, tools, wait};
+use crate::{namespace, ports, tools, wait};
 
 /// The user whose files the Maildirs are; Dovecot serves none that are root's.
 pub const MAIL_USER: u32 = 12_345;
@@ -52,7 +52,7 @@ impl Dovecot {
             format!("{}:{}::::{}::\n", login.name, login.hash, login.maildir.display())
         };
         fs::write(state.join("users"), logins.iter().map(line).collect::<String>())?;
-        let (imap, pop3) = (free_address().await?, free_address().await?);
+        let (imap, pop3) = (ports::free_address()?, ports::free_address()?);
         fs::write(state.join("dovecot.conf"), configuration(&state, imap, pop3))?;
         let master = namespace::start("Dovecot", &packages, &state, SCRIPT)?;
         let dovecot = Self { imap, pop3, log: state.join("log"), _master: master };
@@ -78,10 +78,6 @@ impl Dovecot {
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
-}
-
-async fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
 }
 
 fn configuration(state: &Path, imap: SocketAddr, pop3: SocketAddr) -> String {

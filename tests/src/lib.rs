@@ -26,6 +26,7 @@ pub mod mesh;
 mod namespace;
 pub mod nats;
 pub mod noloss;
+pub mod ports;
 pub mod postfix;
 pub mod powercut;
 pub mod probe;

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::Child;
 
-use crate::{namespace, tools, wait};
+use crate::{namespace, ports, tools, wait};
 
 /// A running Postfix; dropped, it and all its daemons end.
 pub struct Postfix {
@@ -35,7 +35,7 @@ impl Postfix {
     /// `main.cf`.
     pub async fn start(dir: &Path, next_hop: SocketAddr, settings: &str) -> Result<Self> {
         let packages = tools::path("postfix")?;
-        let port = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
+        let address = ports::free_address()?;
         let state = dir.join("postfix");
         for sub in ["var/spool/postfix", "var/lib/postfix", "var/lib/postfix-conf", "var/log"] {
             fs::create_dir_all(state.join(sub))?;
@@ -45,9 +45,8 @@ impl Postfix {
         let conf = state.join("var/lib/postfix-conf");
         fs::write(conf.join("main.cf"), main_cf(next_hop, settings))?;
         let master = fs::read_to_string(packages.join("usr/share/postfix/master.cf.dist"))?;
-        fs::write(conf.join("master.cf"), master_cf(&master, port))?;
+        fs::write(conf.join("master.cf"), master_cf(&master, address.port()))?;
         let master = namespace::start("Postfix", &packages, &state, SCRIPT)?;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let postfix = Self { address, state, _master: master };
         wait::until("Postfix to listen", Duration::from_secs(30), async || {
             TcpStream::connect(address).await.ok()

@@ -1,6 +1,6 @@
 //! A role that is there before its servers waits for them; one that is told to stop finishes.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -11,7 +11,7 @@ use tests::load::SENDER;
 use tests::mesh::{Mesh, Size};
 use tests::process::{PASSWORD, Postrider};
 use tests::sink::Sink;
-use tests::wait;
+use tests::{ports, wait};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -21,7 +21,7 @@ fn small() -> Size {
 
 /// Has a process tell its health where it is known beforehand.
 fn tell_health_at(process: &Postrider) -> Result<SocketAddr> {
-    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let address = ports::free_address()?;
     let file = process.dir().join("postrider.yaml");
     let config = std::fs::read_to_string(&file)?;
     let http = "http:\n  address: \"127.0.0.1:0\"";

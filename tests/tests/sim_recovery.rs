@@ -14,8 +14,7 @@ use tests::ledger::{Accepted, Arrivals, Destiny, Ledger, content};
 use tests::load::SENDER;
 use tests::process::{PASSWORD, Postrider};
 use tests::sink::Sink;
-use tests::{scenario, wait};
-use tokio::net::TcpListener;
+use tests::{ports, scenario, wait};
 use tokio::task::JoinSet;
 
 const SESSIONS: usize = 8;
@@ -39,7 +38,7 @@ async fn a_recovered_destination_gets_all_that_waited() -> Result<()> {
     let count = if scenario::is_long() { 10_000 } else { 2_000 };
     let dir = tempfile::tempdir()?;
     let alive = Sink::start().await?;
-    let down = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    let down = ports::free_address()?;
     let config = config(down, &alive, &dir.path().join("data"));
     let mut postrider = Postrider::new(&dir.path().join("etc"), &config)?;
     postrider.write_domain("local.test", &["alice"])?;

@@ -142,6 +142,7 @@ impl Opening {
         let metrics = RoleMetrics::register(roles, &mut registry);
         let watched = Watched::register(&mut registry);
         self.readiness.not_ready("roles", "starting");
+        self.readiness.not_ready("queue", "opening");
         let http = runtime::http::Http::bind(config.http, self.readiness.clone(), registry);
         let http = http.await.with_context(|| {
             format!("http.address: cannot listen on {}; is it in use?", config.http.address)

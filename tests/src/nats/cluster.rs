@@ -10,8 +10,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::wires::{Home, Wires};
-use super::{START_MAX, Server, Settings, free_ports};
-use crate::wait;
+use super::{START_MAX, Server, Settings};
+use crate::{ports, wait};
 
 /// Servers `n0`, `n1`, … that know each other by routes; one alone replicates nothing.
 pub struct Cluster {
@@ -31,7 +31,7 @@ impl Cluster {
 
     /// Starts `size` servers in directories below `dir` and waits until all are current.
     pub async fn start_in(dir: &Path, size: usize, settings: &Settings) -> Result<Self> {
-        let ports = free_ports(size)?;
+        let ports = ports::free(size)?;
         let mut servers = Vec::with_capacity(size);
         for (index, port) in ports.iter().enumerate() {
             let home = Home::below(dir, index);
@@ -44,7 +44,7 @@ impl Cluster {
 
     /// Starts servers that reach each other by wires which can be cut.
     pub async fn start_wired(homes: &[Home], settings: &Settings) -> Result<(Self, Wires)> {
-        let ports = free_ports(homes.len())?;
+        let ports = ports::free(homes.len())?;
         let wires = Wires::between(&ports).await?;
         let mut servers = Vec::with_capacity(homes.len());
         for (index, home) in homes.iter().enumerate() {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use tempfile::TempDir;
 
-use super::{Monitor, START_MAX, Settings, free_ports};
-use crate::{tools, wait};
+use super::{Monitor, START_MAX, Settings};
+use crate::{ports, tools, wait};
 
 /// The process and its directory; dropped, the process is killed.
 pub struct Server {
@@ -49,7 +49,7 @@ impl Server {
         settings: &Settings,
         routes: &str,
     ) -> Result<Self> {
-        let ports = free_ports(2)?;
+        let ports = ports::free(2)?;
         let (client_port, monitor_port) = (ports[0], ports[1]);
         let server = Self {
             name: name.to_owned(),
