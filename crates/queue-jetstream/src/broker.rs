@@ -33,8 +33,8 @@ pub(crate) struct Broker {
 }
 
 /// Between two groups of acknowledgements to a stream: nobody waits for them but the connection by
-/// which a message was delivered. A server ends one after the other, and delivers nothing of that
-/// intake meanwhile.
+/// which a message was delivered. A server ends one message after the other, with a sync each, and
+/// nothing of that intake is delivered meanwhile.
 const ACK_BEAT: Duration = Duration::from_millis(5);
 /// Where servers replicate: for each group there is a round between them.
 const ACK_BEAT_REPLICATED: Duration = Duration::from_millis(15);
@@ -77,7 +77,7 @@ impl Broker {
         let mut context = jetstream::new(client.clone());
         let timeout = config.timeout();
         context.set_timeout(timeout);
-        let ack_beat = if config.replicas > 1 { ACK_BEAT_REPLICATED } else { ACK_BEAT };
+        let ack_beat = if config.is_replicated() { ACK_BEAT_REPLICATED } else { ACK_BEAT };
         Self { client, context, timeout, ack_beat, metrics, turnstile: Arc::default() }
     }
 

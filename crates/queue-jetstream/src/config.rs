@@ -105,8 +105,13 @@ impl Config {
         kinds.into_iter().flat_map(|kind| Partition::all(kind, self.partitions_of(kind)))
     }
 
+    /// Whether a write waits for other servers: then the rounds between them are what costs.
+    pub(crate) fn is_replicated(&self) -> bool {
+        self.replicas > 1
+    }
+
     pub(crate) fn intakes(&self) -> Intakes {
-        if self.replicas > 1 { Intakes::One } else { Intakes::EachLane }
+        if self.is_replicated() { Intakes::One } else { Intakes::EachLane }
     }
 
     /// What is wrong with the settings, in words for an operator.

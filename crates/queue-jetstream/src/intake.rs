@@ -67,7 +67,7 @@ async fn take(
     pull: &mut Pull,
     stop: &CancellationToken,
 ) -> Result<(), Cause> {
-    let mut rhythm = Rhythm::new(shared.config.replicas, Instant::now());
+    let mut rhythm = Rhythm::new(shared.config.is_replicated(), Instant::now());
     loop {
         let mut late = Instant::now() + LATE;
         if !pull.is_open()

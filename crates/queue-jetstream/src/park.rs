@@ -34,8 +34,8 @@ const LOOK_ENDED: Duration = Duration::from_millis(5);
 
 /// Parks what is too much, until told to stop.
 pub(crate) async fn run(shared: Arc<Shared>, way: Way, stop: CancellationToken) {
-    let is_replicated = shared.config.replicas > 1;
-    let turns = Semaphore::new(if is_replicated { TOGETHER_REPLICATED } else { TOGETHER });
+    let together = if shared.config.is_replicated() { TOGETHER_REPLICATED } else { TOGETHER };
+    let turns = Semaphore::new(together);
     let work = async {
         loop {
             let jobs = overflow(&shared.index(), way, shared.config.window);

@@ -41,8 +41,8 @@ pub(crate) enum Turn {
 }
 
 impl Rhythm {
-    pub(crate) fn new(replicas: usize, now: Instant) -> Self {
-        let pause = if replicas > 1 { PAUSE_REPLICATED } else { PAUSE };
+    pub(crate) fn new(is_replicated: bool, now: Instant) -> Self {
+        let pause = if is_replicated { PAUSE_REPLICATED } else { PAUSE };
         Self { pause, asked: now, came: 0, is_busy: false }
     }
 
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn a_few_messages_are_taken_as_they_come() {
         let start = Instant::now();
-        let mut rhythm = Rhythm::new(1, start);
+        let mut rhythm = Rhythm::new(false, start);
         assert_eq!(rhythm.next(start), AS_THEY_ARE);
         come(&mut rhythm, AS_THEY_COME);
         assert_eq!(rhythm.next(start + PAUSE), AS_THEY_ARE, "so many in a whole pause are few");
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn many_are_taken_together_after_a_pause() {
         let start = Instant::now();
-        let mut rhythm = Rhythm::new(1, start);
+        let mut rhythm = Rhythm::new(false, start);
         assert_eq!(rhythm.next(start), AS_THEY_ARE);
         come(&mut rhythm, AS_THEY_COME);
         let soon = start + PAUSE / 4;
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn a_lane_is_busy_until_little_comes() {
         let start = Instant::now();
-        let mut rhythm = Rhythm::new(1, start);
+        let mut rhythm = Rhythm::new(false, start);
         come(&mut rhythm, AS_THEY_COME);
         rhythm.next(start);
         let mut now = start + PAUSE;
