@@ -243,23 +243,23 @@ impl Process {
         let Opening { config, domains, mut doors, last, readiness } = self.opening;
         let grace = Duration::from_secs(config.ingress.stop_grace_seconds);
         let mut roles = JoinSet::new();
+        // Roles are told to stop once we are not ready: nobody sends us work that we refuse.
+        let leave = CancellationToken::new();
         if let Some(ingress) = self.made.ingress {
-            roles.spawn(ingress.serve(stop.clone()));
+            roles.spawn(ingress.serve(leave.clone()));
         }
         if let Some(delivery) = self.made.delivery {
-            let run = delivery.run(stop.clone(), grace);
-            roles.spawn(with_table(domains.clone(), stop.clone(), run));
+            let run = delivery.run(leave.clone(), grace);
+            roles.spawn(with_table(domains.clone(), leave.clone(), run));
         }
         if let Some(mda) = self.made.mda {
-            let run = mda.run(stop.clone(), grace);
-            roles.spawn(with_table(domains.clone(), stop.clone(), run));
+            let run = mda.run(leave.clone(), grace);
+            roles.spawn(with_table(domains.clone(), leave.clone(), run));
         }
-        roles.spawn(domains.keep_fresh(config, readiness.clone(), stop.clone()));
+        roles.spawn(domains.keep_fresh(config, readiness.clone(), leave.clone()));
         readiness.ready("roles");
-        // Cancel-safe: a role that has ended is still there for the loop below. Biased: once told
-        // to stop, a role with nothing in flight ends before this task looks.
+        // Cancel-safe: a role that has ended is still there for the loop below.
         tokio::select! {
-            biased;
             () = stop.cancelled() => {}
             ended = roles.join_next() => {
                 ended.transpose().context("a role panicked")?;
@@ -267,6 +267,7 @@ impl Process {
             }
         }
         readiness.not_ready("roles", "stopping");
+        leave.cancel();
         while let Some(ended) = roles.join_next().await {
             ended.context("a role panicked while it stopped")?;
         }
