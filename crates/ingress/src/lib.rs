@@ -155,7 +155,7 @@ impl Ingress {
     /// finish within the grace.
     pub async fn serve(self, stop: CancellationToken) {
         let tracker = TaskTracker::new();
-        let abort = CancellationToken::new();
+        let (leave, abort) = (CancellationToken::new(), CancellationToken::new());
         if let Some(certificates) = &self.certificates {
             let fresh = Arc::clone(certificates).keep_fresh(self.reload, stop.clone());
             tracker.spawn(fresh);
@@ -164,10 +164,13 @@ impl Ingress {
             shared: Arc::clone(&self.shared),
             tracker: tracker.clone(),
             stop: stop.clone(),
+            leave: leave.clone(),
             abort: abort.clone(),
         };
-        tracker.spawn(door.keep(self.listening));
+        door.keep(self.listening).await;
         stop.cancelled().await;
+        // The listeners are closed: who is told to come again later is not let in here.
+        leave.cancel();
         tracker.close();
         if tokio::time::timeout(self.grace, tracker.wait()).await.is_err() {
             abort.cancel();
@@ -192,7 +195,11 @@ fn load_certificates(config: &Config, host: &Host) -> Result<Option<Arc<Certific
 struct Door {
     shared: Arc<Shared>,
     tracker: TaskTracker,
+    /// Nobody is let in any more.
     stop: CancellationToken,
+    /// Clients are told to go.
+    leave: CancellationToken,
+    /// Sessions end, whatever they are doing.
     abort: CancellationToken,
 }
 
@@ -267,7 +274,7 @@ impl Door {
         let Some(slot) = self.shared.clients.enter(ClientKey::of(peer.ip()), max) else {
             return self.turn_away(tcp, replies::TOO_MANY_FROM_CLIENT, "client", permit);
         };
-        let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
+        let (shared, leave) = (Arc::clone(&self.shared), self.leave.clone());
         let abort = self.abort.clone();
         let span = tracing::debug_span!(
             target: runtime::trace::TARGET,
@@ -280,7 +287,7 @@ impl Door {
         );
         let session = async move {
             shared.metrics.connections_open.inc();
-            let end = talk(&shared, kind, tcp, peer, stop, abort).await;
+            let end = talk(&shared, kind, tcp, peer, leave, abort).await;
             shared.metrics.connections_open.dec();
             shared.metrics.ended(end);
             drop((slot, permit));
@@ -316,7 +323,7 @@ async fn talk(
     kind: ListenerKind,
     tcp: TcpStream,
     peer: SocketAddr,
-    stop: CancellationToken,
+    leave: CancellationToken,
     abort: CancellationToken,
 ) -> End {
     let stream = match (kind, shared.acceptor()) {
@@ -332,5 +339,5 @@ async fn talk(
         }
         _ => Stream::Clear(tcp),
     };
-    Session::new(Arc::clone(shared), kind, stream, peer, stop).run(abort).await
+    Session::new(Arc::clone(shared), kind, stream, peer, leave).run(abort).await
 }
