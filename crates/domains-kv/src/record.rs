@@ -138,6 +138,14 @@ mod tests {
         r#"{"since":1,"now":{"row":{"kind":"domain","domain":"b.example","inbound":true,"#,
         r#""tenant":"default","maxMessageSizeBytes":70000,"catchAll":["c@d.example"]}}}"#,
     );
+    const ALIAS_DOMAIN: &str = concat!(
+        r#"{"since":1,"now":{"row":{"kind":"domain","domain":"c.example","inbound":true,"#,
+        r#""tenant":"default","aliasOf":"b.example"}}}"#,
+    );
+    const SEND_ONLY: &str = concat!(
+        r#"{"since":1,"now":{"row":{"kind":"mailbox","address":"app@b.example","sendOnly":true,"#,
+        r#""login":{"addresses":[],"domains":["b.example","c.example"]}}}}"#,
+    );
     const MARKER: &str = concat!(
         r#"{"version":2,"history":"h","generation":7,"domains":1,"mailboxes":1,"#,
         r#""rows":2,"digest":"00","postmaster":"a@b.example","keys":{"passwords":"0011"}}"#,
@@ -150,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_format_is_read_and_written() {
-        for text in [VERSIONS, DOMAIN] {
+        for text in [VERSIONS, DOMAIN, ALIAS_DOMAIN, SEND_ONLY] {
             let versions: Versions = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&versions).unwrap(), text);
         }

@@ -184,6 +184,18 @@ spec:
     }
 
     #[tokio::test]
+    async fn a_password_that_is_too_long_is_nobodys() {
+        let authenticator = authenticator();
+        for (octets, is_accepted) in [(PASSWORD_OCTETS_MAX, true), (PASSWORD_OCTETS_MAX + 1, false)]
+        {
+            let password = "p".repeat(octets);
+            let credentials = Credentials::new("alice", &password);
+            let verdict = authenticator.check(client(), &credentials, own(&password)).await;
+            assert_eq!(matches!(verdict, Verdict::Accepted(_)), is_accepted, "{octets} octets");
+        }
+    }
+
+    #[tokio::test]
     async fn right_wrong_unknown_and_blocked() {
         let authenticator = authenticator();
         let right = Credentials::new("alice", "secret");

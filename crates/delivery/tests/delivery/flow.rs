@@ -117,11 +117,19 @@ async fn too_many_recipients_for_the_host() {
     }
 }
 
-/// The lease is checked before each connection, before MAIL and before the final dot.
+/// The lease is checked before each connection, before MAIL and before the final dot. By BDAT a
+/// small message goes in one piece, MAIL and all, after the last check.
 #[tokio::test]
 async fn a_lost_lease_stops_the_attempt() {
-    for (checks, mail_seen) in [(0, false), (1, false), (2, true)] {
-        let peer = Peer::start(Script::default()).await;
+    for (checks, mail_seen, script) in [
+        (0, false, Script::default()),
+        (1, false, Script::default()),
+        (2, true, Script::default()),
+        (0, false, Script::default().chunking()),
+        (1, false, Script::default().chunking()),
+        (2, false, Script::default().chunking()),
+    ] {
+        let peer = Peer::start(script).await;
         let world = World::to(&peer);
         world.let_lease_lapse_after(checks);
         world.add(job(&["a@there.example"]), CONTENT);
