@@ -1,6 +1,5 @@
 //! Where mail goes: destinations that are good, slow, busy or strict, and one that is dead.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +7,7 @@ use anyhow::Result;
 
 use super::accounts::{Accounts, Arrival, Place};
 use super::letter::{MARK, domain, recognise};
+use crate::ports;
 use crate::sink::{Keep, Manners, Moment, Received, Sink, Whim, Whims};
 
 /// How late a slow destination answers.
@@ -46,7 +46,7 @@ impl Destinations {
         });
         let manners = Manners { verdict, keep: keep(accounts), ..Manners::default() };
         let good = Sink::with_manners(here, manners).await?;
-        let dead_port = TcpListener::bind(here)?.local_addr()?.port();
+        let dead_port = ports::free_address()?.port();
         Ok(Self { good, others, dead_port })
     }
 
