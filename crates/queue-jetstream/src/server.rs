@@ -54,6 +54,9 @@ pub enum ServerError {
 #[derive(Deserialize)]
 struct JetStreamPage {
     server_id: String,
+    /// JetStream is off; while the server starts or stops, too.
+    #[serde(default)]
+    disabled: bool,
     config: JetStreamConfig,
     /// Unless the server is alone.
     meta_cluster: Option<MetaCluster>,
@@ -112,9 +115,20 @@ async fn ask(url: &str) -> Result<Result<JetStreamPage, Cause>, ServerError> {
         Err(silent) => return Ok(Err(silent)),
     }
     match get::<JetStreamPage>(url, "/jsz?config=1").await {
-        Ok(page) if !page.config.sync_always => Err(ServerError::Lazy(url.to_owned())),
-        page => Ok(page),
+        Ok(page) => judge(url, page),
+        Err(silent) => Ok(Err(silent)),
     }
+}
+
+/// Without JetStream a server keeps nothing, and does not tell how it would.
+fn judge(url: &str, page: JetStreamPage) -> Result<Result<JetStreamPage, Cause>, ServerError> {
+    if page.disabled {
+        return Ok(Err("JetStream is off there, or not on yet".into()));
+    }
+    if !page.config.sync_always {
+        return Err(ServerError::Lazy(url.to_owned()));
+    }
+    Ok(Ok(page))
 }
 
 fn check_version(version: &str) -> Result<(), ServerError> {
@@ -159,6 +173,18 @@ async fn exchange(url: &str, page: &str) -> Result<Bytes, Cause> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As nats-server 2.15.2 writes them.
+    #[test]
+    fn a_server_that_starts_is_not_lazy() {
+        let judged = |page: &str| judge("http://n0", serde_json::from_str(page).unwrap());
+        let starting = r#"{"server_id":"A","disabled":true,"config":{"max_memory":0}}"#;
+        assert!(matches!(judged(starting), Ok(Err(_))));
+        let always = r#"{"server_id":"A","config":{"sync_interval":1,"sync_always":true}}"#;
+        assert!(matches!(judged(always), Ok(Ok(_))));
+        let lazy = r#"{"server_id":"A","config":{"sync_interval":1}}"#;
+        assert!(matches!(judged(lazy), Err(ServerError::Lazy(_))));
+    }
 
     #[test]
     fn versions() {
