@@ -378,6 +378,10 @@ impl Compiler {
     fn add_entry(&mut self, at: &Declared, field: &str, address: &Mailbox, entry: Entry) {
         let declaration = address.domain().and_then(|domain| self.table.domains.get_mut(domain));
         let Some(declaration) = declaration.map(Arc::make_mut) else { return };
+        if let Err(error) = LocalPart::parse(&address.local_part().to_string()) {
+            let message = format!("{address}: {error}");
+            return self.wrong(at, field, message, "choose a shorter name");
+        }
         let name = name(address.local_part());
         if declaration.entries.contains_key(&*name) {
             let message = format!("{address} is declared twice");
