@@ -23,6 +23,7 @@ mod problem;
 mod resolve;
 mod row;
 pub mod spec;
+mod srs;
 mod table;
 pub mod yaml;
 
@@ -32,5 +33,6 @@ pub use logins::{Claimant, Logins, Unknown};
 pub use problem::{Problem, Source};
 pub use resolve::{Destination, Resolution};
 pub use row::{Login, Row, RowError};
+pub use srs::{Srs, SrsKeyError};
 pub use table::{Settings, Table};
 pub use yaml::{Declared, Resource};
