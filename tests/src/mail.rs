@@ -46,7 +46,7 @@ pub async fn send(queue: &dyn Queue, domain: &str, body: Bytes) -> Result<()> {
     let next_hop = NextHop::smtp(&Host::parse(domain)?);
     let head = Head { prefix: Bytes::new(), header: HEADER.into() };
     let mut draft = draft(queue, body).await?;
-    Ok(draft.commit(head, vec![NewJob { next_hop, recipients }]).await?)
+    Ok(draft.commit(head, vec![NewJob::new(next_hop, recipients)]).await?)
 }
 
 /// The next job for a next hop by SMTP.

@@ -53,6 +53,7 @@ impl World {
             queue: Arc::clone(queue),
             domains: Arc::clone(&table),
             absence: Arc::new(AtHome),
+            srs: None,
             logins: Arc::new(AtHome),
             metrics: ingress::Metrics::register(&mut registry),
         };
@@ -192,7 +193,7 @@ fn name() -> Result<Host> {
 fn dsn_route() -> Route {
     Route::new(|address: &Mailbox| {
         let recipients = vec![Recipient::new(address.clone())];
-        let job = |domain| NewJob { next_hop: NextHop::mailbox(domain), recipients };
+        let job = |domain| NewJob::new(NextHop::mailbox(domain), recipients);
         address.domain().map(job).into_iter().collect()
     })
 }

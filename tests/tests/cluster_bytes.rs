@@ -90,7 +90,7 @@ async fn live(queue: &JetQueue, hops: u32, body: Bytes) -> Result<usize> {
     let job = |n: u32| {
         let host = Host::parse(&format!("d{n}.example"))?;
         let recipient = Recipient::new(Mailbox::parse(&format!("u@{host}"))?);
-        anyhow::Ok(NewJob { next_hop: NextHop::smtp(&host), recipients: vec![recipient] })
+        anyhow::Ok(NewJob::new(NextHop::smtp(&host), vec![recipient]))
     };
     let mut draft = mail::draft(queue, body).await?;
     let head = Head { prefix: Bytes::new(), header: mail::HEADER.into() };

@@ -8,9 +8,9 @@ use tests::client::Client;
 use tests::ledger::content;
 use tests::load::SENDER;
 use tests::postfix::Postfix;
-use tests::process::{PASSWORD, Postrider};
+use tests::process::{PASSWORD, Postrider, domain_yaml};
 use tests::sink::Sink;
-use tests::{maildir, scenario, wait};
+use tests::{maildir, ports, scenario, wait};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -118,4 +118,41 @@ async fn postfix_receives_under_tls() -> Result<()> {
         key.display()
     );
     us_to_postfix(&settings, "using TLSv1.3").await
+}
+
+/// An alias of ours leads to Postfix, which cannot deliver: its bounce, to a reverse-path of ours,
+/// comes back by us to whoever wrote.
+#[tokio::test]
+async fn postfix_bounces_what_we_forwarded_and_its_sender_hears_of_it() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let sink = Sink::start().await?;
+    let relay = ports::free_address()?;
+    let postfix = Postfix::start(dir.path(), relay, "").await?;
+    let far = format!(
+        "routes:\n  - {{domain: far.test, host: \"127.0.0.1\", port: {}}}\n",
+        sink.address().port()
+    );
+    let config = scenario::config_for_port(postfix.address().port(), &dir.path().join("data"));
+    let config = config.replacen("127.0.0.1:0", &relay.to_string(), 1).replace("routes:\n", &far);
+    let mut postrider = Postrider::new(&dir.path().join("etc"), &config)?;
+    let aliases = "aliases:\n    - {match: team, to: [gone@remote.test]}\n";
+    let domain = domain_yaml("local.test", &["alice"])?.replace("aliases:\n", aliases);
+    std::fs::write(dir.path().join("etc/domains/local.test.yaml"), domain)?;
+    postrider.start().await?;
+    let mut client = Client::connect(postrider.address("relay")).await?;
+    client.command("EHLO client.test", 250).await?;
+    let reply = client.transaction("writer@far.test", &["team@local.test"], &message("P3")).await?;
+    ensure!(reply.code == 250, "{reply:?}");
+    let received = wait::until("the bounce at the writer's", LIMIT, async || {
+        sink.received().into_iter().find(|it| it.recipients == ["writer@far.test"])
+    })
+    .await
+    .map_err(|error| error.context(postfix.log()))?;
+    ensure!(received.reverse_path.is_empty(), "{received:?}");
+    let text = String::from_utf8(received.content)?;
+    ensure!(text.contains("postfix.test") && text.contains("gone@remote.test"), "{text}");
+    ensure!(text.contains("Delivered-To: team@local.test"), "not in what is returned: {text}");
+    let log = postfix.log();
+    ensure!(log.contains("from=<SRS0=") && log.contains("=far.test=writer@local.test>"), "{log}");
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! A job as an operator sees it.
 
 use mail_types::{Envelope, Recipient, Timestamp};
-use queue::{Attempt, Job, JobId, Phase, RecipientState, RecipientStatus, Report};
+use queue::{Attempt, Forward, Job, JobId, Phase, RecipientState, RecipientStatus, Report};
 use serde::{Deserialize, Serialize};
 
 /// A [`Job`] in JSON.
@@ -12,6 +12,8 @@ pub struct JobView {
     pub phase: Phase,
     pub envelope: Envelope,
     pub next_hop: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<Forward>,
     pub size: u64,
     pub attempts: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,6 +47,7 @@ impl From<Job> for JobView {
             phase: job.phase,
             envelope: (*job.envelope).clone(),
             next_hop: job.next_hop.to_string(),
+            forward: job.forward,
             size: job.size,
             attempts: job.attempts,
             next_attempt: job.next_attempt,

@@ -35,7 +35,7 @@ async fn commit(queue: &SimulatedQueue, sender: &str, recipient: &str) -> mail_t
     draft.write(Bytes::from_static(b"body\r\n")).await.unwrap();
     let address = Mailbox::parse(recipient).unwrap();
     let next_hop = NextHop::smtp(&Host::Domain(address.domain().unwrap().clone()));
-    let job = NewJob { next_hop, recipients: vec![Recipient::new(address)] };
+    let job = NewJob::new(next_hop, vec![Recipient::new(address)]);
     draft.commit(Head::default(), vec![job]).await.unwrap();
     draft.id()
 }

@@ -24,6 +24,7 @@ mod attempt;
 mod config;
 mod connection;
 mod failure;
+mod forward;
 mod hop_health;
 mod log;
 mod metrics;

@@ -54,6 +54,7 @@ fn line(job: &Job, group: &[News], first: &News, attempted: Option<Attempted<'_>
         id = %job.id,
         trace_id = job.envelope.trace_id(),
         sender = job.envelope.reverse_path.to_string(),
+        sent_as = job.forward.as_ref().map(|forward| forward.reverse_path.to_string()),
         recipients = addresses(job, group.iter().map(|news| news.recipient)),
         count = group.len(),
         tenant = %job.envelope.tenant,

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use mail_types::{BodyType, Envelope, Mailbox, Recipient};
+use mail_types::{BodyType, Mailbox, Recipient};
 use queue::{Content, ContentError, Job, Lease};
 use smtp::client::{Event, Mail, RecipientResult, SessionError};
 
 use crate::failure::MessageFailure;
+use crate::forward;
 use crate::metrics::Metrics;
 use crate::session::Session;
 
@@ -82,9 +83,9 @@ pub(crate) async fn transact(
     if job.envelope.body == BodyType::EightBitMime && !offered.eight_bit_mime {
         metrics.eight_bit_unannounced.inc();
     }
-    let mail = mail(&job.envelope, job.size, smtputf8);
+    let mail = mail(job, smtputf8);
     let recipients = recipients.iter().map(|index| recipient(job, *index));
-    let offer = Offer { mail: &mail, recipients, limit, metrics };
+    let offer = Offer { job, mail: &mail, recipients, limit, metrics };
     // Whoever failed once gets it the plain way: it may have been the way that failed.
     let whole = session.takes_whole && job.size <= WHOLE_BYTES_MAX && job.attempts == 0;
     let answer = match whole {
@@ -102,10 +103,11 @@ pub(crate) async fn transact(
     }
 }
 
-fn mail(envelope: &Envelope, size: u64, smtputf8: bool) -> Mail<'_> {
+fn mail(job: &Job, smtputf8: bool) -> Mail<'_> {
+    let envelope = &job.envelope;
     Mail {
-        reverse_path: &envelope.reverse_path,
-        size,
+        reverse_path: job.reverse_path(),
+        size: forward::size(job),
         body: envelope.body,
         smtputf8,
         ret: envelope.ret,
@@ -126,11 +128,12 @@ async fn refuse_beforehand(
 ) -> Result<bool, Transacted> {
     let offered = session.connection.capabilities();
     let host = || session.host.to_string();
-    if offered.size.excludes(job.size) {
-        let failure = MessageFailure::TooLarge { host: host(), size: job.size };
+    let size = forward::size(job);
+    if offered.size.excludes(size) {
+        let failure = MessageFailure::TooLarge { host: host(), size };
         return Err(Transacted::Withheld(failure));
     }
-    let sender = job.envelope.reverse_path.mailbox();
+    let sender = job.reverse_path().mailbox();
     let mut addresses = recipients.iter().map(|index| &recipient(job, *index).address);
     let ascii = addresses.all(Mailbox::is_ascii) && sender.is_none_or(Mailbox::is_ascii);
     let needed = job.envelope.smtputf8 || !ascii;
@@ -168,6 +171,7 @@ async fn header_is_ascii(lease: &dyn Lease) -> Result<bool, Transacted> {
 
 /// What is offered, and within which time up to the content.
 struct Offer<'a, R> {
+    job: &'a Job,
     mail: &'a Mail<'a>,
     recipients: R,
     limit: Duration,
@@ -177,8 +181,8 @@ struct Offer<'a, R> {
 impl<'a, R: Iterator<Item = &'a Recipient>> Offer<'a, R> {
     /// In one piece: the content, which is at hand and short, goes with the commands.
     async fn whole(self, session: &mut Session, lease: &mut dyn Lease) -> Result<Event, Stop> {
-        let Self { mail, recipients, limit, metrics } = self;
-        let content = all_of(lease.content().await?).await?;
+        let Self { job, mail, recipients, limit, metrics } = self;
+        let content = all_of(forward::content(lease, job).await?).await?;
         lease.extend().await.map_err(|_| Stop::LeaseLost)?;
         let connection = &mut session.connection;
         let (begun, mended) = connection.begin_whole(mail, recipients, &content, limit).await;
@@ -198,7 +202,7 @@ impl<'a, R: Iterator<Item = &'a Recipient>> Offer<'a, R> {
         if event != Event::SendContent {
             return Ok(event);
         }
-        send_content(session, lease, self.metrics).await
+        send_content(session, lease, self.job, self.metrics).await
     }
 }
 
@@ -218,9 +222,10 @@ async fn all_of(mut content: Content) -> Result<Bytes, ContentError> {
 async fn send_content(
     session: &mut Session,
     lease: &mut dyn Lease,
+    job: &Job,
     metrics: &Metrics,
 ) -> Result<Event, Stop> {
-    let mut content = lease.content().await?;
+    let mut content = forward::content(lease, job).await?;
     let mut renewed = Instant::now();
     while let Some(chunk) = content.chunks.next().await {
         if let Some(event) = session.connection.content(&chunk?).await? {

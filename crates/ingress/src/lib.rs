@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domains::{Absence, Logins, Table};
+use domains::{Absence, Logins, Srs, Table};
 use mail_types::Host;
 use queue::Queue;
 use smtp::ListenerKind;
@@ -73,6 +73,8 @@ pub struct Services {
     pub absence: Arc<dyn Absence>,
     /// Asked who logs in.
     pub logins: Arc<dyn Logins>,
+    /// Rewrites the reverse-path of what aliases lead elsewhere, and takes bounces of it.
+    pub srs: Option<Arc<Srs>>,
     pub metrics: Metrics,
 }
 

@@ -3,9 +3,9 @@
 //! No network address is trusted. An address means what its grammar says: `%`, `!` and a second `@`
 //! in a local part are characters of a name, never a route (RFC 5321 §2.3.11).
 
-use domains::{Destination, Identity, Resolution, Table};
-use mail_types::{ForwardPath, Host, Mailbox, ReversePath, TenantId};
-use queue::NextHop;
+use domains::{Destination, Identity, Resolution, Srs, Table};
+use mail_types::{ForwardPath, Host, Mailbox, ReversePath, TenantId, Timestamp};
+use queue::{Forward, NextHop};
 
 use crate::replies::{self, Canned};
 
@@ -13,11 +13,20 @@ use crate::replies::{self, Canned};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Route {
     /// At least one; no two alike.
-    pub(crate) hops: Vec<(NextHop, Mailbox)>,
+    pub(crate) hops: Vec<Hop>,
     /// Whose recipient it is, when it is a hosted one.
     pub(crate) tenant: Option<TenantId>,
     /// The largest message it takes, in octets.
     pub(crate) size_max: Option<u64>,
+}
+
+/// One of the addresses that a recipient stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hop {
+    pub(crate) next_hop: NextHop,
+    pub(crate) address: Mailbox,
+    /// When an alias of ours leads there, and it is not ours.
+    pub(crate) forward: Option<Forward>,
 }
 
 /// Whether an identity may use a reverse-path. Null is nobody's name, and what MUAs send receipts
@@ -26,47 +35,106 @@ pub(crate) fn may_send_from(identity: &Identity, path: &ReversePath) -> bool {
     path.mailbox().is_none_or(|mailbox| identity.may_send_as(mailbox))
 }
 
-/// Where a recipient's mail goes, or why it is refused.
-///
-/// # Errors
-/// The reply for an unknown recipient, or for one elsewhere when nobody is logged in. Both say that
-/// the table lacks something: true only of a table that is the one in force.
-pub(crate) fn route(
-    table: &Table,
-    path: &ForwardPath,
-    identity: Option<&Identity>,
-) -> Result<Route, Canned> {
-    match table.resolve(path) {
-        Resolution::Local(destinations) => Ok(local(table, path, destinations)),
-        Resolution::Remote(host) => match (identity, path) {
-            (Some(_), ForwardPath::Mailbox(mailbox)) => Ok(remote(&host, mailbox)),
-            (None, _) | (_, ForwardPath::Postmaster) => Err(replies::NO_RELAY),
-        },
-        Resolution::UnknownRecipient => Err(replies::NO_SUCH_USER),
-    }
+/// What a recipient is judged by.
+pub(crate) struct Policy<'a> {
+    pub(crate) table: &'a Table,
+    /// Without it, forwarded mail keeps its sender's reverse-path.
+    pub(crate) srs: Option<&'a Srs>,
+    pub(crate) identity: Option<&'a Identity>,
+    pub(crate) sender: &'a ReversePath,
+    pub(crate) now: Timestamp,
 }
 
-fn local(table: &Table, path: &ForwardPath, destinations: Vec<Destination>) -> Route {
-    let hops: Vec<_> = destinations.into_iter().filter_map(hop).collect();
-    let domain = match path {
-        ForwardPath::Mailbox(mailbox) => mailbox.domain(),
-        ForwardPath::Postmaster => hops.first().and_then(|(_, mailbox)| mailbox.domain()),
-    };
-    Route {
-        tenant: domain.and_then(|domain| table.tenant_of(domain)).cloned(),
-        size_max: domain.and_then(|domain| table.max_message_size_bytes(domain)),
-        hops,
+impl Policy<'_> {
+    /// Where a recipient's mail goes, or why it is refused.
+    ///
+    /// # Errors
+    /// The reply for an unknown recipient, or for one elsewhere when nobody is logged in. Both say
+    /// that the table lacks something: true only of a table that is the one in force.
+    pub(crate) fn route(&self, path: &ForwardPath) -> Result<Route, Canned> {
+        if let Some(sender) = self.forwarded_sender(path) {
+            return self.bounce(path, sender);
+        }
+        match self.table.resolve(path) {
+            Resolution::Local(destinations) => Ok(self.local(path, destinations)),
+            Resolution::Remote(host) => match (self.identity, path) {
+                (Some(_), ForwardPath::Mailbox(mailbox)) => Ok(remote(&host, mailbox)),
+                (None, _) | (_, ForwardPath::Postmaster) => Err(replies::NO_RELAY),
+            },
+            Resolution::UnknownRecipient => Err(replies::NO_SUCH_USER),
+        }
+    }
+
+    /// Whom a bounce is for, if it is one of mail that we forwarded. Others than bounces have no
+    /// business there.
+    fn forwarded_sender(&self, path: &ForwardPath) -> Option<Mailbox> {
+        let ForwardPath::Mailbox(address) = path else { return None };
+        let is_hosted = address.domain().is_some_and(|domain| self.table.is_hosted(domain));
+        let srs = self.srs.filter(|_| is_hosted && self.sender.is_null())?;
+        srs.sender(address.local_part(), self.now)
+    }
+
+    /// Back to the sender, with the forwarding domain's means.
+    fn bounce(&self, path: &ForwardPath, sender: Mailbox) -> Result<Route, Canned> {
+        let theirs = self.local(path, Vec::new());
+        let sender = ForwardPath::Mailbox(sender);
+        let hops = match self.table.resolve(&sender) {
+            Resolution::Local(destinations) => self.local(&sender, destinations).hops,
+            Resolution::Remote(host) => {
+                let ForwardPath::Mailbox(sender) = &sender else { return Err(replies::NO_RELAY) };
+                remote(&host, sender).hops
+            }
+            Resolution::UnknownRecipient => return Err(replies::NO_SUCH_USER),
+        };
+        Ok(Route { hops, ..theirs })
+    }
+
+    fn local(&self, path: &ForwardPath, destinations: Vec<Destination>) -> Route {
+        let named = match path {
+            ForwardPath::Mailbox(mailbox) => Some(mailbox),
+            ForwardPath::Postmaster => self.table.postmaster(),
+        };
+        let domain = named.and_then(Mailbox::domain);
+        let hop = |destination| self.hop(destination, named);
+        Route {
+            tenant: domain.and_then(|domain| self.table.tenant_of(domain)).cloned(),
+            size_max: domain.and_then(|domain| self.table.max_message_size_bytes(domain)),
+            hops: destinations.into_iter().filter_map(hop).collect(),
+        }
+    }
+
+    fn hop(&self, destination: Destination, named: Option<&Mailbox>) -> Option<Hop> {
+        match destination {
+            Destination::Mailbox { address } => {
+                // A mailbox of ours always has a domain: the table refuses literals.
+                let next_hop = NextHop::mailbox(address.domain()?);
+                Some(Hop { next_hop, address, forward: None })
+            }
+            Destination::Remote { address } => {
+                let forward = named.map(|alias| self.forward(alias));
+                Some(Hop { next_hop: NextHop::smtp(address.host()), address, forward })
+            }
+        }
+    }
+
+    fn forward(&self, alias: &Mailbox) -> Forward {
+        let rewritten = self.sender.mailbox().and_then(|sender| self.rewritten(sender, alias));
+        let reverse_path = match rewritten {
+            Some(mailbox) => ReversePath::Mailbox(mailbox),
+            None => self.sender.clone(),
+        };
+        Forward { reverse_path, delivered_to: alias.clone() }
+    }
+
+    /// Another's domain does not name us among those who send for it. Ours do.
+    fn rewritten(&self, sender: &Mailbox, alias: &Mailbox) -> Option<Mailbox> {
+        let is_ours = sender.domain().is_some_and(|domain| self.table.is_hosted(domain));
+        let srs = self.srs.filter(|_| !is_ours)?;
+        srs.forwarded(sender, alias.domain()?, self.now)
     }
 }
 
 fn remote(host: &Host, mailbox: &Mailbox) -> Route {
-    Route { hops: vec![(NextHop::smtp(host), mailbox.clone())], tenant: None, size_max: None }
-}
-
-fn hop(destination: Destination) -> Option<(NextHop, Mailbox)> {
-    match destination {
-        // A mailbox of ours always has a domain: the table refuses literals.
-        Destination::Mailbox { address } => Some((NextHop::mailbox(address.domain()?), address)),
-        Destination::Remote { address } => Some((NextHop::smtp(address.host()), address)),
-    }
+    let hop = Hop { next_hop: NextHop::smtp(host), address: mailbox.clone(), forward: None };
+    Route { hops: vec![hop], tenant: None, size_max: None }
 }

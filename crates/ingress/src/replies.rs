@@ -70,6 +70,9 @@ pub(crate) const TOO_LARGE_FOR_RECIPIENT: Canned =
     Canned::new(552, (5, 3, 4), "Message is larger than a recipient accepts");
 pub(crate) const LOOP: Canned = Canned::new(554, (5, 4, 6), "Too many hops, mail is looping");
 
+pub(crate) const FORWARD_LOOP: Canned =
+    Canned::new(554, (5, 4, 6), "A recipient has forwarded this message before, mail is looping");
+
 /// What the client hears when the store does not take its mail.
 pub(crate) fn of_store(error: &AcceptError) -> Canned {
     match error {

@@ -27,7 +27,7 @@ use crate::auth::{Hashes, Verdict};
 use crate::clients::ClientKey;
 use crate::deadline::Deadline;
 use crate::metrics::{End, fault, listener};
-use crate::policy;
+use crate::policy::{self, Policy};
 use crate::replies::{self, Canned};
 use crate::shared::Shared;
 use crate::stream::Stream;
@@ -365,7 +365,17 @@ impl Session {
         let Some(table) = self.shared.domains.load_full() else {
             return self.refuse("rcpt", replies::NO_TABLE);
         };
-        let route = match policy::route(&table, &rcpt.forward_path, self.identity()) {
+        let Some(transaction) = &self.transaction else {
+            return self.refuse("rcpt", replies::CANNOT_STORE);
+        };
+        let policy = Policy {
+            table: &table,
+            srs: self.shared.srs.as_deref(),
+            identity: self.identity(),
+            sender: transaction.reverse_path(),
+            now: runtime::clock::now(),
+        };
+        let route = match policy.route(&rcpt.forward_path) {
             Ok(route) => route,
             Err(refusal) => {
                 let is_proven = self.shared.absence.is_proven(&table).await;

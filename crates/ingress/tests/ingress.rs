@@ -8,6 +8,7 @@ mod ingress {
     mod server;
 
     mod accepting;
+    mod forwarding;
     mod limits;
     mod proxied;
     mod relaying;

@@ -30,10 +30,7 @@ fn start() -> Timestamp {
 fn settler() -> Settler {
     let route = Route::new(|sender: &Mailbox| match sender.local_part().as_str() {
         "nobody" => Vec::new(),
-        _ => vec![NewJob {
-            next_hop: NextHop::smtp(sender.host()),
-            recipients: vec![Recipient::new(sender.clone())],
-        }],
+        _ => vec![NewJob::new(NextHop::smtp(sender.host()), vec![Recipient::new(sender.clone())])],
     });
     Settler::new(Host::parse("us.example").unwrap(), route, Policy::default())
 }
@@ -60,6 +57,7 @@ fn job(recipients: usize) -> Job {
             trace_parent: None,
         }),
         next_hop: NextHop::smtp(&Host::parse("there.example").unwrap()),
+        forward: None,
         recipients: (0..recipients).map(state).collect(),
         size: 100,
         attempts: 0,

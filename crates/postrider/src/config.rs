@@ -9,6 +9,7 @@ use mail_types::{Host, Mailbox};
 use serde::{Deserialize, Serialize};
 
 use crate::secrets::Secrets;
+use crate::srs;
 
 /// The file in a configuration directory.
 const FILE: &str = "postrider.yaml";
@@ -42,6 +43,9 @@ pub(crate) struct Config {
     /// What secrets in the domain table are sealed to and opened with.
     #[serde(default)]
     pub(crate) secrets: Secrets,
+    /// How forwarded mail finds its way back.
+    #[serde(default)]
+    pub(crate) srs: srs::Keys,
     #[serde(default)]
     pub(crate) delivery: delivery::Config,
     #[serde(default)]
@@ -127,7 +131,8 @@ impl Config {
         for file in config.jetstream.iter_mut().flat_map(|jetstream| jetstream.files_mut()) {
             *file = base.join(&*file);
         }
-        for file in config.secrets.files_mut().chain(config.telemetry.files_mut()) {
+        let files = config.secrets.files_mut().chain(config.telemetry.files_mut());
+        for file in files.chain(config.srs.files_mut()) {
             *file = base.join(&*file);
         }
         for auth in config.delivery.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
@@ -155,6 +160,7 @@ impl Config {
             self.domains_kv(String::new())?;
             self.secrets.opener().map_err(|error| refused_whole(&error))?;
         }
+        self.srs.load()?;
         self.mda.validate(&self.delivery.retry).map_err(|error| refused("mda")(&error))?;
         resolve::Dns::new(&self.resolver).context("resolver")?;
         self.telemetry.validate().map_err(|error| refused("telemetry")(&error))?;

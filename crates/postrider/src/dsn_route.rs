@@ -1,17 +1,25 @@
-//! Where DSNs go: to a mailbox of ours, or out.
+//! Where DSNs go: to a mailbox of ours, or out. One to whoever sent us mail that we had forwarded
+//! goes to its first sender.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use domains::{Destination, Resolution, Table};
+use domains::{Destination, Resolution, Srs, Table};
 use mail_types::{ForwardPath, Host, Mailbox, Recipient};
 use outcome::Route;
 use queue::{NewJob, NextHop};
 
 /// Asks the table that is in force when a DSN is made.
-pub(crate) fn route(table: &Arc<ArcSwapOption<Table>>) -> Route {
+pub(crate) fn route(table: &Arc<ArcSwapOption<Table>>, srs: Option<Arc<Srs>>) -> Route {
     let table = table.clone();
-    Route::new(move |address| table.load().as_ref().map_or_else(Vec::new, |t| jobs(t, address)))
+    Route::new(move |address| {
+        let table = table.load();
+        let Some(table) = table.as_ref() else { return Vec::new() };
+        let is_hosted = address.domain().is_some_and(|domain| table.is_hosted(domain));
+        let srs = srs.as_ref().filter(|_| is_hosted);
+        let first = srs.and_then(|srs| srs.sender(address.local_part(), runtime::clock::now()));
+        jobs(table, first.as_ref().unwrap_or(address))
+    })
 }
 
 fn jobs(table: &Table, address: &Mailbox) -> Vec<NewJob> {
@@ -35,5 +43,5 @@ fn job(destination: &Destination) -> Option<NewJob> {
 }
 
 fn new_job(next_hop: NextHop, address: &Mailbox) -> NewJob {
-    NewJob { next_hop, recipients: vec![Recipient::new(address.clone())] }
+    NewJob::new(next_hop, vec![Recipient::new(address.clone())])
 }

@@ -17,6 +17,7 @@ mod queue_metrics;
 mod resources;
 mod secrets;
 mod serve;
+mod srs;
 mod table;
 
 use std::process::ExitCode;

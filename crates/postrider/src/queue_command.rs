@@ -4,7 +4,7 @@ use admin::client::Client;
 use admin::{ActRequest, JobView, Query};
 use anyhow::ensure;
 use mail_types::QueueId;
-use queue::{ActResult, Action, Filter, JobSummary, Phase};
+use queue::{ActResult, Action, Filter, Forward, JobSummary, Phase};
 
 use crate::cli::{ActArgs, FilterArgs, Output, QueueCommand, Target};
 use crate::config::Config;
@@ -116,6 +116,10 @@ fn show_job(job: &JobView) {
     let title = format!("{} to {}: {}", job.id, job.next_hop, phase_name(job.phase));
     output::line(&title);
     output::line(&format!("  from       {}", envelope.reverse_path));
+    if let Some(forward) = &job.forward {
+        let Forward { reverse_path, delivered_to } = forward;
+        output::line(&format!("  forwarded  by <{delivered_to}> as from {reverse_path}"));
+    }
     output::line(&format!("  arrived    {}   expires {}", envelope.arrival, envelope.expires));
     output::line(&format!("  tenant     {}   size {}", envelope.tenant, size(job.size)));
     if let Some(trace) = envelope.trace_id() {

@@ -74,7 +74,7 @@ pub(crate) fn make(directory: &Path, classes: &[Class]) -> anyhow::Result<()> {
 }
 
 /// Readable by its owner only.
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()

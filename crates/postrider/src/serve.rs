@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use domains::Srs;
 use prometheus_client::registry::Registry;
 use queue::{HopKind, Queue};
 use runtime::readiness::Readiness;
@@ -20,7 +21,7 @@ use crate::cli::LogFormat;
 use crate::config::{Config, DomainsFrom, Refused, refused};
 use crate::queue_metrics::Watched;
 use crate::table::Domains;
-use crate::{backend, dsn_route, output, resources};
+use crate::{backend, dsn_route, output, resources, srs};
 
 /// Reads everything, says what it would serve, and changes nothing.
 pub(crate) fn check(directory: &Path) -> anyhow::Result<()> {
@@ -155,7 +156,9 @@ impl Opening {
         self.readiness.ready("queue");
         let queue = backend.queue();
         watched.watch(backend.clone());
-        let made = metrics.make(config, &queue, &self.domains)?;
+        let parts =
+            Parts { config, queue: &queue, domains: &self.domains, srs: srs::open(config)? };
+        let made = metrics.make(&parts)?;
         let socket = config.admin_socket();
         let admin = admin::server::Server::bind(&socket).await;
         let admin = admin.with_context(|| format!("cannot listen on {}", socket.display()))?;
@@ -170,6 +173,14 @@ struct RoleMetrics {
     ingress: Option<ingress::Metrics>,
     delivery: Option<delivery::Metrics>,
     mda: Option<mda::Metrics>,
+}
+
+/// What roles are made of.
+struct Parts<'a> {
+    config: &'a Config,
+    queue: &'a Arc<dyn Queue>,
+    domains: &'a Domains,
+    srs: Option<Arc<Srs>>,
 }
 
 /// The roles, bound and configured, and not yet working.
@@ -189,15 +200,10 @@ impl RoleMetrics {
         }
     }
 
-    fn make(
-        self,
-        config: &Config,
-        queue: &Arc<dyn Queue>,
-        domains: &Domains,
-    ) -> anyhow::Result<Made> {
-        let bind = |metrics| bind_ingress(config, queue, domains, metrics);
-        let deliver = |metrics| make_delivery(config, queue, domains, metrics);
-        let store = |metrics| make_mda(config, queue, domains, metrics);
+    fn make(self, parts: &Parts<'_>) -> anyhow::Result<Made> {
+        let bind = |metrics| bind_ingress(parts, metrics);
+        let deliver = |metrics| make_delivery(parts, metrics);
+        let store = |metrics| make_mda(parts, metrics);
         Ok(Made {
             ingress: self.ingress.map(bind).transpose()?,
             delivery: self.delivery.map(deliver).transpose()?,
@@ -290,17 +296,14 @@ fn log_admin(error: &std::io::Error) {
     tracing::error!(event = "admin_failed", %error, "operators cannot reach the queue");
 }
 
-fn bind_ingress(
-    config: &Config,
-    queue: &Arc<dyn Queue>,
-    domains: &Domains,
-    metrics: ingress::Metrics,
-) -> anyhow::Result<ingress::Ingress> {
+fn bind_ingress(parts: &Parts<'_>, metrics: ingress::Metrics) -> anyhow::Result<ingress::Ingress> {
+    let Parts { config, queue, domains, srs } = parts;
     let services = ingress::Services {
-        queue: queue.clone(),
+        queue: Arc::clone(queue),
         domains: domains.table.clone(),
         absence: domains.absence(),
         logins: domains.logins(),
+        srs: srs.clone(),
         metrics,
     };
     ingress::Ingress::bind(&config.ingress, services).map_err(|error| match error {
@@ -312,17 +315,16 @@ fn bind_ingress(
 }
 
 fn make_delivery(
-    config: &Config,
-    queue: &Arc<dyn Queue>,
-    domains: &Domains,
+    parts: &Parts<'_>,
     metrics: delivery::Metrics,
 ) -> anyhow::Result<delivery::Delivery> {
+    let Parts { config, queue, domains, srs } = parts;
     let resolver = resolve::Dns::new(&config.resolver).context("resolver")?;
     let setup = delivery::Setup {
-        queue: queue.clone(),
+        queue: Arc::clone(queue),
         resolver: Arc::new(resolver),
         name: config.host()?,
-        route: dsn_route::route(&domains.table),
+        route: dsn_route::route(&domains.table, srs.clone()),
         lease: config.lease(),
         metrics,
     };
@@ -330,18 +332,14 @@ fn make_delivery(
         .map_err(|error| refused("delivery")(&error))
 }
 
-fn make_mda(
-    config: &Config,
-    queue: &Arc<dyn Queue>,
-    domains: &Domains,
-    metrics: mda::Metrics,
-) -> anyhow::Result<mda::Mda> {
+fn make_mda(parts: &Parts<'_>, metrics: mda::Metrics) -> anyhow::Result<mda::Mda> {
+    let Parts { config, queue, domains, srs } = parts;
     let setup = mda::Setup {
-        queue: queue.clone(),
+        queue: Arc::clone(queue),
         domains: domains.table.clone(),
         absence: domains.absence(),
         name: config.host()?,
-        route: dsn_route::route(&domains.table),
+        route: dsn_route::route(&domains.table, srs.clone()),
         lease: config.lease(),
         retry: config.delivery.retry.clone(),
         data_dir: config.data_dir.clone(),

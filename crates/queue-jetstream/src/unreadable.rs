@@ -92,6 +92,7 @@ pub(crate) fn shown(view: &View<Place>, error: &ReadError) -> Job {
         id: view.id,
         envelope: Arc::new(envelope),
         next_hop: view.next_hop.clone(),
+        forward: None,
         recipients: Vec::new(),
         size: view.size,
         attempts: 0,

@@ -167,7 +167,7 @@ async fn commit(queue: &LogQueue, body_bytes: usize) {
         prefix: Bytes::from_static(b"Received: from a by b\r\n"),
         header: Bytes::from_static(b"Subject: a test\r\n\r\n"),
     };
-    draft.commit(head, vec![NewJob { next_hop, recipients: vec![recipient] }]).await.unwrap();
+    draft.commit(head, vec![NewJob::new(next_hop, vec![recipient])]).await.unwrap();
 }
 
 fn done() -> Settlement {

@@ -32,7 +32,7 @@ pub use contract::{
     QueueError, SettleError,
 };
 pub use model::{
-    Action, Attempt, Disposition, Filter, FollowUp, FollowUpKind, Head, HopKind, Job, JobId,
-    JobSummary, LeaseReason, NewJob, NextHop, Phase, Progress, RecipientState, RecipientStatus,
-    Report, Settlement, Stats, Wait,
+    Action, Attempt, Disposition, Filter, FollowUp, FollowUpKind, Forward, Head, HopKind, Job,
+    JobId, JobSummary, LeaseReason, NewJob, NextHop, Phase, Progress, RecipientState,
+    RecipientStatus, Report, Settlement, Stats, Wait,
 };

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mail_types::{Domain, Envelope, Host, QueueId, Recipient, Reply, TenantId, Timestamp};
+use mail_types::{
+    Domain, Envelope, Host, Mailbox, QueueId, Recipient, Reply, ReversePath, TenantId, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 /// Which role takes a job.
@@ -116,6 +118,25 @@ pub struct NewJob {
     pub next_hop: NextHop,
     /// At least one.
     pub recipients: Vec<Recipient>,
+    /// How its recipients came to be, if an alias of ours leads to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<Forward>,
+}
+
+impl NewJob {
+    pub fn new(next_hop: NextHop, recipients: Vec<Recipient>) -> Self {
+        Self { next_hop, recipients, forward: None }
+    }
+}
+
+/// How a message is passed on that an alias of ours leads elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Forward {
+    /// What it leaves under. What its envelope says is where our own DSNs go.
+    pub reverse_path: ReversePath,
+    /// The alias, which a Delivered-To field names (RFC 9228): by it a loop is seen.
+    pub delivered_to: Mailbox,
 }
 
 /// What became of a recipient.
@@ -179,6 +200,8 @@ pub struct Job {
     pub id: JobId,
     pub envelope: Arc<Envelope>,
     pub next_hop: NextHop,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<Forward>,
     /// All recipients of the job in the order of `commit`, settled ones included.
     pub recipients: Vec<RecipientState>,
     /// Octets of the content: prefix, header block and body.
@@ -197,6 +220,12 @@ pub struct Job {
 }
 
 impl Job {
+    /// What the message leaves under.
+    pub fn reverse_path(&self) -> &ReversePath {
+        let forward = self.forward.as_ref();
+        forward.map_or(&self.envelope.reverse_path, |forward| &forward.reverse_path)
+    }
+
     /// The recipients that are still to be tried, with their place in `recipients`.
     pub fn pending(&self) -> impl Iterator<Item = (u32, &RecipientState)> {
         (0u32..)

@@ -66,7 +66,7 @@ async fn outcomes(seed: u64) -> Vec<(QueueId, &'static str)> {
         let mut draft = queue.begin(envelope(), Admission::Outside).await.unwrap();
         let recipient = Recipient::new(Mailbox::parse("user@example.net").unwrap());
         let next_hop = NextHop::smtp(recipient.address.host());
-        let jobs = vec![NewJob { next_hop, recipients: vec![recipient] }];
+        let jobs = vec![NewJob::new(next_hop, vec![recipient])];
         let outcome = match draft.commit(Head::default(), jobs).await {
             Ok(()) => "kept",
             Err(AcceptError::Unknown(_)) => "unknown",

@@ -1,6 +1,7 @@
 //! What goes over the wire: dots, line ends, sizes, 8-bit and international mail.
 
-use mail_types::{BodyType, EnvId, Notify, OriginalRecipient, Ret};
+use mail_types::{BodyType, EnvId, Mailbox, Notify, OriginalRecipient, Ret, ReversePath};
+use queue::Forward;
 
 use delivery::RouteConfig;
 
@@ -163,4 +164,30 @@ async fn dsn_parameters_are_passed_on_rfc3461_5_2_1() {
         ["RCPT TO:<a@there.example> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;o+2Bx@here.example"]
     );
     assert_eq!(summary.dsns, 0, "the next hop will say it");
+}
+
+/// Under the alias' domain, and with the alias in front: by it a loop is seen (RFC 9228).
+#[tokio::test]
+async fn what_an_alias_leads_elsewhere_says_so() {
+    for script in [Script::default(), Script::default().chunking()] {
+        let peer = Peer::start(script).await;
+        let world = World::to(&peer);
+        let mut forwarded = job(&["a@there.example"]);
+        forwarded.forward = Some(Forward {
+            reverse_path: ReversePath::parse("SRS0=x=y=far.example=s@alias.example").unwrap(),
+            delivered_to: Mailbox::parse("team@alias.example").unwrap(),
+        });
+        let (summary, _) = world.deliver(forwarded, CONTENT).await;
+        assert_eq!(summary.recipients, ["delivered 250 2.0.0"]);
+        let content = peer.messages()[0].content.clone();
+        let field = b"Delivered-To: team@alias.example\r\n";
+        assert_eq!(content, [&field[..], CONTENT].concat());
+        let mail = peer.commands().into_iter().find(|line| line.starts_with("MAIL")).unwrap();
+        let path = "MAIL FROM:<SRS0=x=y=far.example=s@alias.example> ";
+        assert!(mail.starts_with(path), "{mail}");
+        if let Some((_, size)) = mail.split_once("SIZE=") {
+            let size: usize = size.split(' ').next().unwrap().trim().parse().unwrap();
+            assert_eq!(size, field.len() + CONTENT.len());
+        }
+    }
 }

@@ -28,7 +28,7 @@ async fn fill(queue: &SimulatedQueue) {
         draft.write(Bytes::from_static(b"body\r\n")).await.unwrap();
         let header = Bytes::from_static(b"Subject: x\r\n\r\n");
         let recipients = vec![job.recipients[0].recipient.clone()];
-        let jobs = vec![NewJob { next_hop: job.next_hop, recipients }];
+        let jobs = vec![NewJob::new(job.next_hop, recipients)];
         draft.commit(Head { prefix: Bytes::new(), header }, jobs).await.unwrap();
     }
 }

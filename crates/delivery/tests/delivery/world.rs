@@ -277,10 +277,10 @@ impl World {
             resolver: self.dns.clone(),
             name,
             route: Route::new(|sender: &Mailbox| {
-                vec![NewJob {
-                    next_hop: NextHop::smtp(sender.host()),
-                    recipients: vec![Recipient::new(sender.clone())],
-                }]
+                vec![NewJob::new(
+                    NextHop::smtp(sender.host()),
+                    vec![Recipient::new(sender.clone())],
+                )]
             }),
             lease: LEASE,
             metrics,
@@ -415,6 +415,7 @@ pub(crate) fn job(recipients: &[&str]) -> Job {
             trace_parent: None,
         }),
         next_hop: NextHop::smtp(&domain),
+        forward: None,
         recipients,
         size: 0,
         attempts: 0,

@@ -14,7 +14,7 @@ use tracing::Span;
 
 use super::header::HeaderBlock;
 use crate::budget::Share;
-use crate::policy::Route;
+use crate::policy::{Hop, Route};
 
 /// From MAIL to the end of the content.
 pub(super) struct Transaction {
@@ -70,15 +70,18 @@ impl Transaction {
         self.recipients += 1;
         self.tenant = self.tenant.take().or(route.tenant);
         self.size_max = self.size_max.into_iter().chain(route.size_max).min();
-        for (hop, address) in route.hops {
-            if !self.seen.insert((hop.clone(), address.clone())) {
+        for Hop { next_hop, address, forward } in route.hops {
+            if !self.seen.insert((next_hop.clone(), address.clone())) {
                 continue;
             }
             let orcpt = original(&rcpt, &address);
             let recipient = Recipient { address, notify: rcpt.notify, orcpt };
-            match self.jobs.iter_mut().find(|job| job.next_hop == hop) {
+            let is_alike = |job: &&mut NewJob| job.next_hop == next_hop && job.forward == forward;
+            match self.jobs.iter_mut().find(is_alike) {
                 Some(job) => job.recipients.push(recipient),
-                None => self.jobs.push(NewJob { next_hop: hop, recipients: vec![recipient] }),
+                None => {
+                    self.jobs.push(NewJob { next_hop, recipients: vec![recipient], forward });
+                }
             }
         }
         self.only = (self.recipients == 1).then_some(rcpt.forward_path);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher;
-use domains::{Absence, AtHome, Settings, Table, yaml};
+use domains::{Absence, AtHome, Settings, Srs, Table, yaml};
 use ingress::{Config, Ingress, Kind, Listener, Metrics, Services};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,7 @@ impl Server {
             domains: Arc::clone(&domains),
             absence,
             logins: Arc::new(AtHome),
+            srs: Some(Arc::new(Srs::new(&[7; 32], &[]).unwrap())),
             metrics: Metrics::register(&mut registry),
         };
         let ingress = Ingress::bind(&config, services).unwrap();

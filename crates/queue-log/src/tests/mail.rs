@@ -57,7 +57,7 @@ pub(super) fn head() -> Head {
 
 pub(crate) fn job() -> NewJob {
     let recipient = Recipient::new(Mailbox::parse("user@example.net").unwrap());
-    NewJob { next_hop: NextHop::smtp(recipient.address.host()), recipients: vec![recipient] }
+    NewJob::new(NextHop::smtp(recipient.address.host()), vec![recipient])
 }
 
 /// A body of `size` octets that no other `n` has.

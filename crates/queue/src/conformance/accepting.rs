@@ -13,6 +13,9 @@ pub async fn committed_mail_survives_a_crash<H: Harness>() {
         Mail::to("a.example").and_to("b.example"),
         Mail::to("c.example").recipients(1000),
         Mail::to("d.example").from(""),
+        Mail::to("e.example")
+            .and_forwarded_to("e.example", "f.example")
+            .and_forwarded_to("e.example", "g.example"),
     ];
     let mut ids = Vec::new();
     for mail in &mails {
@@ -26,6 +29,7 @@ pub async fn committed_mail_survives_a_crash<H: Harness>() {
         for (job, new) in jobs.iter().zip(&mail.jobs) {
             assert_eq!(*job.envelope, mail.envelope(now));
             assert_eq!(job.next_hop, new.next_hop);
+            assert_eq!(job.forward, new.forward);
             let recipients = job.recipients.iter().map(|state| &state.recipient);
             assert!(recipients.eq(&new.recipients));
         }

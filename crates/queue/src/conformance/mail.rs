@@ -9,8 +9,8 @@ use mail_types::{
 };
 
 use crate::model::{
-    Attempt, Disposition, FollowUp, FollowUpKind, Head, NewJob, NextHop, Progress, RecipientStatus,
-    Report, Settlement, Wait,
+    Attempt, Disposition, FollowUp, FollowUpKind, Forward, Head, NewJob, NextHop, Progress,
+    RecipientStatus, Report, Settlement, Wait,
 };
 
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
@@ -44,6 +44,15 @@ impl Mail {
 
     pub(super) fn and_to(mut self, domain: &str) -> Self {
         self.jobs.push(job(domain, 1));
+        self
+    }
+
+    /// As an alias at `forwarder` leads there too.
+    pub(super) fn and_forwarded_to(mut self, domain: &str, forwarder: &str) -> Self {
+        let delivered_to = Mailbox::parse(&format!("alias@{forwarder}")).unwrap();
+        let reverse_path = ReversePath::Mailbox(delivered_to.clone());
+        let forward = Some(Forward { reverse_path, delivered_to });
+        self.jobs.push(NewJob { forward, ..job(domain, 1) });
         self
     }
 
@@ -99,7 +108,7 @@ impl Mail {
 
 fn job(domain: &str, count: usize) -> NewJob {
     let recipient = |n| Recipient::new(Mailbox::parse(&format!("user{n}@{domain}")).unwrap());
-    NewJob { next_hop: hop(domain), recipients: (0..count).map(recipient).collect() }
+    NewJob::new(hop(domain), (0..count).map(recipient).collect())
 }
 
 pub(super) fn hop(domain: &str) -> NextHop {

@@ -191,10 +191,12 @@ impl StoredState {
 
     /// The job as it is leased or shown. `view` tells its id and what the schedule knows.
     pub fn job<T>(&self, message: &StoredMessage, view: &View<T>) -> Job {
+        let new = message.jobs.get(usize::from(view.id.index));
         Job {
             id: view.id,
             envelope: Arc::clone(&message.envelope),
             next_hop: view.next_hop.clone(),
+            forward: new.and_then(|job| job.forward.clone()),
             recipients: self.recipients(message, view.id),
             size: message.size(),
             attempts: self.attempts,
@@ -272,7 +274,7 @@ pub(super) mod tests {
         StoredMessage {
             id: QueueId::new(NOW, 42),
             envelope: Arc::new(envelope()),
-            jobs: vec![NewJob { next_hop, recipients }],
+            jobs: vec![NewJob::new(next_hop, recipients)],
             prefix_bytes: 120,
             header_bytes: 300,
             body_bytes: 9_600,

@@ -1,0 +1,61 @@
+//! The keys by which forwarded mail finds its way back.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use domains::Srs;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, refused};
+use crate::secrets;
+
+/// `srs` of the configuration.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Keys {
+    /// The first signs; what the others signed is read too. The same wherever mail is accepted, and
+    /// where DSNs are made.
+    pub(crate) key_files: Vec<PathBuf>,
+}
+
+impl Keys {
+    pub(crate) fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        self.key_files.iter_mut()
+    }
+
+    /// `None` without files.
+    pub(crate) fn load(&self) -> anyhow::Result<Option<Srs>> {
+        let mut keys = self.key_files.iter().map(|path| read(path));
+        let Some(first) = keys.next().transpose()? else { return Ok(None) };
+        let old = keys.collect::<anyhow::Result<Vec<_>>>()?;
+        let srs = Srs::new(&first, &old).map_err(|error| {
+            let remedy = "make one with `openssl rand -hex 32`";
+            refused("srs")(&format!("keyFiles: {error}; {remedy}"))
+        })?;
+        Ok(Some(srs))
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let octets =
+        std::fs::read(path).with_context(|| format!("srs.keyFiles: {}", path.display()))?;
+    Ok(octets.trim_ascii().to_vec())
+}
+
+/// What this process rewrites and reads with. One that shares its queue with no other makes a key
+/// for itself at its first start.
+pub(crate) fn open(config: &Config) -> anyhow::Result<Option<Arc<Srs>>> {
+    let mut keys = config.srs.clone();
+    if keys.key_files.is_empty() && config.jetstream.is_none() {
+        let path = config.data_dir.join("srs.key");
+        if !path.exists() {
+            let key: String =
+                rand::random::<[u8; 32]>().iter().map(|b| format!("{b:02x}")).collect();
+            secrets::write(&path, &key)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        keys.key_files.push(path);
+    }
+    Ok(keys.load()?.map(Arc::new))
+}
