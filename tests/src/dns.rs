@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 pub const A: u16 = 1;
 pub const CNAME: u16 = 5;
 pub const SOA: u16 = 6;
+pub const PTR: u16 = 12;
 pub const MX: u16 = 15;
 pub const AAAA: u16 = 28;
 
@@ -46,6 +47,7 @@ pub enum Record {
     A(Ipv4Addr),
     Aaaa(Ipv6Addr),
     Mx(u16, String),
+    Ptr(String),
     /// The name is another name for this one; answers about that one follow by themselves.
     Cname(String),
 }
@@ -237,6 +239,7 @@ impl Response {
             Record::A(address) => (A, address.octets().to_vec()),
             Record::Aaaa(address) => (AAAA, address.octets().to_vec()),
             Record::Cname(target) => (CNAME, encoded(target)),
+            Record::Ptr(name) => (PTR, encoded(name)),
             Record::Mx(preference, host) => {
                 (MX, [&preference.to_be_bytes()[..], &encoded(host)].concat())
             }

@@ -116,6 +116,19 @@ impl Dns {
     }
 }
 
+impl Dns {
+    /// The names that an address leads back to (PTR), at least one.
+    pub async fn names(&self, address: IpAddr) -> Result<Vec<HostName>, LookupError> {
+        let records = self.records(Name::from(address), RecordType::PTR).await?;
+        let name = |data: &RData| match data {
+            RData::PTR(name) => HostName::parse(&name.to_ascii()).ok(),
+            _ => None,
+        };
+        let found: Vec<HostName> = records.iter().filter_map(name).collect();
+        if found.is_empty() { Err(LookupError::NoRecords) } else { Ok(found) }
+    }
+}
+
 #[async_trait]
 impl Resolver for Dns {
     async fn mx(&self, domain: &Domain) -> Result<Vec<MxRecord>, LookupError> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use mail_types::Domain;
 use resolve::{Config, Dns, HostName, LookupError, MxRecord, Resolver};
-use server::{A, AAAA, Answer, CNAME, MX, NameServer, REFUSED, Record, SERVFAIL, Zone};
+use server::{A, AAAA, Answer, CNAME, MX, NameServer, PTR, REFUSED, Record, SERVFAIL, Zone};
 
 const V4: &str = "192.0.2.1";
 const V6: &str = "2001:db8::1";
@@ -174,4 +174,21 @@ async fn only_the_name_itself_is_asked() {
     assert_eq!(addresses(&dns, "mail").await, Err(LookupError::NoDomain));
     let asked = server.asked();
     assert!(asked.iter().all(|(name, _)| name == "localdomain" || name == "mail"), "{asked:?}");
+}
+
+#[tokio::test]
+async fn addresses_lead_back_to_names() {
+    let two = vec![Record::Ptr("MX.a.example".into()), Record::Ptr("a.example".into())];
+    let (_server, dns) = serve(&[
+        ("1.2.0.192.in-addr.arpa", PTR, Answer::Records(two)),
+        ("2.2.0.192.in-addr.arpa", A, Answer::Records(vec![v4()])),
+        ("3.2.0.192.in-addr.arpa", PTR, Answer::Code(SERVFAIL)),
+    ])
+    .await;
+    let names = async |address: &str| dns.names(address.parse().unwrap()).await;
+    let expected = ["mx.a.example", "a.example"].map(|name| HostName::parse(name).unwrap());
+    assert_eq!(names(V4).await, Ok(expected.to_vec()));
+    assert_eq!(names("192.0.2.2").await, Err(LookupError::NoRecords));
+    assert!(is_temporary(&names("192.0.2.3").await));
+    assert_eq!(names(V6).await, Err(LookupError::NoDomain));
 }
