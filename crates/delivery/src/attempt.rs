@@ -122,7 +122,7 @@ impl<'a> Attempt<'a> {
 
     async fn over_hosts(mut self) -> (Attempted, Option<Session>) {
         let resolving = Instant::now();
-        let found = Targets::find(self.worker, &self.job.next_hop, self.route).await;
+        let found = Targets::find(self.worker.finder(), &self.job.next_hop, self.route).await;
         self.delays.connect_ms += millis(resolving.elapsed());
         let mut targets = match found {
             Ok(targets) => targets,
@@ -154,7 +154,7 @@ impl<'a> Attempt<'a> {
     /// Opens a session with the next address; `None` when there is none left.
     async fn next_host(&mut self, targets: &mut Targets) -> Option<Result<Session, HopFailure>> {
         let connecting = Instant::now();
-        let opened = match targets.next(self.worker).await? {
+        let opened = match targets.next(self.worker.finder()).await? {
             Ok(target) => {
                 // Each of its steps has its own time; together they must not outlast the lease.
                 let limit = self.worker.lease.saturating_sub(LEASE_MARGIN);

@@ -250,6 +250,11 @@ impl Settings {
         })
     }
 
+    /// Routes that name a host.
+    pub(crate) fn smarthosts(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().filter(|route| route.host.is_some())
+    }
+
     pub(crate) fn route(&self, host: &Host) -> &Route {
         self.routes.iter().find(|route| route.matches.matches(host)).unwrap_or(&self.default_route)
     }

@@ -29,6 +29,7 @@ mod hop_health;
 mod log;
 mod metrics;
 mod pool;
+mod probe;
 mod session;
 mod stream;
 mod targets;
@@ -47,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{AuthConfig, Config, ConfigError, LEASE_MARGIN, RouteConfig, TimeoutConfig};
 pub use metrics::Metrics;
+pub use probe::{Obstacle, Probe, Reached, Unreached};
 pub use tls::{TlsError, TlsMode};
 
 use crate::config::Settings;

@@ -6,13 +6,21 @@ use std::net::{IpAddr, SocketAddr};
 use mail_types::{AddressLiteral, Domain, Host};
 use queue::NextHop;
 use rand::seq::SliceRandom;
-use resolve::{HostName, LookupError, MxPlan, mx_plan, private_address};
+use resolve::{HostName, LookupError, MxPlan, Resolver, mx_plan, private_address};
 
 use crate::attempt::host_of;
-use crate::config::Route;
+use crate::config::{Config, Route};
 use crate::failure::HopFailure;
 use crate::session::Target;
-use crate::worker::Worker;
+
+/// What hosts and their addresses are found with.
+#[derive(Clone, Copy)]
+pub(crate) struct Finder<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) resolver: &'a dyn Resolver,
+    /// Our name: an MX that is no better than us is not tried.
+    pub(crate) name: &'a Host,
+}
 
 /// A host not resolved yet.
 #[derive(Debug)]
@@ -37,11 +45,11 @@ impl Targets {
     /// Finds the hosts of a next hop: the route's, those of its MX records, or itself
     /// (RFC 5321 §5.1).
     pub(crate) async fn find(
-        worker: &Worker,
+        finder: Finder<'_>,
         hop: &NextHop,
         route: &Route,
     ) -> Result<Self, HopFailure> {
-        let config = &worker.settings.config;
+        let config = finder.config;
         let target = match &route.host {
             Some(host) => host.clone(),
             None => host_of(hop)?,
@@ -54,7 +62,7 @@ impl Targets {
             Host::Domain(name) if route.host.is_some() => {
                 vec![Unresolved::Name(HostName::from(name))]
             }
-            Host::Domain(domain) => mail_exchangers(worker, domain).await?,
+            Host::Domain(domain) => mail_exchangers(finder, domain).await?,
         };
         Ok(Self {
             name: target.to_string(),
@@ -71,7 +79,7 @@ impl Targets {
     }
 
     /// The next address, or why a host has none; `None` when all have been handed out.
-    pub(crate) async fn next(&mut self, worker: &Worker) -> Option<Result<Target, HopFailure>> {
+    pub(crate) async fn next(&mut self, finder: Finder<'_>) -> Option<Result<Target, HopFailure>> {
         if self.left == 0 {
             return None;
         }
@@ -82,7 +90,7 @@ impl Targets {
             }
             let resolved = match self.hosts.pop_front()? {
                 Unresolved::Address(address) => self.admit(address.to_string(), vec![address]),
-                Unresolved::Name(name) => match self.look_up(worker, &name).await {
+                Unresolved::Name(name) => match self.look_up(finder, &name).await {
                     Ok(addresses) => self.admit(name.to_string(), addresses),
                     Err(failure) => Err(failure),
                 },
@@ -98,8 +106,12 @@ impl Targets {
         }
     }
 
-    async fn look_up(&self, worker: &Worker, name: &HostName) -> Result<Vec<IpAddr>, HopFailure> {
-        let mut addresses = worker.resolver.addresses(name).await.map_err(|error| match error {
+    async fn look_up(
+        &self,
+        finder: Finder<'_>,
+        name: &HostName,
+    ) -> Result<Vec<IpAddr>, HopFailure> {
+        let mut addresses = finder.resolver.addresses(name).await.map_err(|error| match error {
             LookupError::NoDomain | LookupError::NoRecords => {
                 HopFailure::NoAddress(self.name.clone())
             }
@@ -129,9 +141,12 @@ impl Targets {
 }
 
 /// The hosts of a domain's MX records by preference, or the domain itself when it has none.
-async fn mail_exchangers(worker: &Worker, domain: &Domain) -> Result<Vec<Unresolved>, HopFailure> {
+async fn mail_exchangers(
+    finder: Finder<'_>,
+    domain: &Domain,
+) -> Result<Vec<Unresolved>, HopFailure> {
     let itself = || vec![Unresolved::Name(HostName::from(domain))];
-    let records = match worker.resolver.mx(domain).await {
+    let records = match finder.resolver.mx(domain).await {
         Ok(records) => records,
         Err(LookupError::NoRecords) => return Ok(itself()),
         Err(LookupError::NoDomain) => return Err(HopFailure::NoDomain(domain.to_string())),
@@ -139,7 +154,7 @@ async fn mail_exchangers(worker: &Worker, domain: &Domain) -> Result<Vec<Unresol
             return Err(HopFailure::Dns { name: domain.to_string(), cause: cause.to_string() });
         }
     };
-    match mx_plan(records, &mut rand::rng(), &worker.name) {
+    match mx_plan(records, &mut rand::rng(), finder.name) {
         MxPlan::Hosts(hosts) => Ok(hosts.into_iter().map(Unresolved::Name).collect()),
         MxPlan::NullMx => Err(HopFailure::NullMx(domain.to_string())),
         MxPlan::Loop => Err(HopFailure::Loop(domain.to_string())),

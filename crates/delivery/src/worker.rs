@@ -22,6 +22,7 @@ use crate::log;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::session::{Opener, Session};
+use crate::targets::Finder;
 
 /// Jobs leased in one call at most.
 const LEASE_BATCH_MAX: usize = 32;
@@ -74,6 +75,10 @@ fn attempt_span(job: &Job) -> Span {
 impl Worker {
     pub(crate) fn opener(&self) -> Opener<'_> {
         Opener { settings: &self.settings, name: &self.name, metrics: &self.metrics }
+    }
+
+    pub(crate) fn finder(&self) -> Finder<'_> {
+        Finder { config: &self.settings.config, resolver: &*self.resolver, name: &self.name }
     }
 
     /// Leases until told to stop; then waits for what is in flight, up to `grace`.
