@@ -52,7 +52,7 @@ use tracing::Instrument;
 
 pub use self::config::{CertificateFiles, Config, ConfigError, Kind, Listener, ProxyProtocol};
 pub use self::metrics::Metrics;
-pub use self::tls::TlsError;
+pub use self::tls::{TlsError, read_certificate};
 
 use self::clients::ClientKey;
 use self::listener::{Listening, Permit, accept};

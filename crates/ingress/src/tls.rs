@@ -114,7 +114,7 @@ impl Loaded {
         let mut by_name = HashMap::new();
         let mut default = None;
         for files in files {
-            let key = Arc::new(read_key(files)?);
+            let key = Arc::new(read_certificate(files)?);
             for name in names(&key) {
                 by_name.entry(name).or_insert_with(|| Arc::clone(&key));
             }
@@ -137,7 +137,11 @@ fn stamps(files: &[CertificateFiles]) -> Vec<Option<SystemTime>> {
     files.iter().flat_map(|files| [changed(&files.certificate), changed(&files.key)]).collect()
 }
 
-fn read_key(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
+/// Reads a chain and its key, which must go together.
+///
+/// # Errors
+/// What keeps a process from starting with these files.
+pub fn read_certificate(files: &CertificateFiles) -> Result<CertifiedKey, TlsError> {
     let pem = |path: &Path| {
         let path = path.to_owned();
         move |source| TlsError::Pem { path, source }
