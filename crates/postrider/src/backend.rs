@@ -111,7 +111,7 @@ async fn reach(
 }
 
 async fn open_log(config: &Config, metrics: queue_log::Metrics) -> anyhow::Result<Backend> {
-    let directory = config.data_dir.join("queue");
+    let directory = config.queue_directory();
     let settings = config.queue.clone();
     // Recovery reads files: not on a thread that other tasks need.
     let opened = tokio::task::spawn_blocking({

@@ -8,6 +8,7 @@ use domains_kv::Class;
 use mail_types::{Domain, QueueId, TenantId};
 use queue::{Filter, Phase};
 
+use crate::check::clock::sntp::TimeServer;
 use crate::nats_command::NatsCommand;
 
 /// A mail transfer cluster: receives, queues durably, delivers, retries and bounces mail.
@@ -31,10 +32,10 @@ pub(crate) enum Command {
     /// Run the MDA alone: write mail from the queue on JetStream into mailboxes.
     Mda(Start),
     /// Check the configuration and all resources; change nothing.
-    Check {
-        #[command(flatten)]
-        directory: Directory,
-    },
+    ///
+    /// Exits with 64 if they are wrong. With `--live` it exits with 1 if a try ends in an error; a
+    /// warning is none.
+    Check(Check),
     /// Look into the queue of a running process, and act on it.
     #[command(subcommand)]
     Queue(QueueCommand),
@@ -67,6 +68,27 @@ pub(crate) struct Start {
     /// How log lines are written to stderr; the default is for people on a terminal, else JSON.
     #[arg(long, value_enum)]
     pub(crate) log: Option<LogFormat>,
+}
+
+/// What is checked.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) directory: Directory,
+    /// Also try what mail depends on: certificates, disk, postmaster, clock, DNS, the own name, the
+    /// way out.
+    ///
+    /// Sends no mail and changes nothing. Run it as the user that serves, on the machine that does.
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// Try the way out to this domain's mail exchangers: greeting, TLS, QUIT. May be repeated.
+    #[arg(long, value_name = "DOMAIN", requires = "live")]
+    pub(crate) to: Vec<Domain>,
+    /// Compare the clock with this time server's, which is asked once by SNTP.
+    #[arg(long, value_name = "HOST[:PORT]", requires = "live")]
+    pub(crate) time_server: Option<TimeServer>,
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
 }
 
 /// Where the configuration is.

@@ -206,6 +206,11 @@ impl Config {
         Duration::from_secs(self.jetstream.as_ref().map_or(of_log, |it| it.lease_seconds))
     }
 
+    /// Where the embedded log is.
+    pub(crate) fn queue_directory(&self) -> PathBuf {
+        self.data_dir.join("queue")
+    }
+
     /// Where the running process listens for operators.
     pub(crate) fn admin_socket(&self) -> PathBuf {
         self.data_dir.join("admin.sock")

@@ -4,6 +4,7 @@
 //! roles do is in their crates.
 
 mod backend;
+mod check;
 mod cli;
 mod config;
 mod documents;
@@ -59,7 +60,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Domain(DomainCommand::Keys { directory, classes }) => {
             return secrets::make(&directory, &classes);
         }
-        Command::Check { directory } => return serve::check(&directory.path),
+        Command::Check(check) => return check::run(check),
         Command::Completions { shell } => return documents::completions(shell),
         Command::Man { directory } => return documents::manual(&directory),
         Command::Serve(_)
@@ -78,7 +79,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Mda(start) => serve(&start, &[Role::Mda]).await,
             Command::Queue(command) => queue_command::run(command).await,
             Command::Domain(command) => domain_command::run(command).await,
-            Command::Check { .. } | Command::Mailbox(_) | Command::Nats(_) => Ok(()),
+            Command::Check(_) | Command::Mailbox(_) | Command::Nats(_) => Ok(()),
             Command::Completions { .. } | Command::Man { .. } => Ok(()),
         }
     })

@@ -18,25 +18,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::Backend;
 use crate::cli::LogFormat;
-use crate::config::{Config, DomainsFrom, Refused, refused};
+use crate::config::{Config, Refused, refused};
 use crate::queue_metrics::Watched;
 use crate::table::Domains;
-use crate::{backend, dsn_route, output, resources, srs};
-
-/// Reads everything, says what it would serve, and changes nothing.
-pub(crate) fn check(directory: &Path) -> anyhow::Result<()> {
-    let config = Config::load(directory)?;
-    config.validate()?;
-    let listeners = config.ingress.listeners.len();
-    if config.domains_from() == DomainsFrom::Kv {
-        output::line(&format!("ok: domains from NATS KV, {listeners} listeners"));
-        return Ok(());
-    }
-    let table = resources::load(&config)?;
-    let (domains, mailboxes) = (table.hosted_domains().len(), table.mailboxes());
-    output::line(&format!("ok: {domains} domains, {mailboxes} mailboxes, {listeners} listeners"));
-    Ok(())
-}
+use crate::{backend, dsn_route, output, srs};
 
 /// What a process does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
