@@ -5,6 +5,7 @@ mod connections;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -17,7 +18,11 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use self::connections::serve;
 use crate::readiness::Readiness;
+
+/// What one connection may last; a scraper makes a new one.
+const LASTING: Duration = Duration::from_secs(60);
 
 /// Where health and metrics are served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -67,7 +72,7 @@ impl Http {
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .with_state(self.state);
-        connections::serve(self.listener, router, stop).await;
+        serve(self.listener, router, LASTING, stop).await;
     }
 }
 

@@ -1,5 +1,5 @@
-//! Serving a router on a listener with a bound on everything: nobody who connects to the port of
-//! health and metrics may hold the process up, by his number, his silence or his slowness.
+//! Serving a router on a listener with a bound on everything: nobody who connects to a port of ours
+//! may hold the process up, by his number, his silence or his slowness.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,17 @@ use tokio_util::sync::CancellationToken;
 const CONNECTIONS_MAX: usize = 64;
 /// From the beginning of the wait for a request to its last header field.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// What one connection may last; a scraper makes a new one.
-const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
 /// For answers in progress when we stop.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Serves until `stop`, then lets answers in progress end within a short grace.
-pub(super) async fn serve(mut listener: TcpListener, router: Router, stop: CancellationToken) {
+/// Serves until `stop`, then lets answers in progress end within a short grace. A connection lasts
+/// at most `lasting`, whatever it is doing.
+pub async fn serve(
+    mut listener: TcpListener,
+    router: Router,
+    lasting: Duration,
+    stop: CancellationToken,
+) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut clients = JoinSet::new();
     loop {
@@ -35,7 +39,11 @@ pub(super) async fn serve(mut listener: TcpListener, router: Router, stop: Cance
             () = stop.cancelled() => break,
         };
         while clients.try_join_next().is_some() {}
-        clients.spawn(talk(permit, stream, router.clone(), stop.clone()));
+        let talk = talk(stream, router.clone(), stop.clone());
+        clients.spawn(async move {
+            let _permit = permit;
+            let _ = timeout(lasting, talk).await;
+        });
     }
     let all = async { while clients.join_next().await.is_some() {} };
     let _ = timeout(GRACE, all).await;
@@ -52,25 +60,17 @@ async fn next(
     (permit, stream)
 }
 
-async fn talk(
-    _permit: Option<OwnedSemaphorePermit>,
-    stream: TcpStream,
-    router: Router,
-    stop: CancellationToken,
-) {
+async fn talk(stream: TcpStream, router: Router, stop: CancellationToken) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
-    let talk = async {
-        // Cancel-safe: the connection is pinned outside and goes on below. How it ends is the
-        // client's affair.
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-        }
-        let _ = connection.await;
-    };
-    let _ = timeout(CONNECTION_TIME_MAX, talk).await;
+    // Cancel-safe: the connection is pinned outside and goes on below. How it ends is the client's
+    // affair.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
 }
