@@ -5,15 +5,21 @@
 //! GET  /v1/messages/QUEUEID         [JobView]
 //! POST /v1/actions {action, …}      one Acted a line, as each is done
 //! GET  /v1/stats                    Stats
+//! GET  /v1/top?by=nextHop|reason    Top
+//! GET  /v1/openapi.json             what all of this looks like: docs/openapi.json
 //! ```
 //!
 //! Long answers are streams of lines, so that a queue of a million is neither collected nor waited
 //! for. A failure in the middle of one is a last line `{"error": …}`. It knows no backend.
 
+mod api;
 pub mod client;
+pub mod openapi;
 mod query;
 pub mod server;
+mod top;
 mod view;
 
 pub use query::{ActRequest, Query};
+pub use top::{By, Top, TopQuery, TopRow};
 pub use view::{JobView, RecipientView};

@@ -3,11 +3,13 @@
 use mail_types::{Envelope, Recipient, Timestamp};
 use queue::{Attempt, Forward, Job, JobId, Phase, RecipientState, RecipientStatus, Report};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A [`Job`] in JSON.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobView {
+    #[schema(value_type = String)]
     pub id: JobId,
     pub phase: Phase,
     pub envelope: Envelope,
@@ -26,7 +28,7 @@ pub struct JobView {
 }
 
 /// A recipient in JSON.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RecipientView {
     pub recipient: Recipient,

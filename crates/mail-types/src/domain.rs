@@ -6,13 +6,15 @@ use std::str::FromStr;
 use idna::AsciiDenyList;
 use idna::uts46::{DnsLength, Hyphens, Uts46};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A domain name in the one form that may be compared: lower-case A-labels, without a final dot.
 ///
 /// U-labels are accepted on input (RFC 6531 §3.3) and kept as A-labels, which every DNS server and
 /// every next hop understands.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String)]
 pub struct Domain(Box<str>);
 
 /// Why a text is no domain.

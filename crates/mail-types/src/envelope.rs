@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::id::TenantId;
 use crate::mailbox::Mailbox;
@@ -11,8 +12,9 @@ use crate::path::ReversePath;
 use crate::time::Timestamp;
 
 /// Everything about a message that all its recipients share.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Envelope {
+    #[schema(value_type = String)]
     pub reverse_path: ReversePath,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub envid: Option<EnvId>,
@@ -49,7 +51,7 @@ pub fn trace_id(trace_parent: &str) -> Option<&str> {
 }
 
 /// How a message came to us.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Origin {
     Smtp(SmtpOrigin),
@@ -58,8 +60,9 @@ pub enum Origin {
 }
 
 /// The session by which a message came.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SmtpOrigin {
+    #[schema(value_type = String)]
     pub client: SocketAddr,
     /// The argument of HELO or EHLO as given.
     pub helo: String,
@@ -71,7 +74,7 @@ pub struct SmtpOrigin {
 }
 
 /// BODY= of MAIL FROM (RFC 6152 §3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub enum BodyType {
     #[default]
     #[serde(rename = "7BIT")]
@@ -81,7 +84,7 @@ pub enum BodyType {
 }
 
 /// RET= of MAIL FROM: how much of the message a failure DSN returns (RFC 3461 §4.3).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Ret {
     Full,
@@ -89,8 +92,9 @@ pub enum Ret {
 }
 
 /// ENVID= of MAIL FROM (RFC 3461 §4.4), with xtext decoded: printable ASCII, 1 to 100 characters.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String)]
 pub struct EnvId(Box<str>);
 
 /// A text that ENVID or ORCPT may not carry.
@@ -128,7 +132,7 @@ impl From<EnvId> for String {
 }
 
 /// NOTIFY= of RCPT TO: which DSNs the sender wants (RFC 3461 §4.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub enum Notify {
     Never,
     On { success: bool, failure: bool, delay: bool },
@@ -156,7 +160,7 @@ impl Notify {
 }
 
 /// ORCPT= of RCPT TO (RFC 3461 §4.2), decoded.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct OriginalRecipient {
     addr_type: Box<str>,
     address: Box<str>,
@@ -195,9 +199,10 @@ impl fmt::Display for OriginalRecipient {
 }
 
 /// One recipient as it was accepted.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Recipient {
     /// Where it goes, after aliases.
+    #[schema(value_type = String)]
     pub address: Mailbox,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notify: Option<Notify>,

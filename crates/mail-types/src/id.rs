@@ -4,12 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::time::Timestamp;
 
 /// The id of a queued message: a ULID, sortable by arrival, 26 characters.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
+#[schema(value_type = String, example = "01JD5ZQ9W3T8M1V5K7N2B4C6XR")]
 pub struct QueueId(ulid::Ulid);
 
 /// A text that is no queue id.
@@ -58,8 +60,9 @@ impl FromStr for QueueId {
 }
 
 /// Whose mail it is: the unit of quotas, fairness and metrics.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
+#[schema(value_type = String)]
 pub struct TenantId(Box<str>);
 
 impl TenantId {

@@ -3,11 +3,14 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::status::EnhancedStatus;
 
 /// A reply code: three digits, the first from 2 to 5 (RFC 5321 §4.2).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema,
+)]
 #[serde(try_from = "u16", into = "u16")]
 pub struct ReplyCode(u16);
 
@@ -75,10 +78,11 @@ impl fmt::Display for ReplyCode {
 }
 
 /// A whole reply: one that we give, or one that a peer gave, already bounded and free of controls.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Reply {
     pub code: ReplyCode,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub status: Option<EnhancedStatus>,
     /// The lines without codes, joined by `\n`. Holds no other control character.
     pub text: String,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use mail_types::{Envelope, QueueId, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::model::{
     Action, Filter, Head, HopKind, Job, JobId, JobSummary, LeaseReason, NewJob, NextHop,
@@ -141,13 +142,14 @@ impl fmt::Debug for Content {
 }
 
 /// What became of an action on one job.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Acted {
+    #[schema(value_type = String)]
     pub job: JobId,
     pub result: ActResult,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum ActResult {
     Done,

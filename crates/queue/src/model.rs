@@ -10,6 +10,7 @@ use mail_types::{
     Domain, Envelope, Host, Mailbox, QueueId, Recipient, Reply, ReversePath, TenantId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Which role takes a job.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -140,7 +141,7 @@ pub struct Forward {
 }
 
 /// What became of a recipient.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum RecipientStatus {
     /// To be tried, for the first time or again.
@@ -152,7 +153,7 @@ pub enum RecipientStatus {
 }
 
 /// The last that was heard about a recipient.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Report {
     pub at: Timestamp,
     /// The host that said it; `None` when we said it ourselves.
@@ -170,7 +171,7 @@ pub struct RecipientState {
 }
 
 /// One attempt, for `queue show`. A job keeps the last [`Attempt::KEPT`].
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
     /// Counted from 1.
@@ -235,7 +236,7 @@ impl Job {
 }
 
 /// Where a job is in its life.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Phase {
     /// Due, and waiting for a worker.
@@ -370,7 +371,7 @@ pub struct Filter {
 }
 
 /// What an operator does to jobs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Action {
     Hold,
@@ -385,9 +386,10 @@ pub enum Action {
 }
 
 /// A job in a list.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobSummary {
+    #[schema(value_type = String)]
     pub id: JobId,
     pub phase: Phase,
     pub tenant: TenantId,
@@ -411,7 +413,7 @@ impl JobSummary {
 }
 
 /// The queue in numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Stats {
     pub messages: u64,
