@@ -1,4 +1,5 @@
-//! The operator's door to a queue: HTTP on a Unix socket that only its owner can open.
+//! The operator's door to a queue: HTTP on a Unix socket that only its owner can open, and on a
+//! loopback port for those who show a token, if there is to be one.
 //!
 //! ```text
 //! GET  /v1/jobs?phase=deferred      one JobSummary a line, as they are found
@@ -14,12 +15,17 @@
 
 mod api;
 pub mod client;
+mod config;
+pub mod door;
 pub mod openapi;
 mod query;
 pub mod server;
+mod token;
 mod top;
 mod view;
 
+pub use config::{Config, ConfigError, Port};
 pub use query::{ActRequest, Query};
+pub use token::TokenError;
 pub use top::{By, Top, TopQuery, TopRow};
 pub use view::{JobView, RecipientView};
