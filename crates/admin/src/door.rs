@@ -1,4 +1,4 @@
-//! The port of operators: the API for those who show the token.
+//! The port of operators: the API for those who show the token, and the page.
 //!
 //! What a browser on the same machine could be made to do is refused: a request under a name that
 //! is not ours (a foreign name that was pointed at loopback), and one without the token, which no
@@ -17,7 +17,7 @@ use axum::{Router, http::HeaderName};
 use queue::Queue;
 
 use crate::token::{Token, TokenError};
-use crate::api;
+use crate::{api, page};
 
 /// Scripts and styles are ours alone, none is in the page itself, and none can be made of text.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -38,6 +38,7 @@ pub fn router(queue: Arc<dyn Queue>, token_file: &Path) -> Router {
     let token_file: Arc<Path> = token_file.into();
     api::router(queue)
         .route_layer(middleware::from_fn_with_state(token_file, with_token))
+        .merge(page::router())
         .layer(middleware::from_fn(under_our_name))
 }
 

@@ -8,6 +8,8 @@
 //! GET  /v1/stats                    Stats
 //! GET  /v1/top?by=nextHop|reason    Top
 //! GET  /v1/openapi.json             what all of this looks like: docs/openapi.json
+//!
+//! GET  /                            on the port: a page for people, which asks the same
 //! ```
 //!
 //! Long answers are streams of lines, so that a queue of a million is neither collected nor waited
@@ -18,6 +20,7 @@ pub mod client;
 mod config;
 pub mod door;
 pub mod openapi;
+mod page;
 mod query;
 pub mod server;
 mod token;

@@ -43,7 +43,7 @@ async fn without_the_token_nothing_is_told_or_done() {
 async fn a_name_that_is_not_ours_is_refused_with_the_token_and_without() {
     let served = Served::start().await;
     let token = format!("Bearer {TOKEN}");
-    for path in ["/v1/stats"] {
+    for path in ["/", "/page.js", "/v1/stats"] {
         for host in ["evil.example", "localhost.evil.example:8026", "192.0.2.1"] {
             let headers = [("host", host), ("authorization", &*token)];
             let answer = served.ask("GET", path, &headers, "").await;
@@ -65,7 +65,7 @@ async fn another_page_may_not_ask_and_not_read() {
         ("access-control-request-method", "POST"),
         ("access-control-request-headers", "authorization"),
     ];
-    for path in ["/v1/stats", "/v1/actions"] {
+    for path in ["/", "/v1/stats", "/v1/actions"] {
         for method in ["OPTIONS", "GET"] {
             let answer = served.ask(method, path, &headers, "").await;
             let allows = |name: &hyper::header::HeaderName| name.as_str().contains("control-allow");

@@ -4,5 +4,6 @@
 
 mod access;
 mod document;
+mod page;
 mod schema;
 mod served;
