@@ -54,6 +54,9 @@ pub(crate) struct Config {
     pub(crate) resolver: resolve::Config,
     #[serde(default)]
     pub(crate) http: runtime::http::Config,
+    /// Where operators reach the queue besides the socket.
+    #[serde(default)]
+    pub(crate) admin: admin::Config,
     #[serde(default)]
     pub(crate) log: runtime::telemetry::Config,
     #[serde(default)]
@@ -135,6 +138,9 @@ impl Config {
         for file in files.chain(config.srs.files_mut()) {
             *file = base.join(&*file);
         }
+        if let Some(file) = &mut config.admin.token_file {
+            *file = base.join(&*file);
+        }
         for auth in config.delivery.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
             auth.password_file = base.join(&auth.password_file);
         }
@@ -163,6 +169,7 @@ impl Config {
         self.srs.load()?;
         self.mda.validate(&self.delivery.retry).map_err(|error| refused("mda")(&error))?;
         resolve::Dns::new(&self.resolver).context("resolver")?;
+        self.admin_port()?;
         self.telemetry.validate().map_err(|error| refused("telemetry")(&error))?;
         self.log.validate().map_err(|error| refused("log")(&error))
     }
@@ -209,6 +216,11 @@ impl Config {
     /// Where the embedded log is.
     pub(crate) fn queue_directory(&self) -> PathBuf {
         self.data_dir.join("queue")
+    }
+
+    /// Where operators reach the process by TCP, if they may.
+    pub(crate) fn admin_port(&self) -> anyhow::Result<Option<admin::Port>> {
+        self.admin.port().map_err(|error| refused("admin")(&error))
     }
 
     /// Where the running process listens for operators.

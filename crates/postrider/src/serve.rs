@@ -12,6 +12,7 @@ use queue::{HopKind, Queue};
 use runtime::readiness::Readiness;
 use runtime::telemetry::Format;
 use runtime::trace::{Export, Origin};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +23,9 @@ use crate::config::{Config, Refused, refused};
 use crate::queue_metrics::Watched;
 use crate::table::Domains;
 use crate::{backend, dsn_route, output, srs};
+
+/// What a connection to the port of operators may last: a list of a long queue takes its time.
+const ADMIN_LASTING: Duration = Duration::from_secs(600);
 
 /// What a process does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,9 +151,23 @@ impl Opening {
         let socket = config.admin_socket();
         let admin = admin::server::Server::bind(&socket).await;
         let admin = admin.with_context(|| format!("cannot listen on {}", socket.display()))?;
-        let admin = admin.serve(queue, self.last.clone());
+        let admin = admin.serve(queue.clone(), self.last.clone());
         self.doors.spawn(async move { admin.await.unwrap_or_else(|error| log_admin(&error)) });
-        Ok(Some(Process { opening: self, backend, made, http_address }))
+        let admin_address = self.open_port(queue).await?;
+        Ok(Some(Process { opening: self, backend, made, http_address, admin_address }))
+    }
+
+    /// The port for operators, if there is to be one.
+    async fn open_port(&mut self, queue: Arc<dyn Queue>) -> anyhow::Result<Option<SocketAddr>> {
+        let Some(port) = self.config.admin_port()? else { return Ok(None) };
+        let listener = TcpListener::bind(port.address).await.with_context(|| {
+            format!("admin.listen: cannot listen on {}; is it in use?", port.address)
+        })?;
+        let address = listener.local_addr()?;
+        let router = admin::door::router(queue, &port.token_file);
+        let serve = runtime::http::serve(listener, router, ADMIN_LASTING, self.last.clone());
+        self.doors.spawn(serve);
+        Ok(Some(address))
     }
 }
 
@@ -203,6 +221,7 @@ struct Process {
     backend: Backend,
     made: Made,
     http_address: SocketAddr,
+    admin_address: Option<SocketAddr>,
 }
 
 impl Process {
@@ -213,6 +232,9 @@ impl Process {
             output::line(&format!("listening {} {address}", kind.as_str().unwrap_or("smtp")));
         }
         output::line(&format!("listening http {}", self.http_address));
+        if let Some(address) = self.admin_address {
+            output::line(&format!("listening admin {address}"));
+        }
         let data_dir = self.opening.config.data_dir.display();
         output::line(&match &self.backend {
             Backend::Log(_) => format!("queue and mailboxes are in {data_dir}"),

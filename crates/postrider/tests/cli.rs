@@ -103,6 +103,24 @@ fn mistakes_name_the_place_and_the_remedy() {
             vec!["delivery.", "a lease of 60 s is shorter"],
         ),
         (
+            "postrider.yaml",
+            "dataDir: data",
+            "admin: {listen: \"127.0.0.1:0\"}",
+            vec!["admin.tokenFile: is not set", "openssl rand"],
+        ),
+        (
+            "postrider.yaml",
+            "dataDir: data",
+            "admin: {listen: \"127.0.0.1:0\", tokenFile: postrider.yaml}",
+            vec!["admin.tokenFile: ", "etc/postrider.yaml has mode 644", "chmod 600"],
+        ),
+        (
+            "postrider.yaml",
+            "dataDir: data",
+            "admin: {listen: \"0.0.0.0:8026\", tokenFile: postrider.yaml}",
+            vec!["admin.listen: 0.0.0.0:8026 is not a loopback address", "tunnel"],
+        ),
+        (
             resource,
             "to: [alice@",
             "to: [nobody@",
