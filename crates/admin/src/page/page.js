@@ -8,12 +8,12 @@ const TOP_EVERY_MS = 30_000;
 const POINTS_MAX = 720;
 /** Lines that a search reads; then it hangs up, which ends the search in the process too. */
 const FOUND_MAX = 200;
-const ACTIONS = {
-  hold: "Hold",
-  release: "Release",
-  retryNow: "Try now",
-  cancelWithDsn: "Give up, and tell the sender of,",
-  cancelSilently: "Drop without telling anybody",
+const QUESTIONS = {
+  hold: (id) => `Hold message ${id}?`,
+  release: (id) => `Release message ${id}?`,
+  retryNow: (id) => `Try message ${id} now?`,
+  cancelWithDsn: (id) => `Give message ${id} up, and tell its sender?`,
+  cancelSilently: (id) => `Drop message ${id}, and tell nobody?`,
 };
 
 const RESULTS = {
@@ -66,7 +66,7 @@ async function ask(path, options = {}) {
 
 const askJson = async (path) => (await ask(path)).json();
 
-/** Calls `each` with the objects of a stream of lines, at most `max`; tells whether that was all. */
+/** Calls `each` with at most `max` objects of a stream of lines; tells whether that was all. */
 async function askLines(path, options, max, each) {
   const hangUp = new AbortController();
   const response = await ask(path, { ...options, signal: hangUp.signal });
@@ -108,10 +108,21 @@ function enter() {
   byId("enter").hidden = true;
   byId("inside").hidden = false;
   byId("leave").hidden = false;
-  timers = [setInterval(refreshStats, STATS_EVERY_MS), setInterval(refreshTop, TOP_EVERY_MS)];
-  refreshStats();
-  refreshTop();
+  timers = [every(STATS_EVERY_MS, refreshStats), every(TOP_EVERY_MS, refreshTop)];
   showChosen();
+}
+
+/** Begins at once; a round is left out while the last one waits for its answer. */
+function every(ms, work) {
+  let isBusy = false;
+  const round = async () => {
+    if (isBusy) return;
+    isBusy = true;
+    await work();
+    isBusy = false;
+  };
+  round();
+  return setInterval(round, ms);
 }
 
 function leave(why) {
@@ -150,7 +161,8 @@ function drawChart() {
   });
   byId("chart").replaceChildren(...lines);
   byId("chart-from").textContent = new Date(from).toLocaleTimeString();
-  byId("chart-to").textContent = `top: ${number(most)} jobs · ${new Date(to).toLocaleTimeString()}`;
+  const end = new Date(to).toLocaleTimeString();
+  byId("chart-to").textContent = `top: ${number(most)} jobs · ${end}`;
 }
 
 function fillStats(stats) {
@@ -230,7 +242,8 @@ async function list(query) {
   });
   const count = body.rows.length;
   const more = isAll ? "" : ", the oldest; there are more: narrow the search";
-  byId("found-count").textContent = count === 0 ? "no such mail in the queue" : `${count} jobs${more}`;
+  const found = count === 0 ? "no such mail in the queue" : `${count} jobs${more}`;
+  byId("found-count").textContent = found;
 }
 
 function foundRow(job) {
@@ -331,7 +344,7 @@ function tableOf(caption, head, rows) {
 
 function act(action) {
   const id = chosen();
-  if (!confirm(`${ACTIONS[action]} message ${id}?`)) return undefined;
+  if (!confirm(QUESTIONS[action](id))) return undefined;
   return trying(byId("acted"), async () => {
     const request = {
       method: "POST",
