@@ -131,12 +131,14 @@ impl NewJob {
 }
 
 /// How a message is passed on that an alias of ours leads elsewhere.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Forward {
     /// What it leaves under. What its envelope says is where our own DSNs go.
+    #[schema(value_type = String)]
     pub reverse_path: ReversePath,
     /// The alias, which a Delivered-To field names (RFC 9228): by it a loop is seen.
+    #[schema(value_type = String)]
     pub delivered_to: Mailbox,
 }
 

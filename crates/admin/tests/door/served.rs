@@ -110,7 +110,7 @@ impl Served {
         draft.write(Bytes::from_static(b"body\r\n")).await.unwrap();
         let address = Mailbox::parse(recipient).unwrap();
         let next_hop = NextHop::smtp(&Host::Domain(address.domain().unwrap().clone()));
-        let job = NewJob { next_hop, recipients: vec![Recipient::new(address)] };
+        let job = NewJob::new(next_hop, vec![Recipient::new(address)]);
         draft.commit(Head::default(), vec![job]).await.unwrap();
         let mut leases = self.queue.lease(HopKind::Smtp, 1, 1).await.unwrap();
         leases[0].settle(&deferral(reply)).await.unwrap();
