@@ -214,8 +214,8 @@ impl<'a> Attempt<'a> {
         self.take(session, results);
         let taken_perhaps = match error.step() {
             Step::Content | Step::FinalDot | Step::Bdat => true,
-            Step::Greeting | Step::Hello | Step::StartTls | Step::Auth | Step::Idle => false,
-            Step::Reset | Step::Mail | Step::Rcpt | Step::Data | Step::Quit => false,
+            Step::Greeting | Step::Hello | Step::Lhlo | Step::StartTls | Step::Auth => false,
+            Step::Idle | Step::Reset | Step::Mail | Step::Rcpt | Step::Data | Step::Quit => false,
         };
         if self.open.is_empty() {
             return Offered::Over;

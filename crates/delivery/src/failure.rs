@@ -234,8 +234,9 @@ fn session_report(host: &str, error: &SessionError, at: Timestamp) -> Report {
     };
     let twice = match error.step() {
         Step::FinalDot | Step::Bdat => "; the message may be delivered twice",
-        Step::Greeting | Step::Hello | Step::StartTls | Step::Auth | Step::Idle => "",
-        Step::Reset | Step::Mail | Step::Rcpt | Step::Data | Step::Content | Step::Quit => "",
+        Step::Greeting | Step::Hello | Step::Lhlo | Step::StartTls | Step::Auth => "",
+        Step::Idle | Step::Reset | Step::Mail | Step::Rcpt | Step::Data => "",
+        Step::Content | Step::Quit => "",
     };
     let text = format!("{host}: {error}{twice}");
     Report { at, remote: None, reply: Reply::new(ReplyCode::new(451), status, text) }

@@ -1,4 +1,4 @@
-//! The session of a client: greeting, EHLO, STARTTLS, AUTH, transactions, QUIT.
+//! The session of a client: greeting, EHLO or LHLO, STARTTLS, AUTH, transactions, QUIT.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use super::auth::{Credentials, Exchange};
 use super::capabilities::Capabilities;
 use super::command::Mail;
 use super::content::ContentEncoder;
+use super::protocol::Protocol;
 use super::timeouts::Timeouts;
 use super::transaction::{Next, RecipientResult, Step, Transaction};
 use crate::reply::{ReplyError, ReplyLimits, ReplyParser};
@@ -18,7 +19,8 @@ const HELLO_TEXT_BYTES_MAX: usize = 16 * 1024;
 /// What a session is told at its start.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Our own name, the argument of EHLO.
+    pub protocol: Protocol,
+    /// Our own name, the argument of EHLO or LHLO.
     pub name: Host,
     pub timeouts: Timeouts,
     pub reply_limits: ReplyLimits,
@@ -26,7 +28,12 @@ pub struct ClientConfig {
 
 impl ClientConfig {
     pub fn new(name: Host) -> Self {
-        Self { name, timeouts: Timeouts::default(), reply_limits: ReplyLimits::default() }
+        Self {
+            protocol: Protocol::Smtp,
+            name,
+            timeouts: Timeouts::default(),
+            reply_limits: ReplyLimits::default(),
+        }
     }
 }
 
@@ -59,7 +66,7 @@ pub enum SessionError {
     /// The server closes the channel (RFC 5321 §3.8): `421`, at any step.
     #[error("at {}: {reply}", step.as_str())]
     Closing { step: Step, reply: Reply },
-    /// The server greeted with a refusal, or refused EHLO and HELO.
+    /// The server greeted with a refusal, or refused EHLO and HELO, or LHLO.
     #[error("at {}: {reply}", step.as_str())]
     Refused { step: Step, reply: Reply },
     #[error("at {}: {violation}", step.as_str())]
@@ -95,6 +102,7 @@ impl SessionError {
 #[derive(Debug)]
 enum State {
     Greeting,
+    /// EHLO, or LHLO.
     Ehlo,
     Helo,
     Idle,
@@ -172,7 +180,7 @@ impl ClientSession {
     pub fn step(&self) -> Step {
         match &self.state {
             State::Greeting => Step::Greeting,
-            State::Ehlo | State::Helo => Step::Hello,
+            State::Ehlo | State::Helo => self.config.protocol.hello_step(),
             State::Idle => Step::Idle,
             State::StartTls | State::Handshake => Step::StartTls,
             State::Auth(_) => Step::Auth,
@@ -187,9 +195,8 @@ impl ClientSession {
         let timeouts = &self.config.timeouts;
         match self.step() {
             Step::Greeting => timeouts.greeting,
-            Step::Hello | Step::StartTls | Step::Auth | Step::Reset | Step::Idle | Step::Quit => {
-                timeouts.command
-            }
+            Step::Hello | Step::Lhlo | Step::StartTls | Step::Auth => timeouts.command,
+            Step::Reset | Step::Idle | Step::Quit => timeouts.command,
             Step::Mail => timeouts.mail,
             Step::Rcpt => timeouts.rcpt,
             Step::Data => timeouts.data,
@@ -268,8 +275,8 @@ impl ClientSession {
     ) {
         debug_assert!(self.is_idle(), "a transaction in the middle of something");
         let reset = std::mem::take(&mut self.reset_needed);
-        let transaction =
-            Transaction::start(reset, mail, recipients, &self.offered, &mut self.output);
+        let (protocol, offered, out) = (self.config.protocol, &self.offered, &mut self.output);
+        let transaction = Transaction::start(protocol, reset, mail, recipients, offered, out);
         self.state = State::Transaction(Box::new(transaction));
     }
 
@@ -336,7 +343,7 @@ impl ClientSession {
     }
 
     fn hello(&mut self) {
-        self.send(&format!("EHLO {}", self.config.name));
+        self.send(&format!("{} {}", self.config.protocol.hello(), self.config.name));
         self.parser.set_text_bytes_max(HELLO_TEXT_BYTES_MAX);
         self.state = State::Ehlo;
     }
@@ -354,7 +361,8 @@ impl ClientSession {
 
     fn handle(&mut self, reply: Reply) {
         let step = self.step();
-        let reply = if step == Step::Hello { self.shortened(reply) } else { reply };
+        let is_hello = step == self.config.protocol.hello_step();
+        let reply = if is_hello { self.shortened(reply) } else { reply };
         if reply.code.value() == 421 {
             let step = match &self.state {
                 State::Transaction(transaction) => transaction.closing_step(),
@@ -366,7 +374,7 @@ impl ClientSession {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Greeting if reply.is_positive() => self.hello(),
             State::Ehlo | State::Helo if reply.is_positive() => self.greeted(&reply),
-            State::Ehlo if reply.is_permanent() => {
+            State::Ehlo if reply.is_permanent() && self.config.protocol == Protocol::Smtp => {
                 self.send(&format!("HELO {}", self.config.name));
                 self.state = State::Helo;
             }
@@ -392,6 +400,10 @@ impl ClientSession {
 
     fn greeted(&mut self, reply: &Reply) {
         self.offered = Capabilities::parse(reply);
+        if self.config.protocol == Protocol::Lmtp {
+            // How many replies a BDAT for nobody has is not said anywhere.
+            self.offered.chunking = false;
+        }
         self.parser.set_text_bytes_max(self.config.reply_limits.text_bytes_max);
         self.state = State::Idle;
         self.event = Some(Event::Ready);

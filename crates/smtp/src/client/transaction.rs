@@ -7,12 +7,15 @@ use memchr::memchr;
 use super::capabilities::Capabilities;
 use super::command::{Mail, write_rcpt};
 use super::content::ContentEncoder;
+use super::protocol::Protocol;
 
 /// Where in a session something happened.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Step {
     Greeting,
     Hello,
+    /// The hello of LMTP.
+    Lhlo,
     StartTls,
     Auth,
     /// Between transactions.
@@ -35,6 +38,7 @@ impl Step {
         match self {
             Self::Greeting => "greeting",
             Self::Hello => "EHLO",
+            Self::Lhlo => "LHLO",
             Self::StartTls => "STARTTLS",
             Self::Auth => "AUTH",
             Self::Idle => "idle",
@@ -93,6 +97,7 @@ enum Phase {
 /// With CHUNKING a short content goes with them (RFC 3030 §4.2).
 #[derive(Debug)]
 pub(super) struct Transaction {
+    protocol: Protocol,
     phase: Phase,
     commands: Vec<u8>,
     /// How many octets of `commands` have been sent.
@@ -108,6 +113,7 @@ pub(super) struct Transaction {
 
 impl Transaction {
     pub(super) fn start<'a>(
+        protocol: Protocol,
         reset: bool,
         mail: &Mail<'_>,
         recipients: impl IntoIterator<Item = &'a Recipient>,
@@ -115,6 +121,7 @@ impl Transaction {
         out: &mut Vec<u8>,
     ) -> Self {
         let mut transaction = Self::compose(reset, mail, recipients, offered);
+        transaction.protocol = protocol;
         transaction.commands.extend_from_slice(b"DATA\r\n");
         if offered.pipelining {
             transaction.sent = transaction.commands.len();
@@ -159,6 +166,7 @@ impl Transaction {
             results.push(None);
         }
         Self {
+            protocol: Protocol::Smtp,
             phase: if reset { Phase::Reset } else { Phase::Mail },
             commands: commands.into_bytes(),
             sent: 0,
@@ -222,7 +230,10 @@ impl Transaction {
             Phase::Rcpt(index) => self.handle_rcpt(index, reply, out),
             Phase::Data => self.handle_data(reply, out),
             Phase::Content(_) => self.handle_early(reply),
-            Phase::Dot => self.handle_dot(reply),
+            Phase::Dot => match self.protocol {
+                Protocol::Smtp => self.handle_dot(reply),
+                Protocol::Lmtp => self.handle_dot_of_one(reply),
+            },
             Phase::DiscardedDot => {
                 self.content_refused = !reply.is_positive();
                 Next::Finished
@@ -317,6 +328,10 @@ impl Transaction {
         match reply.severity() {
             Severity::Completion => Next::Misplaced(reply),
             Severity::Intermediate if self.recipients_accepted == 0 => {
+                if self.protocol == Protocol::Lmtp {
+                    // The dot has no reply then (RFC 2033 §4.2): the connection goes instead.
+                    return Next::FinishedForGood;
+                }
                 out.extend_from_slice(b".\r\n");
                 self.phase = Phase::DiscardedDot;
                 Next::Wait
@@ -333,8 +348,12 @@ impl Transaction {
     }
 
     /// A reply before the final dot: a refusal counts, but the server still waits for the dot. An
-    /// acceptance of a message that it has not seen the end of does not count.
+    /// acceptance of a message that it has not seen the end of does not count. Nor does a refusal
+    /// by LMTP, for it is not known whom it is about.
     fn handle_early(&mut self, reply: Reply) -> Next {
+        if self.protocol == Protocol::Lmtp {
+            return Next::Misplaced(reply);
+        }
         if reply.is_transient() || reply.is_permanent() {
             self.refuse_open(Step::Content, &reply);
             return Next::FinishedForGood;
@@ -357,6 +376,23 @@ impl Transaction {
                 Next::Finished
             }
         }
+    }
+
+    /// One of the replies to the final dot: they come in the order of the recipients that were
+    /// accepted (RFC 2033 §4.2).
+    fn handle_dot_of_one(&mut self, reply: Reply) -> Next {
+        let step = self.step();
+        let mut open = self.results.iter_mut().filter(|result| result.is_none());
+        let (Some(first), next) = (open.next(), open.next()) else {
+            return Next::Misplaced(reply);
+        };
+        let is_last = next.is_none();
+        *first = Some(match reply.severity() {
+            Severity::Completion => RecipientResult::Accepted(reply),
+            Severity::Intermediate => return Next::Misplaced(reply),
+            Severity::Transient | Severity::Permanent => RecipientResult::Refused { step, reply },
+        });
+        if is_last { Next::Finished } else { Next::Wait }
     }
 
     fn refuse_open(&mut self, step: Step, reply: &Reply) {
