@@ -2,17 +2,17 @@
 
 use std::time::Instant;
 
-use mail_types::{Host, Timestamp};
+use handover::{Offer, Transacted, may_have_taken, unanswered_outcome, verdicts};
+use mail_types::{Host, Recipient, Timestamp};
 use outcome::{Delivery, Effort, Outcome, Verdict, due_recipients};
 use queue::{Job, Lease, LeaseReason};
-use smtp::client::{RecipientResult, SessionError, Step};
+use smtp::client::{RecipientResult, SessionError};
 use tokio::time::timeout;
 
 use crate::config::{LEASE_MARGIN, Route};
-use crate::failure::{Blame, HopFailure, recipient_outcome, unanswered_outcome};
+use crate::failure::{Blame, HopFailure};
 use crate::session::Session;
 use crate::targets::Targets;
-use crate::transaction::{Transacted, transact};
 use crate::worker::Worker;
 
 /// How long the parts of an attempt took.
@@ -181,9 +181,21 @@ impl<'a> Attempt<'a> {
         self.relay = Some(session.relay.clone());
         self.tls.clone_from(&session.tls);
         let sending = Instant::now();
-        let metrics = &self.worker.metrics;
-        let limit = self.worker.lease.saturating_sub(LEASE_MARGIN);
-        let ended = transact(&mut session, self.lease, self.job, &self.open, limit, metrics).await;
+        session.transactions += 1;
+        let job = self.job;
+        let recipient = |index: &u32| &job.recipients[*index as usize].recipient;
+        let recipients: Vec<&Recipient> = self.open.iter().map(recipient).collect();
+        let offer = Offer {
+            connection: &mut session.connection,
+            host: &session.host,
+            lease: &mut *self.lease,
+            job,
+            recipients: &recipients,
+            takes_whole: session.takes_whole,
+            limit: self.worker.lease.saturating_sub(LEASE_MARGIN),
+            metrics: &self.worker.metrics.handover,
+        };
+        let ended = offer.make().await;
         self.delays.transmit_ms += millis(sending.elapsed());
         match ended {
             Transacted::Finished(results) => {
@@ -212,15 +224,10 @@ impl<'a> Attempt<'a> {
         results: Vec<RecipientResult>,
     ) -> Offered {
         self.take(session, results);
-        let taken_perhaps = match error.step() {
-            Step::Content | Step::FinalDot | Step::Bdat => true,
-            Step::Greeting | Step::Hello | Step::Lhlo | Step::StartTls | Step::Auth => false,
-            Step::Idle | Step::Reset | Step::Mail | Step::Rcpt | Step::Data | Step::Quit => false,
-        };
         if self.open.is_empty() {
             return Offered::Over;
         }
-        if taken_perhaps {
+        if may_have_taken(error.step()) {
             let outcome = unanswered_outcome(&session.host, &error, self.at);
             self.all_open(&outcome);
             return Offered::Over;
@@ -234,16 +241,9 @@ impl<'a> Attempt<'a> {
             true => Delivery::RelayedWithDsn,
             false => Delivery::RelayedWithoutDsn,
         };
-        let is_accepted =
-            |result: &&RecipientResult| matches!(result, RecipientResult::Accepted(_));
-        let accepted = results.iter().filter(is_accepted).count();
-        let mut open = Vec::new();
-        for (recipient, result) in std::mem::take(&mut self.open).into_iter().zip(results) {
-            match recipient_outcome(&session.host, result, accepted, self.at, delivery) {
-                Some(outcome) => self.verdicts.push(Verdict { recipient, outcome }),
-                None => open.push(recipient),
-            }
-        }
+        let recipients = std::mem::take(&mut self.open);
+        let (verdicts, open) = verdicts(&session.host, recipients, results, self.at, delivery);
+        self.verdicts.extend(verdicts);
         self.open = open;
     }
 

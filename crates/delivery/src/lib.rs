@@ -22,9 +22,7 @@
 
 mod attempt;
 mod config;
-mod connection;
 mod failure;
-mod forward;
 mod hop_health;
 mod log;
 mod metrics;
@@ -34,7 +32,6 @@ mod session;
 mod stream;
 mod targets;
 mod tls;
-mod transaction;
 mod worker;
 
 use std::sync::Arc;

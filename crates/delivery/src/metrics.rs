@@ -23,8 +23,7 @@ pub struct Metrics {
     pub(crate) attempts_in_progress: Gauge,
     pub(crate) hops_down: Gauge,
     pub(crate) tls_handshakes_failed: Counter,
-    pub(crate) eight_bit_unannounced: Counter,
-    pub(crate) line_breaks_mended: Counter,
+    pub(crate) handover: handover::Metrics,
     pub(crate) double_bounces: Counter,
     pub(crate) leases_lost: Counter,
     pub(crate) settlements_repeated: Counter,
@@ -34,6 +33,7 @@ pub struct Metrics {
 impl Metrics {
     /// Makes them known under `delivery_…`.
     pub fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("delivery");
         let metrics = Self {
             recipients: Family::default(),
             attempts: Counter::default(),
@@ -43,14 +43,13 @@ impl Metrics {
             attempts_in_progress: Gauge::default(),
             hops_down: Gauge::default(),
             tls_handshakes_failed: Counter::default(),
-            eight_bit_unannounced: Counter::default(),
-            line_breaks_mended: Counter::default(),
+            handover: handover::Metrics::register(registry),
             double_bounces: Counter::default(),
             leases_lost: Counter::default(),
             settlements_repeated: Counter::default(),
             quarantined: Counter::default(),
         };
-        metrics.register_in(registry.sub_registry_with_prefix("delivery"));
+        metrics.register_in(registry);
         metrics
     }
 
@@ -64,8 +63,7 @@ impl Metrics {
             attempts_in_progress,
             hops_down,
             tls_handshakes_failed,
-            eight_bit_unannounced,
-            line_breaks_mended,
+            handover: _,
             double_bounces,
             leases_lost,
             settlements_repeated,
@@ -98,16 +96,6 @@ impl Metrics {
             "tls_handshakes_failed",
             "Handshakes that failed; opportunistic ones went on in clear",
             tls_handshakes_failed.clone(),
-        );
-        registry.register(
-            "eight_bit_unannounced",
-            "8BITMIME messages sent as they are to hosts that do not offer it",
-            eight_bit_unannounced.clone(),
-        );
-        registry.register(
-            "line_breaks_mended",
-            "Bare CRs and LFs in stored content, sent as CRLF",
-            line_breaks_mended.clone(),
         );
         registry.register(
             "double_bounces",

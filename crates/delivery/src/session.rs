@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use handover::{Authentication, Connection};
 use mail_types::Host;
 use smtp::client::{ClientConfig, SessionError};
 use tokio::net::TcpStream;
@@ -11,9 +12,9 @@ use tokio_rustls::TlsConnector;
 use tracing::warn;
 
 use crate::config::{Route, Settings};
-use crate::connection::{Authentication, Connection};
 use crate::failure::HopFailure;
 use crate::metrics::Metrics;
+use crate::stream::Stream;
 use crate::tls::{TlsMode, server_name};
 
 /// An address of a host of the destination.
@@ -34,7 +35,7 @@ impl Target {
 /// An open session, ready for a transaction.
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(crate) connection: Box<Connection>,
+    pub(crate) connection: Box<Connection<Stream>>,
     pub(crate) host: Box<str>,
     pub(crate) relay: Box<str>,
     pub(crate) tls: Option<Box<str>>,
@@ -53,7 +54,7 @@ impl Session {
 
 /// What TLS came to.
 enum Secured {
-    Done(Box<Connection>),
+    Done(Box<Connection<Stream>>),
     /// It failed in a way that leaves the connection unusable; a new one may do without.
     Failed(String),
 }
@@ -82,7 +83,7 @@ impl Opener<'_> {
         let mut session = Session {
             host: target.host.as_str().into(),
             relay: target.relay().into(),
-            tls: connection.tls_description(),
+            tls: connection.stream().tls_description(),
             takes_whole: route.chunking && connection.capabilities().takes_whole(),
             connection,
             transactions: 0,
@@ -101,7 +102,7 @@ impl Opener<'_> {
         Ok(session)
     }
 
-    async fn greeted(self, target: &Target) -> Result<Box<Connection>, HopFailure> {
+    async fn greeted(self, target: &Target) -> Result<Box<Connection<Stream>>, HopFailure> {
         let limit = Duration::from_secs(self.settings.config.connect_timeout_seconds);
         let connecting = timeout(limit, TcpStream::connect(target.address));
         let stream = match connecting.await {
@@ -114,7 +115,7 @@ impl Opener<'_> {
         self.metrics.connections.inc();
         let mut config = ClientConfig::new(self.name.clone());
         config.timeouts = self.settings.timeouts;
-        let mut connection = Box::new(Connection::new(stream, config));
+        let mut connection = Box::new(Connection::new(Stream::Clear(stream), config));
         connection.ready().await.map_err(|error| failed(target, error))?;
         Ok(connection)
     }
@@ -140,15 +141,17 @@ impl Opener<'_> {
 
     async fn handshake(
         self,
-        connection: Box<Connection>,
+        connection: Box<Connection<Stream>>,
         target: &Target,
         mode: TlsMode,
     ) -> Result<Secured, HopFailure> {
         let connector = TlsConnector::from(self.settings.tls.config(mode));
         let name = server_name(&target.host, target.address.ip());
-        match connection.handshake(&connector, name).await {
-            Ok(connection) => {
-                let mut connection = Box::new(connection);
+        let (stream, mut session) = connection.into_parts();
+        match stream.shake_hands(&connector, name, session.timeout()).await {
+            Ok(stream) => {
+                session.tls_started();
+                let mut connection = Box::new(Connection::resumed(stream, session));
                 connection.ready().await.map_err(|error| failed(target, error))?;
                 Ok(Secured::Done(connection))
             }

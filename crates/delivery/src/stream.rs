@@ -3,10 +3,23 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+/// Why a handshake failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    #[error("TLS handshake failed: {0}")]
+    Failed(#[source] io::Error),
+    #[error("TLS handshake took too long")]
+    TimedOut,
+}
 
 #[derive(Debug)]
 pub(crate) enum Stream {
@@ -15,6 +28,23 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// Puts TLS over what was in clear.
+    pub(crate) async fn shake_hands(
+        self,
+        connector: &TlsConnector,
+        name: ServerName<'static>,
+        limit: Duration,
+    ) -> Result<Self, HandshakeError> {
+        let Self::Clear(stream) = self else {
+            return Err(HandshakeError::Failed(io::ErrorKind::AlreadyExists.into()));
+        };
+        let tls = timeout(limit, connector.connect(name, stream))
+            .await
+            .map_err(|_| HandshakeError::TimedOut)?
+            .map_err(HandshakeError::Failed)?;
+        Ok(Self::Tls(Box::new(tls)))
+    }
+
     /// TLS version and cipher suite, for the log: `TLSv1.3 TLS13_AES_256_GCM_SHA384`.
     pub(crate) fn tls_description(&self) -> Option<Box<str>> {
         let Self::Tls(stream) = self else {

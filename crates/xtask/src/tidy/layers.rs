@@ -7,11 +7,12 @@ use crate::workspace::Metadata;
 
 /// Each crate's height: it may depend on lower ones only. One row is one layer, so crates of a row
 /// never know each other.
-const LAYERS: [&[&str]; 6] = [
+const LAYERS: [&[&str]; 7] = [
     &["mail-types"],
     &["smtp", "message", "retry", "resolve", "nats"],
     &["domains", "queue"],
     &["queue-log", "queue-jetstream", "domains-kv", "outcome", "admin", "runtime"],
+    &["handover"],
     &["ingress", "delivery", "mda"],
     &["postrider"],
 ];

@@ -7,17 +7,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use mail_types::{Recipient, Reply};
-use rustls::pki_types::ServerName;
 use smtp::client::{
     Capabilities, ClientConfig, ClientSession, Credentials, Event, Mail, RecipientResult,
     SessionError, Step,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::TlsConnector;
-
-use crate::stream::Stream;
 
 /// How much is read at a time; replies are short.
 const READ_BYTES: usize = 2048;
@@ -26,18 +21,9 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// How long a goodbye may take to be sent.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why a handshake failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum HandshakeError {
-    #[error("TLS handshake failed: {0}")]
-    Failed(#[source] io::Error),
-    #[error("TLS handshake took too long")]
-    TimedOut,
-}
-
 /// How AUTH ended.
 #[derive(Debug)]
-pub(crate) enum Authentication {
+pub enum Authentication {
     Done,
     NotOffered,
     Refused(Reply),
@@ -45,31 +31,40 @@ pub(crate) enum Authentication {
 
 /// An open connection with its session.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    stream: Stream,
+pub struct Connection<S> {
+    stream: S,
     session: ClientSession,
 }
 
-impl Connection {
-    pub(crate) fn new(stream: TcpStream, config: ClientConfig) -> Self {
-        Self { stream: Stream::Clear(stream), session: ClientSession::new(config) }
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub fn new(stream: S, config: ClientConfig) -> Self {
+        Self { stream, session: ClientSession::new(config) }
     }
 
-    pub(crate) fn capabilities(&self) -> &Capabilities {
+    /// With a session that has begun on another stream, such as the one below TLS.
+    pub fn resumed(stream: S, session: ClientSession) -> Self {
+        Self { stream, session }
+    }
+
+    pub fn into_parts(self) -> (S, ClientSession) {
+        (self.stream, self.session)
+    }
+
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    pub fn capabilities(&self) -> &Capabilities {
         self.session.capabilities()
     }
 
-    pub(crate) fn tls_description(&self) -> Option<Box<str>> {
-        self.stream.tls_description()
-    }
-
     /// Whether another transaction may begin on it.
-    pub(crate) fn is_idle(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.session.is_idle()
     }
 
     /// Whether the peer has been silent, as it should between transactions.
-    pub(crate) fn is_quiet(&mut self) -> bool {
+    pub fn is_quiet(&mut self) -> bool {
         let mut space = [0; 1];
         let mut buffer = ReadBuf::new(&mut space);
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -77,13 +72,13 @@ impl Connection {
     }
 
     /// Waits for the greeting and for what the server offers.
-    pub(crate) async fn ready(&mut self) -> Result<(), SessionError> {
+    pub async fn ready(&mut self) -> Result<(), SessionError> {
         while self.event().await? != Event::Ready {}
         Ok(())
     }
 
     /// Asks for TLS; `Some` is a refusal.
-    pub(crate) async fn start_tls(&mut self) -> Result<Option<Reply>, SessionError> {
+    pub async fn start_tls(&mut self) -> Result<Option<Reply>, SessionError> {
         self.session.start_tls();
         loop {
             match self.event().await? {
@@ -96,27 +91,8 @@ impl Connection {
         }
     }
 
-    /// Shakes hands, and greets anew.
-    pub(crate) async fn handshake(
-        mut self,
-        connector: &TlsConnector,
-        name: ServerName<'static>,
-    ) -> Result<Self, HandshakeError> {
-        let Stream::Clear(stream) = self.stream else {
-            return Err(HandshakeError::Failed(io::ErrorKind::AlreadyExists.into()));
-        };
-        let limit = self.session.timeout();
-        let tls = timeout(limit, connector.connect(name, stream))
-            .await
-            .map_err(|_| HandshakeError::TimedOut)?
-            .map_err(HandshakeError::Failed)?;
-        self.stream = Stream::Tls(Box::new(tls));
-        self.session.tls_started();
-        Ok(self)
-    }
-
     /// Authenticates.
-    pub(crate) async fn authenticate(
+    pub async fn authenticate(
         &mut self,
         credentials: &Credentials,
     ) -> Result<Authentication, SessionError> {
@@ -137,21 +113,21 @@ impl Connection {
     /// Begins a transaction; the answer is [`Event::SendContent`] or [`Event::Finished`].
     ///
     /// `limit` is for all of it: each reply has its own time, and there may be a hundred.
-    pub(crate) async fn begin(
+    pub async fn begin(
         &mut self,
         mail: &Mail<'_>,
         recipients: impl Iterator<Item = &Recipient>,
         limit: Duration,
     ) -> Result<Event, SessionError> {
         self.session.begin(mail, recipients);
-        self.begun(limit).await
+        self.within(limit).await
     }
 
     /// Begins a transaction with all of its content; the answer is [`Event::ContentSent`] or
     /// [`Event::Finished`]. Also says how many bare CRs and LFs had to be mended.
     ///
     /// `limit` is for the replies to MAIL and RCPT; [`Self::reply_to_content`] waits for the last.
-    pub(crate) async fn begin_whole(
+    pub async fn begin_whole(
         &mut self,
         mail: &Mail<'_>,
         recipients: impl Iterator<Item = &Recipient>,
@@ -159,10 +135,10 @@ impl Connection {
         limit: Duration,
     ) -> (Result<Event, SessionError>, u64) {
         let mended = self.session.begin_whole(mail, recipients, content);
-        (self.begun(limit).await, mended)
+        (self.within(limit).await, mended)
     }
 
-    async fn begun(&mut self, limit: Duration) -> Result<Event, SessionError> {
+    async fn within(&mut self, limit: Duration) -> Result<Event, SessionError> {
         // Not cancel-safe, and need not be: when time is up the session ends.
         if let Ok(answer) = timeout(limit, self.event()).await {
             return answer;
@@ -172,12 +148,12 @@ impl Connection {
     }
 
     /// Waits for what the peer says to content that it has.
-    pub(crate) async fn reply_to_content(&mut self) -> Result<Event, SessionError> {
+    pub async fn reply_to_content(&mut self) -> Result<Event, SessionError> {
         self.event().await
     }
 
     /// Sends a part of the content. `Some` when the server did not wait for the end of it.
-    pub(crate) async fn content(&mut self, part: &[u8]) -> Result<Option<Event>, SessionError> {
+    pub async fn content(&mut self, part: &[u8]) -> Result<Option<Event>, SessionError> {
         for piece in part.chunks(WRITE_BYTES) {
             self.session.content(piece);
             if self.session.output().len() >= WRITE_BYTES
@@ -190,25 +166,27 @@ impl Connection {
     }
 
     /// Writes what is left of a long content, so that the final dot does not wait behind it.
-    pub(crate) async fn flush_content(&mut self) -> Result<Option<Event>, SessionError> {
+    pub async fn flush_content(&mut self) -> Result<Option<Event>, SessionError> {
         match self.session.output().len() >= WRITE_BYTES {
             true => self.write_watching().await,
             false => Ok(None),
         }
     }
 
-    /// Sends the final dot, with what is left of a short content, and waits for the reply. Also
-    /// says how many bare CRs and LFs had to be mended.
-    pub(crate) async fn finish_content(&mut self) -> Result<(Event, u64), SessionError> {
+    /// Sends the final dot, with what is left of a short content, and waits for the reply, or for
+    /// the replies of LMTP. Also says how many bare CRs and LFs had to be mended.
+    ///
+    /// `limit` is for all of it: each reply has its own time, and there may be a hundred.
+    pub async fn finish_content(&mut self, limit: Duration) -> (Result<Event, SessionError>, u64) {
         let mended = self.session.finish_content();
-        Ok((self.event().await?, mended))
+        (self.within(limit).await, mended)
     }
 
-    pub(crate) fn step(&self) -> Step {
+    pub fn step(&self) -> Step {
         self.session.step()
     }
 
-    pub(crate) fn take_results(&mut self) -> Vec<RecipientResult> {
+    pub fn take_results(&mut self) -> Vec<RecipientResult> {
         self.session.take_results()
     }
 
@@ -216,7 +194,7 @@ impl Connection {
     ///
     /// What is left of content that was refused or given up is not sent: a peer that has stopped
     /// reading it as content would read commands in it.
-    pub(crate) async fn quit(mut self) {
+    pub async fn quit(mut self) {
         let is_idle = self.session.is_idle();
         if is_idle {
             self.session.quit();
@@ -312,8 +290,8 @@ enum Moved {
     Read(usize),
 }
 
-fn poll_write_or_read(
-    stream: &mut Stream,
+fn poll_write_or_read<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
     cx: &mut std::task::Context<'_>,
     output: &[u8],
     buffer: &mut [u8],
@@ -333,7 +311,7 @@ fn poll_write_or_read(
 mod tests {
     use mail_types::{BodyType, Host, ReversePath};
     use tokio::io::{AsyncBufReadExt, BufReader};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio_util::task::TaskTracker;
 
     use super::*;
@@ -355,7 +333,7 @@ mod tests {
     async fn begun(
         replies: &'static [&'static str],
         limit: Duration,
-    ) -> (Connection, Result<Event, SessionError>, tokio::task::JoinHandle<String>) {
+    ) -> (Connection<TcpStream>, Result<Event, SessionError>, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let peer = TaskTracker::new().spawn(peer(listener, replies));
