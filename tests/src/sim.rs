@@ -61,7 +61,7 @@ impl World {
         let submission = ingress.addresses().first().context("no listener")?.1;
         let delivery = delivery(queue, sink, &mut registry)?;
         let mda = mda(queue, table, dir, &mut registry)?;
-        let mail = mda.directory().to_owned();
+        let mail = mda.directory().context("no Maildirs")?.to_owned();
         let (stop, mut roles) = (CancellationToken::new(), JoinSet::new());
         roles.spawn(ingress.serve(stop.clone()));
         roles.spawn(delivery.run(stop.clone(), GRACE));
@@ -179,6 +179,7 @@ fn mda(
         route: dsn_route(),
         lease: LEASE,
         retry: impatient(),
+        timeouts: Default::default(),
         data_dir: dir.to_owned(),
         metrics: mda::Metrics::register(registry),
     };

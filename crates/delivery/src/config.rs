@@ -138,7 +138,7 @@ impl Default for TimeoutConfig {
 }
 
 impl TimeoutConfig {
-    fn timeouts(self) -> Timeouts {
+    pub fn timeouts(self) -> Timeouts {
         Timeouts {
             greeting: Duration::from_secs(self.greeting_seconds),
             command: Duration::from_secs(self.command_seconds),

@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use retry::{Policy, PolicyChange, PolicyError};
 use serde::{Deserialize, Serialize};
 
+use crate::lmtp::{LmtpConfig, LmtpError};
+
 /// The configuration of the MDA.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Config {
     /// Where the Maildirs are; relative to the data directory.
     pub directory: PathBuf,
+    /// The server that takes the mail by LMTP (RFC 2033); without it, Maildirs are written.
+    pub lmtp: Option<LmtpConfig>,
     /// Messages written at the same time. They share the disk's syncs, so more than one saves time.
     pub deliveries_max: usize,
     /// When to try again what could not be stored: what differs from [`crate::Setup::retry`].
@@ -20,7 +24,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { directory: "mail".into(), deliveries_max: 16, retry: PolicyChange::default() }
+        Self {
+            directory: "mail".into(),
+            lmtp: None,
+            deliveries_max: 16,
+            retry: PolicyChange::default(),
+        }
     }
 }
 
@@ -29,6 +38,8 @@ impl Default for Config {
 pub enum ConfigError {
     #[error("deliveriesMax is not from 1 to 256")]
     DeliveriesMax,
+    #[error("{0}")]
+    Lmtp(LmtpError),
     #[error("retry: {0}")]
     Retry(PolicyError),
     #[error("directory: mail cannot be written to {directory}")]
@@ -41,6 +52,9 @@ impl Config {
         // Each takes a thread of the runtime's blocking pool, which has 512.
         if !(1..=256).contains(&self.deliveries_max) {
             return Err(ConfigError::DeliveriesMax);
+        }
+        if let Some(lmtp) = &self.lmtp {
+            lmtp.endpoint().map_err(ConfigError::Lmtp)?;
         }
         self.retry.of(retry).validate().map_err(ConfigError::Retry)
     }
@@ -61,6 +75,8 @@ mod tests {
             let validated = config.validate(&Policy::default());
             assert!(matches!(validated, Err(ConfigError::DeliveriesMax)));
         }
+        let config = Config { lmtp: Some(LmtpConfig::default()), ..Config::default() };
+        assert!(matches!(config.validate(&Policy::default()), Err(ConfigError::Lmtp(_))));
         let retry = PolicyChange { repeat_seconds: Some(0), ..PolicyChange::default() };
         let config = Config { retry, ..Config::default() };
         assert!(matches!(config.validate(&Policy::default()), Err(ConfigError::Retry(_))));

@@ -1,4 +1,5 @@
-//! The mail delivery agent: takes jobs for hosted domains from the queue and writes Maildirs.
+//! The mail delivery agent: takes jobs for hosted domains from the queue and writes Maildirs, or
+//! hands them to a mailbox server by LMTP (RFC 2033).
 //!
 //! ```text
 //! <directory>/<domain>/<local part, escaped>/tmp/…   written, fdatasync
@@ -13,23 +14,28 @@
 //! **Strategies.** A file's name is derived from job and recipient, so that a job repeated after a
 //! crash finds what it stored before, read or unread, and stores it once. A file system without
 //! room is taken for a next hop that is down: one probe at a time, and all jobs at once when there
-//! is room again.
+//! is room again. So is an LMTP server that cannot be reached. As many jobs are leased as it may
+//! have connections; a job is one transaction, in which each recipient has a reply of its own.
 //!
 //! **Security.** No part of an address becomes part of a path unescaped; nothing is written outside
 //! the directory. Files and directories are the owner's alone. A sub-address (`alice+lists`) goes
-//! to the folder of that name if its owner has made one; no stranger makes one.
+//! to the folder of that name if its owner has made one; no stranger makes one. What becomes of it
+//! at an LMTP server is that server's to decide, and so are Return-Path and Delivered-To.
 //!
-//! **Diagnostics.** One line for each recipient `stored`, and for each group `deferred`, `bounced`,
-//! `expired` or `double_bounce`; and [`Metrics`].
+//! **Diagnostics.** One line for each recipient `stored` (with LMTP, for each group of the same
+//! reply), and for each group `deferred`, `bounced`, `expired` or `double_bounce`; and [`Metrics`].
 //!
 //! **Failure behaviour.** A disk that is full or broken defers and never bounces. A recipient that
 //! exists no more is bounced only when the domain table says so and is the one in force: without a
 //! table, or with one that no longer has the domain, it waits. An address that was made an alias
 //! meanwhile is followed to mailboxes; one that leads elsewhere now waits for an operator.
 //!
-//! It knows neither SMTP nor how the queue stores, and does not read mail.
+//! An LMTP server bounces whom it refuses by `5xx`; one that is not there, or goes away, defers.
+//!
+//! It knows not how the queue stores, and does not read mail.
 
 mod config;
+mod lmtp;
 mod log;
 mod maildir;
 mod metrics;
@@ -47,13 +53,16 @@ use mail_types::Host;
 use outcome::{Route, Settler};
 use queue::Queue;
 use retry::Policy;
+use smtp::client::{ClientConfig, Protocol, Timeouts};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, ConfigError};
+pub use lmtp::{LmtpConfig, LmtpError};
 pub use metrics::Metrics;
 
+use crate::lmtp::Server;
 use crate::maildir::Store;
-use crate::worker::Worker;
+use crate::worker::{Mailboxes, Worker};
 
 /// What the role works with.
 pub struct Setup {
@@ -62,7 +71,7 @@ pub struct Setup {
     pub domains: Arc<ArcSwapOption<Table>>,
     /// Asked before a recipient bounces because the table lacks it.
     pub absence: Arc<dyn Absence>,
-    /// Our name, the Reporting-MTA of DSNs.
+    /// Our name: the Reporting-MTA of DSNs, the argument of LHLO.
     pub name: Host,
     /// Where DSNs go.
     pub route: Route,
@@ -70,6 +79,8 @@ pub struct Setup {
     pub lease: Duration,
     /// What [`Config::retry`] changes: how long mail was to be kept when it came.
     pub retry: Policy,
+    /// How long an LMTP server has for each answer; shorter than the lease by a minute.
+    pub timeouts: Timeouts,
     /// What a relative [`Config::directory`] is relative to.
     pub data_dir: PathBuf,
     pub metrics: Metrics,
@@ -79,44 +90,63 @@ pub struct Setup {
 pub struct Mda {
     config: Config,
     setup: Setup,
-    store: Store,
+    mailboxes: Mailboxes,
 }
 
 impl Mda {
-    /// Checks the configuration and that mail can be written to its directory.
+    /// Checks the configuration, and that mail can be written to its directory if it is to be.
     pub fn new(config: Config, setup: Setup) -> Result<Self, ConfigError> {
         config.validate(&setup.retry)?;
-        let directory = setup.data_dir.join(&config.directory);
-        let store = Store::open(&directory)
-            .map_err(|source| ConfigError::Directory { directory, source })?;
-        Ok(Self { config, setup, store })
+        let mailboxes = match &config.lmtp {
+            Some(lmtp) => Mailboxes::Server(Box::new(server(lmtp, &setup)?)),
+            None => {
+                let directory = setup.data_dir.join(&config.directory);
+                let store = Store::open(&directory)
+                    .map_err(|source| ConfigError::Directory { directory, source })?;
+                Mailboxes::Maildirs(Arc::new(store))
+            }
+        };
+        Ok(Self { config, setup, mailboxes })
     }
 
-    /// Where the Maildirs are.
-    pub fn directory(&self) -> &std::path::Path {
-        self.store.root()
+    /// Where the Maildirs are, if any are written.
+    pub fn directory(&self) -> Option<&std::path::Path> {
+        match &self.mailboxes {
+            Mailboxes::Maildirs(store) => Some(store.root()),
+            Mailboxes::Server(_) => None,
+        }
     }
 
     /// Works until `shutdown`; then leases no more, finishes what is in flight within `grace` and
     /// gives the rest back.
     pub async fn run(self, shutdown: CancellationToken, grace: Duration) {
-        let Self { config, setup, store } = self;
+        let Self { config, setup, mailboxes } = self;
         let policy = config.retry.of(&setup.retry);
+        // Permits first: a job is leased when there is a connection for it.
+        let connections_max = config.lmtp.map(|lmtp| lmtp.connections_max);
         let worker = Worker {
             settler: Settler::new(setup.name, setup.route, policy.clone()),
             policy,
-            config,
+            jobs_max: connections_max.unwrap_or(config.deliveries_max),
             queue: setup.queue,
             domains: setup.domains,
             absence: setup.absence,
-            store: Arc::new(store),
+            mailboxes,
             lease: setup.lease,
             metrics: setup.metrics,
             started: runtime::clock::now(),
             unsettled: Default::default(),
-            without_room: Default::default(),
+            obstructed: Default::default(),
             stopping: shutdown,
         };
         Arc::new(worker).run(grace).await;
     }
+}
+
+fn server(lmtp: &LmtpConfig, setup: &Setup) -> Result<Server, ConfigError> {
+    let endpoint = lmtp.endpoint().map_err(ConfigError::Lmtp)?;
+    let mut client = ClientConfig::new(setup.name.clone());
+    client.protocol = Protocol::Lmtp;
+    client.timeouts = setup.timeouts;
+    Ok(Server::new(endpoint, client, setup.lease, setup.metrics.clone()))
 }

@@ -1,5 +1,5 @@
-//! The log lines of the role: one for each recipient stored, one for each group of others with the
-//! same fate and reply.
+//! The log lines of the role: one for each recipient stored in a Maildir, one for each group of
+//! others with the same fate and reply.
 
 use outcome::{Fate, News, Plan};
 use queue::Job;
@@ -47,8 +47,9 @@ pub(crate) fn stored(job: &Job, stored: &Stored, took_ms: u64) {
 
 /// Logs and counts what is new about a job.
 ///
-/// The span tells the worst of it.
-pub(crate) fn news(job: &Job, plan: &Plan, metrics: &Metrics) {
+/// `server` is whom it was handed to; without one, copies have been logged by [`stored`]. The span
+/// tells the worst of it.
+pub(crate) fn news(job: &Job, plan: &Plan, server: Option<&str>, metrics: &Metrics) {
     let mut news = plan.news();
     if let Some(worst) = news.iter().map(|news| news.fate).max() {
         trace::result(event_name(worst), worst != Fate::Delivered);
@@ -59,8 +60,8 @@ pub(crate) fn news(job: &Job, plan: &Plan, metrics: &Metrics) {
         let (group, rest) = news.split_at(end);
         let result = Result { result: event_name(first.fate) };
         metrics.recipients.get_or_create(&result).inc_by(group.len() as u64);
-        if first.fate != Fate::Delivered {
-            line(job, group, first);
+        if first.fate != Fate::Delivered || server.is_some() {
+            line(job, group, first, server.unwrap_or("maildir"));
         }
         news = rest;
     }
@@ -75,7 +76,7 @@ pub(crate) fn news(job: &Job, plan: &Plan, metrics: &Metrics) {
 
 /// Texts of others are values of type `str`, which the human form quotes: an address cannot pretend
 /// to be the fields after it.
-fn line(job: &Job, group: &[News], first: &News) {
+fn line(job: &Job, group: &[News], first: &News, relay: &str) {
     info!(
         event = event_name(first.fate),
         id = %job.id,
@@ -85,7 +86,7 @@ fn line(job: &Job, group: &[News], first: &News) {
         count = group.len(),
         tenant = %job.envelope.tenant,
         next_hop = job.next_hop.key(),
-        relay = "maildir",
+        relay,
         size = job.size,
         code = first.report.reply.code.value(),
         status = %first.report.reply.status_or_general(),

@@ -27,6 +27,10 @@ pub struct Metrics {
     pub(crate) attempts_in_progress: Gauge,
     pub(crate) disk_failures: Family<Cause, Counter>,
     pub(crate) hops_without_room: Gauge,
+    pub(crate) connections: Counter,
+    pub(crate) connections_reused: Counter,
+    pub(crate) hops_unreachable: Gauge,
+    pub(crate) handover: handover::Metrics,
     pub(crate) double_bounces: Counter,
     pub(crate) leases_lost: Counter,
     pub(crate) settlements_repeated: Counter,
@@ -36,6 +40,7 @@ pub struct Metrics {
 impl Metrics {
     /// Makes them known under `mda_…`.
     pub fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("mda");
         let metrics = Self {
             recipients: Family::default(),
             stored_bytes: Counter::default(),
@@ -44,12 +49,16 @@ impl Metrics {
             attempts_in_progress: Gauge::default(),
             disk_failures: Family::default(),
             hops_without_room: Gauge::default(),
+            connections: Counter::default(),
+            connections_reused: Counter::default(),
+            hops_unreachable: Gauge::default(),
+            handover: handover::Metrics::register(registry),
             double_bounces: Counter::default(),
             leases_lost: Counter::default(),
             settlements_repeated: Counter::default(),
             quarantined: Counter::default(),
         };
-        metrics.register_in(registry.sub_registry_with_prefix("mda"));
+        metrics.register_in(registry);
         metrics
     }
 
@@ -77,6 +86,17 @@ impl Metrics {
             "hops_without_room",
             "Hosted domains whose mailboxes lack room",
             m.hops_without_room,
+        );
+        registry.register("connections", "Connections made to the LMTP server", m.connections);
+        registry.register(
+            "connections_reused",
+            "Transactions on a connection made for an earlier one",
+            m.connections_reused,
+        );
+        registry.register(
+            "hops_unreachable",
+            "Hosted domains whose LMTP server could not be reached when last tried",
+            m.hops_unreachable,
         );
         registry.register(
             "double_bounces",

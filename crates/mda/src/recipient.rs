@@ -27,6 +27,10 @@ pub(crate) enum Undelivered {
     Disk(#[source] DiskError),
     #[error("the message cannot be read at the moment")]
     Content,
+    #[error("the address was made an alias of several mailboxes")]
+    LeadsToSeveral,
+    #[error("the mailbox server cannot be reached at the moment")]
+    Unreachable,
 }
 
 /// Where a copy goes.
@@ -36,13 +40,14 @@ pub(crate) struct Place {
     pub(crate) mailbox: Mailbox,
     /// What a sub-address asks for: a folder, if there is one of that name.
     pub(crate) detail: Option<String>,
+    /// The address that led to it, sub-address and all.
+    pub(crate) used: Mailbox,
 }
 
 impl Place {
-    /// `used` is the address that led to it.
-    fn new(mailbox: Mailbox, used: &Mailbox) -> Self {
-        let detail = detail(used, &mailbox).map(str::to_owned);
-        Self { mailbox, detail }
+    fn new(mailbox: Mailbox, used: Mailbox) -> Self {
+        let detail = detail(&used, &mailbox).map(str::to_owned);
+        Self { mailbox, detail, used }
     }
 }
 
@@ -53,7 +58,7 @@ pub(crate) fn places(table: Option<&Table>, address: &Mailbox) -> Result<Vec<Pla
         return Err(Undelivered::NotHosted);
     }
     if let Some(own) = table.mailbox(address) {
-        return Ok(vec![Place::new(own, address)]);
+        return Ok(vec![Place::new(own, address.clone())]);
     }
     // It was a mailbox when the mail was accepted.
     match table.resolve(&ForwardPath::Mailbox(address.clone())) {
@@ -62,7 +67,7 @@ pub(crate) fn places(table: Option<&Table>, address: &Mailbox) -> Result<Vec<Pla
         Resolution::Local(destinations) => {
             let place = |destination| match destination {
                 Destination::Mailbox { address } => {
-                    Some(Place::new(table.mailbox(&address)?, &address))
+                    Some(Place::new(table.mailbox(&address)?, address))
                 }
                 Destination::Remote { .. } => None,
             };
@@ -83,7 +88,8 @@ impl Undelivered {
         let (code, status) = match self {
             Self::Absent => (550, status(5, 1, 1)),
             Self::NoRoom(_) => (452, status(4, 3, 1)),
-            Self::NotHosted | Self::LeadsElsewhere => (451, status(4, 3, 5)),
+            Self::NotHosted | Self::LeadsElsewhere | Self::LeadsToSeveral => (451, status(4, 3, 5)),
+            Self::Unreachable => (451, status(4, 4, 1)),
             Self::Uncertain | Self::NoTable | Self::Disk(_) | Self::Content => {
                 (451, status(4, 3, 0))
             }
@@ -92,11 +98,14 @@ impl Undelivered {
         let report = Report { at, remote: None, reply };
         match self {
             Self::Absent => Outcome::Bounced { report },
-            Self::NoRoom(_) => Outcome::Deferred { report, waiting_for: Wait::Hop },
+            Self::NoRoom(_) | Self::Unreachable => {
+                Outcome::Deferred { report, waiting_for: Wait::Hop }
+            }
             Self::Uncertain
             | Self::NoTable
             | Self::NotHosted
             | Self::LeadsElsewhere
+            | Self::LeadsToSeveral
             | Self::Disk(_)
             | Self::Content => Outcome::Deferred { report, waiting_for: Wait::Time },
         }

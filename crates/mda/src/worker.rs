@@ -20,14 +20,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, debug_span, error, field, info, warn};
 
-use crate::config::Config;
+use crate::lmtp::Server;
 use crate::log;
 use crate::maildir::Store;
 use crate::metrics::Metrics;
 
 mod attempt;
+mod handing;
 
-use attempt::Attempted;
+use attempt::{Attempted, Copying, Obstacle};
 
 /// Jobs leased in one call at most.
 const LEASE_BATCH_MAX: usize = 32;
@@ -35,17 +36,24 @@ const LEASE_BATCH_MAX: usize = 32;
 const LEASE_RETRY: Duration = Duration::from_secs(1);
 const SETTLE_RETRY_MIN: Duration = Duration::from_millis(50);
 const SETTLE_RETRY_MAX: Duration = Duration::from_secs(5);
-/// How often one job looks whether there is room again.
-const ROOM_PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often one job looks whether there is room again, or the server.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Who keeps the mail.
+pub(crate) enum Mailboxes {
+    Maildirs(Arc<Store>),
+    Server(Box<Server>),
+}
 
 /// Everything that attempts share.
 pub(crate) struct Worker {
-    pub(crate) config: Config,
+    /// Jobs worked on at the same time.
+    pub(crate) jobs_max: usize,
     pub(crate) policy: Policy,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) domains: Arc<ArcSwapOption<Table>>,
     pub(crate) absence: Arc<dyn Absence>,
-    pub(crate) store: Arc<Store>,
+    pub(crate) mailboxes: Mailboxes,
     pub(crate) settler: Settler,
     pub(crate) lease: Duration,
     pub(crate) metrics: Metrics,
@@ -53,8 +61,8 @@ pub(crate) struct Worker {
     pub(crate) started: Timestamp,
     /// Jobs that an attempt of this process did not bring to a recorded end, yet.
     pub(crate) unsettled: Mutex<HashSet<JobId>>,
-    /// Domains whose mailboxes lack room.
-    pub(crate) without_room: Mutex<HashSet<NextHop>>,
+    /// Domains whose mail waits, all of it but for a probe.
+    pub(crate) obstructed: Mutex<HashSet<NextHop>>,
     /// No more leases.
     pub(crate) stopping: CancellationToken,
 }
@@ -86,7 +94,11 @@ impl Worker {
     pub(crate) async fn run(self: Arc<Self>, grace: Duration) {
         let tasks = TaskTracker::new();
         let abort = CancellationToken::new();
-        self.clone().lease_jobs(&tasks, &abort).await;
+        // The second never ends, and what it drops is closed by its drop.
+        tokio::select! {
+            () = self.clone().lease_jobs(&tasks, &abort) => {}
+            () = self.sweep() => {}
+        }
         tasks.close();
         let deadline = Instant::now() + grace;
         // Both branches may be dropped: waiting has no effect of its own.
@@ -98,10 +110,20 @@ impl Worker {
                 tasks.wait().await;
             }
         }
+        if let Mailboxes::Server(server) = &self.mailboxes {
+            server.close_idle(Duration::ZERO).await;
+        }
+    }
+
+    async fn sweep(&self) {
+        match &self.mailboxes {
+            Mailboxes::Maildirs(_) => std::future::pending().await,
+            Mailboxes::Server(server) => server.sweep().await,
+        }
     }
 
     async fn lease_jobs(self: Arc<Self>, tasks: &TaskTracker, abort: &CancellationToken) {
-        let permits = Arc::new(Semaphore::new(self.config.deliveries_max));
+        let permits = Arc::new(Semaphore::new(self.jobs_max));
         loop {
             // A dropped lease call has leased nothing, or gives it back (contract of `Queue`).
             let batch = tokio::select! {
@@ -140,8 +162,7 @@ impl Worker {
         {
             held.push(permit);
         }
-        let per_hop = self.config.deliveries_max;
-        let leases = self.queue.lease(HopKind::Mailbox, held.len(), per_hop).await?;
+        let leases = self.queue.lease(HopKind::Mailbox, held.len(), self.jobs_max).await?;
         Ok(leases.into_iter().zip(held).collect())
     }
 
@@ -169,14 +190,19 @@ impl Worker {
     async fn attempt(&self, lease: &mut dyn Lease, job: &Job) {
         let at = runtime::clock::now();
         let started = Instant::now();
-        let search = self.search(job);
-        let attempted = self.store_copies(lease, job, search, at).await;
+        let attempted = match &self.mailboxes {
+            Mailboxes::Maildirs(store) => {
+                let copying = Copying { worker: self, store, search: self.search(job) };
+                copying.store_copies(lease, job, at).await
+            }
+            Mailboxes::Server(server) => self.hand_over(server, lease, job, at).await,
+        };
         let took = started.elapsed();
         self.metrics.attempt_seconds.observe(took.as_secs_f64());
-        let verdicts = match attempted {
-            Attempted::Done { verdicts, lacks_room } => {
-                self.tell_room(&job.next_hop, lacks_room);
-                verdicts
+        let (verdicts, relay) = match attempted {
+            Attempted::Done { verdicts, obstacle, relay } => {
+                self.tell_obstacle(&job.next_hop, obstacle);
+                (verdicts, relay)
             }
             Attempted::Damaged(what) => return self.quarantine(lease, job, &what).await,
             Attempted::LeaseLost => {
@@ -186,25 +212,36 @@ impl Worker {
             }
         };
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let effort = Effort { at, took_ms, relay: Some("maildir".into()), tls: None };
+        let effort = Effort { at, took_ms, relay: Some(relay), tls: None };
         let (policy, now) = (&self.policy, runtime::clock::now());
         let plan = self.settler.attempt(job, policy, effort, verdicts, now, &mut rand::rng());
         self.record(lease, job, plan).await;
     }
 
-    /// Keeps jobs of a file system without room back but for one probe at a time.
-    fn tell_room(&self, hop: &NextHop, lacks_room: bool) {
-        let mut without_room = locked(&self.without_room);
-        if lacks_room {
-            if without_room.insert(hop.clone()) {
-                warn!(%hop, "the mailbox store has no room; mail waits in the queue");
+    /// Keeps jobs of a domain back whose mailboxes take none, but for one probe at a time.
+    fn tell_obstacle(&self, hop: &NextHop, obstacle: Option<Obstacle>) {
+        let mut obstructed = locked(&self.obstructed);
+        if let Some(obstacle) = obstacle {
+            if obstructed.insert(hop.clone()) {
+                match obstacle {
+                    Obstacle::NoRoom => {
+                        warn!(%hop, "the mailbox store has no room; mail waits in the queue");
+                    }
+                    Obstacle::Unreachable => {
+                        warn!(%hop, "no mailbox server; mail waits in the queue");
+                    }
+                }
             }
-            self.queue.hop_down(hop, runtime::clock::now() + ROOM_PROBE_INTERVAL);
-        } else if without_room.remove(hop) {
-            info!(%hop, "the mailbox store has room again");
+            self.queue.hop_down(hop, runtime::clock::now() + PROBE_INTERVAL);
+        } else if obstructed.remove(hop) {
+            info!(%hop, "mail is stored again");
             self.queue.hop_up(hop);
         }
-        self.metrics.hops_without_room.set(without_room.len() as i64);
+        let gauge = match &self.mailboxes {
+            Mailboxes::Maildirs(_) => &self.metrics.hops_without_room,
+            Mailboxes::Server(_) => &self.metrics.hops_unreachable,
+        };
+        gauge.set(obstructed.len() as i64);
     }
 
     /// Logs what is new, composes the DSNs and records it all in one step.
@@ -221,7 +258,11 @@ impl Worker {
                 return;
             }
         };
-        log::news(job, &plan, &self.metrics);
+        let server = match &self.mailboxes {
+            Mailboxes::Maildirs(_) => None,
+            Mailboxes::Server(server) => Some(server.endpoint().to_string()),
+        };
+        log::news(job, &plan, server.as_deref(), &self.metrics);
         let settlement = plan.settlement(&self.settler, job, &original, &mut rand::rng());
         self.settle(lease, job, &settlement).await;
     }

@@ -141,6 +141,9 @@ impl Config {
         if let Some(file) = &mut config.admin.token_file {
             *file = base.join(&*file);
         }
+        if let Some(socket) = config.mda.lmtp.as_mut().and_then(|lmtp| lmtp.socket.as_mut()) {
+            *socket = base.join(&*socket);
+        }
         for auth in config.delivery.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
             auth.password_file = base.join(&auth.password_file);
         }
@@ -259,6 +262,10 @@ mod tests {
         let defaults = serde_json::to_value(queue_jetstream::Config::default()).unwrap();
         assert_eq!(jetstream["jetstream"], defaults);
         all_are_shown(&defaults, documented(1));
+        let lmtp = parse(&format!("hostname: mx.example.org\n{}", documented(3)));
+        let defaults = serde_json::to_value(mda::LmtpConfig::default()).unwrap();
+        assert_eq!(lmtp["mda"]["lmtp"]["connectionsMax"], defaults["connectionsMax"]);
+        all_are_shown(&defaults, documented(3));
     }
 
     fn all_are_shown(value: &serde_json::Value, text: &str) {

@@ -349,6 +349,7 @@ fn make_mda(parts: &Parts<'_>, metrics: mda::Metrics) -> anyhow::Result<mda::Mda
         route: dsn_route::route(&domains.table, srs.clone()),
         lease: config.lease(),
         retry: config.delivery.retry.clone(),
+        timeouts: config.delivery.timeouts.timeouts(),
         data_dir: config.data_dir.clone(),
         metrics,
     };

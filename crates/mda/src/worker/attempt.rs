@@ -1,11 +1,11 @@
-//! One attempt: a copy of the message for each recipient that is due.
+//! One attempt with Maildirs: a copy of the message for each recipient that is due.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use mail_types::Timestamp;
+use mail_types::{Mailbox, Timestamp};
 use message::trace;
 use outcome::{Outcome, Verdict, due_recipients};
 use queue::{Content, ContentError, Job, Lease};
@@ -13,24 +13,35 @@ use tracing::warn;
 
 use super::{Worker, locked};
 use crate::log::{self, Stored};
-use crate::maildir::{Begun, DiskError, Draft, Search, Target};
+use crate::maildir::{Begun, DiskError, Draft, Search, Store, Target};
 use crate::metrics::Cause;
 use crate::path;
 use crate::recipient::{self, Place, Undelivered};
 
 /// Recipients seen to between two settlements.
-const RECIPIENTS_MAX: usize = 100;
+pub(super) const RECIPIENTS_MAX: usize = 100;
 
 /// What an attempt came to.
 pub(super) enum Attempted {
     Done {
         verdicts: Vec<Verdict>,
-        lacks_room: bool,
+        obstacle: Option<Obstacle>,
+        /// Where the mail went, or should have gone.
+        relay: Box<str>,
     },
     /// The content is damaged for good.
     Damaged(Box<str>),
     /// Nothing may be recorded.
     LeaseLost,
+}
+
+/// Why all mail of a domain waits, but for a probe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Obstacle {
+    /// The file system of the Maildirs is full.
+    NoRoom,
+    /// There is no session with the server to be had.
+    Unreachable,
 }
 
 /// Why there is no copy.
@@ -63,32 +74,8 @@ impl Worker {
         if is_first && is_ours && job.attempts == 0 { Search::New } else { Search::Everywhere }
     }
 
-    /// Sees to the recipients that are due, one after the other.
-    pub(super) async fn store_copies(
-        &self,
-        lease: &mut dyn Lease,
-        job: &Job,
-        search: Search,
-        at: Timestamp,
-    ) -> Attempted {
-        let (mut verdicts, mut lacks_room) = (Vec::new(), false);
-        for index in due_recipients(job, &self.policy, at, RECIPIENTS_MAX) {
-            let outcome = match self.deliver(lease, job, index, search).await {
-                Ok(()) => recipient::delivered(runtime::clock::now()),
-                Err(Failure::Undelivered(undelivered)) => {
-                    lacks_room |= matches!(undelivered, Undelivered::NoRoom(_));
-                    self.undelivered(job, &undelivered)
-                }
-                Err(Failure::Damaged(what)) => return Attempted::Damaged(what),
-                Err(Failure::LeaseLost) => return Attempted::LeaseLost,
-            };
-            verdicts.push(Verdict { recipient: index, outcome });
-        }
-        Attempted::Done { verdicts, lacks_room }
-    }
-
     /// Counts and logs our own failures; what the sender is told does not name our files.
-    fn undelivered(&self, job: &Job, undelivered: &Undelivered) -> Outcome {
+    pub(super) fn undelivered(&self, job: &Job, undelivered: &Undelivered) -> Outcome {
         let cause = match undelivered {
             Undelivered::NoRoom(error) => Some(("full", Some(error))),
             Undelivered::Disk(error) => Some(("broken", Some(error))),
@@ -97,7 +84,9 @@ impl Worker {
             | Undelivered::Uncertain
             | Undelivered::NoTable
             | Undelivered::NotHosted
-            | Undelivered::LeadsElsewhere => None,
+            | Undelivered::LeadsElsewhere
+            | Undelivered::LeadsToSeveral
+            | Undelivered::Unreachable => None,
         };
         if let Some((cause, error)) = cause {
             self.metrics.disk_failures.get_or_create(&Cause { cause }).inc();
@@ -112,25 +101,57 @@ impl Worker {
         undelivered.outcome(runtime::clock::now())
     }
 
-    /// Stores a copy in each mailbox that a recipient stands for.
-    async fn deliver(
-        &self,
-        lease: &mut dyn Lease,
-        job: &Job,
-        index: u32,
-        search: Search,
-    ) -> Result<(), Failure> {
-        let address = &job.recipients[index as usize].recipient.address;
+    /// The mailboxes that an address stands for now; at least one.
+    pub(super) async fn places(&self, address: &Mailbox) -> Result<Vec<Place>, Undelivered> {
         let table = self.domains.load_full();
-        let places = match (recipient::places(table.as_deref(), address), &table) {
+        match (recipient::places(table.as_deref(), address), &table) {
             (Err(Undelivered::Absent), Some(table)) if !self.absence.is_proven(table).await => {
                 Err(Undelivered::Uncertain)
             }
             (places, _) => places,
-        };
-        for place in places.map_err(Failure::Undelivered)? {
+        }
+    }
+}
+
+/// An attempt that writes into Maildirs.
+pub(super) struct Copying<'a> {
+    pub(super) worker: &'a Worker,
+    pub(super) store: &'a Arc<Store>,
+    pub(super) search: Search,
+}
+
+impl Copying<'_> {
+    /// Sees to the recipients that are due, one after the other.
+    pub(super) async fn store_copies(
+        &self,
+        lease: &mut dyn Lease,
+        job: &Job,
+        at: Timestamp,
+    ) -> Attempted {
+        let (mut verdicts, mut obstacle) = (Vec::new(), None);
+        for index in due_recipients(job, &self.worker.policy, at, RECIPIENTS_MAX) {
+            let outcome = match self.deliver(lease, job, index).await {
+                Ok(()) => recipient::delivered(runtime::clock::now()),
+                Err(Failure::Undelivered(undelivered)) => {
+                    if matches!(undelivered, Undelivered::NoRoom(_)) {
+                        obstacle = Some(Obstacle::NoRoom);
+                    }
+                    self.worker.undelivered(job, &undelivered)
+                }
+                Err(Failure::Damaged(what)) => return Attempted::Damaged(what),
+                Err(Failure::LeaseLost) => return Attempted::LeaseLost,
+            };
+            verdicts.push(Verdict { recipient: index, outcome });
+        }
+        Attempted::Done { verdicts, obstacle, relay: "maildir".into() }
+    }
+
+    /// Stores a copy in each mailbox that a recipient stands for.
+    async fn deliver(&self, lease: &mut dyn Lease, job: &Job, index: u32) -> Result<(), Failure> {
+        let address = &job.recipients[index as usize].recipient.address;
+        for place in self.worker.places(address).await.map_err(Failure::Undelivered)? {
             let started = Instant::now();
-            let stored = self.store_copy(lease, job, index, &place, search).await?;
+            let stored = self.store_copy(lease, job, index, &place).await?;
             let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             log::stored(job, &stored, took_ms);
         }
@@ -143,9 +164,8 @@ impl Worker {
         job: &Job,
         index: u32,
         place: &Place,
-        search: Search,
     ) -> Result<Stored, Failure> {
-        let Place { mailbox, detail } = place;
+        let Place { mailbox, detail, .. } = place;
         // A mailbox of the table is in a domain.
         let domain = mailbox.domain().ok_or(Failure::Undelivered(Undelivered::Absent))?;
         let prefix = prefix(job, index);
@@ -163,27 +183,22 @@ impl Worker {
             is_repeat,
         };
         let first = content.chunks.next().await.transpose()?.unwrap_or_default();
-        match self.begin(target.clone(), search, vec![prefix, first]).await? {
+        match self.begin(target.clone(), vec![prefix, first]).await? {
             Begun::Stored(folder) => {
-                self.metrics.already_stored.inc();
+                self.worker.metrics.already_stored.inc();
                 Ok(stored(true, folder))
             }
             Begun::Writing(draft) => {
                 let folder = draft.folder();
                 self.finish(lease, draft, content).await?;
-                self.metrics.stored_bytes.inc_by(size);
+                self.worker.metrics.stored_bytes.inc_by(size);
                 Ok(stored(false, folder))
             }
         }
     }
 
-    async fn begin(
-        &self,
-        target: Target,
-        search: Search,
-        beginning: Vec<Bytes>,
-    ) -> Result<Begun, DiskError> {
-        let store = Arc::clone(&self.store);
+    async fn begin(&self, target: Target, beginning: Vec<Bytes>) -> Result<Begun, DiskError> {
+        let (store, search) = (Arc::clone(self.store), self.search);
         let now = runtime::clock::now();
         self.blocking(move || store.begin(target, search, &beginning, now)).await
     }

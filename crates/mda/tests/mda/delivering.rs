@@ -1,187 +1,20 @@
-//! The role on a simulated queue and a real directory.
-
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Into Maildirs.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-use bytes::Bytes;
-use domains::{Absence, AtHome, Table};
-use mail_types::{
-    BodyType, Domain, Envelope, Host, Mailbox, Notify, Origin, QueueId, Recipient, ReversePath,
-    TenantId,
-};
+use mail_types::{Host, Notify};
 use mda::{Config, Mda, Metrics, Setup};
 use outcome::Route;
 use prometheus_client::registry::Registry;
-use queue::simulated::{Fault, Settings, SimulatedQueue, Step};
-use queue::{Action, Admission, Filter, Head, Job, NewJob, NextHop, Phase, Queue};
+use queue::simulated::{Fault, Step};
+use queue::{Action, Filter, Phase, Queue};
 use retry::Policy;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-const DOMAIN: &str = "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
-    metadata: {name: d}\nspec:\n  domain: example.org\n  inbound:\n    aliases:\n    \
-    - {match: postmaster, to: [alice@example.org]}\n    - {match: gone, to: [x@example.net]}\n    \
-    - {match: moved, to: [bob@example.org]}\n";
-const BODY: &str = "body\r\n";
-const HEADER: &str = "Subject: hello\r\n\r\n";
-
-fn table(mailboxes: &[&str]) -> Arc<Table> {
-    let mut text = DOMAIN.to_owned();
-    for (n, address) in mailboxes.iter().enumerate() {
-        text += &format!(
-            "---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\nmetadata: {{name: m{n}}}\n\
-             spec:\n  address: '{address}'\n"
-        );
-    }
-    Arc::new(Table::from_yaml([("t.yaml", text.as_str())], &Default::default()).unwrap())
-}
-
-fn mailbox(text: &str) -> Mailbox {
-    Mailbox::parse(text).unwrap()
-}
-
-/// A disk, a queue and a table, which outlive the processes that use them.
-struct World {
-    dir: tempfile::TempDir,
-    queue: SimulatedQueue,
-    domains: Arc<ArcSwapOption<Table>>,
-    absence: Arc<dyn Absence>,
-}
-
-/// A running MDA.
-struct Process {
-    shutdown: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl World {
-    fn new() -> Self {
-        let queue = SimulatedQueue::new(7, Settings::default(), runtime::clock::now);
-        let table = table(&["alice@example.org", "bob@example.org", "dot@example.org"]);
-        let domains = Arc::new(ArcSwapOption::from(Some(table)));
-        let absence = Arc::new(AtHome);
-        Self { dir: tempfile::tempdir().unwrap(), queue, domains, absence }
-    }
-
-    fn start(&self) -> Process {
-        self.start_with(Config::default())
-    }
-
-    fn start_with(&self, config: Config) -> Process {
-        let route = |sender: &Mailbox| {
-            let recipients = vec![Recipient::new(sender.clone())];
-            vec![NewJob::new(NextHop::smtp(sender.host()), recipients)]
-        };
-        let setup = Setup {
-            queue: Arc::new(self.queue.clone()),
-            domains: self.domains.clone(),
-            absence: self.absence.clone(),
-            name: Host::parse("mx.example.org").unwrap(),
-            route: Route::new(route),
-            lease: Settings::default().lease_time,
-            retry: Policy { intervals_seconds: vec![1; 20], ..Policy::default() },
-            data_dir: self.dir.path().to_owned(),
-            metrics: Metrics::register(&mut Registry::default()),
-        };
-        let mda = Mda::new(config, setup).unwrap();
-        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(mda.run(shutdown.clone(), Duration::from_secs(5)));
-        tasks.close();
-        Process { shutdown, tasks }
-    }
-
-    async fn accept(&self, recipients: Vec<Recipient>) -> QueueId {
-        self.accept_with(recipients, BODY.into()).await
-    }
-
-    async fn accept_with(&self, recipients: Vec<Recipient>, body: Bytes) -> QueueId {
-        let now = runtime::clock::now();
-        let envelope = Envelope {
-            reverse_path: ReversePath::parse("sender@example.net").unwrap(),
-            envid: None,
-            ret: None,
-            body: BodyType::SevenBit,
-            smtputf8: false,
-            arrival: now,
-            expires: now + Duration::from_secs(3600),
-            tenant: TenantId::new("default"),
-            identity: None,
-            origin: Origin::Internal,
-            trace_parent: None,
-        };
-        let mut draft = self.queue.begin(envelope, Admission::Outside).await.unwrap();
-        draft.write(body).await.unwrap();
-        let head = Head { prefix: Bytes::new(), header: HEADER.into() };
-        let domain = Domain::parse("example.org").unwrap();
-        let job = NewJob::new(NextHop::mailbox(&domain), recipients);
-        draft.commit(head, vec![job]).await.unwrap();
-        draft.id()
-    }
-
-    /// Waits until the job is gone, or what it has become satisfies `is_so`.
-    async fn until(&self, id: QueueId, is_so: impl Fn(&Job) -> bool) -> Option<Job> {
-        let wait = async {
-            loop {
-                match self.queue.show(id).await.unwrap().pop() {
-                    None => return None,
-                    Some(job) if is_so(&job) => return Some(job),
-                    Some(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-                }
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("within 20 s")
-    }
-
-    async fn until_done(&self, id: QueueId) {
-        assert!(self.until(id, |_| false).await.is_none());
-    }
-
-    fn root(&self) -> PathBuf {
-        self.dir.path().join("mail")
-    }
-
-    fn maildir(&self, name: &str) -> PathBuf {
-        self.root().join("example.org").join(name)
-    }
-
-    /// Every file below the root but for `tmp`, by its path, with what is in it.
-    fn files(&self) -> BTreeMap<String, String> {
-        let (mut found, mut todo) = (BTreeMap::new(), vec![self.root()]);
-        while let Some(dir) = todo.pop() {
-            for entry in fs::read_dir(dir).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    todo.push(path);
-                } else {
-                    let name = path.strip_prefix(self.root()).unwrap().to_str().unwrap();
-                    found.insert(name.to_owned(), fs::read_to_string(&path).unwrap());
-                }
-            }
-        }
-        found
-    }
-}
-
-impl Process {
-    async fn stop(self) {
-        self.shutdown.cancel();
-        tokio::time::timeout(Duration::from_secs(10), self.tasks.wait()).await.unwrap();
-    }
-}
-
-fn to(address: &str) -> Recipient {
-    Recipient::new(mailbox(address))
-}
-
-fn notify(address: &str, notify: Notify) -> Recipient {
-    Recipient { notify: Some(notify), ..to(address) }
-}
+use crate::world::{BODY, HEADER, World, dsn_to_sender, notify, table, to};
 
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
@@ -310,22 +143,6 @@ async fn only_a_proven_absence_bounces() {
     process.stop().await;
 }
 
-/// The content of the one message that waits for the sender.
-async fn dsn_to_sender(world: &World) -> String {
-    use futures::StreamExt;
-    let leases = world.queue.lease(queue::HopKind::Smtp, 9, 9);
-    let leases = tokio::time::timeout(Duration::from_secs(10), leases).await.unwrap().unwrap();
-    let [mut lease] = <[_; 1]>::try_from(leases).map_err(|leases| leases.len()).unwrap();
-    let mut content = lease.content().await.unwrap();
-    let mut text = Vec::new();
-    while let Some(chunk) = content.chunks.next().await {
-        text.extend_from_slice(&chunk.unwrap());
-    }
-    let settlement = outcome::Settler::quarantine(lease.job(), "read");
-    lease.settle(&settlement).await.unwrap();
-    String::from_utf8(text).unwrap()
-}
-
 #[tokio::test]
 async fn success_is_reported_when_asked_for() {
     let world = World::new();
@@ -407,6 +224,7 @@ fn an_unusable_directory_is_named() {
         route: Route::new(|_| Vec::new()),
         lease: Duration::from_secs(900),
         retry: Policy::default(),
+        timeouts: Default::default(),
         data_dir: world.dir.path().to_owned(),
         metrics: Metrics::register(&mut Registry::default()),
     };
