@@ -18,6 +18,7 @@ pub const MAIL_USER: u32 = 12_345;
 pub struct Dovecot {
     imap: SocketAddr,
     pop3: SocketAddr,
+    lmtp: SocketAddr,
     log: PathBuf,
     _master: Child,
 }
@@ -28,6 +29,8 @@ pub struct Login<'a> {
     /// With its `{SCHEME}`.
     pub hash: &'a str,
     pub maildir: &'a Path,
+    /// Octets that its mailbox may hold; `None` for any number.
+    pub quota_bytes: Option<u64>,
 }
 
 /// Lays the packages over `/usr`, users over `/etc`, and becomes Dovecot. Nothing outside of
@@ -49,14 +52,18 @@ impl Dovecot {
         let passwd = "dovecot:x:702:702::/:/bin/false\ndovenull:x:703:703::/:/bin/false\n";
         namespace::add_users(&state, passwd, "dovecot:x:702:\ndovenull:x:703:\n")?;
         let line = |login: &Login<'_>| {
-            format!("{}:{}::::{}::\n", login.name, login.hash, login.maildir.display())
+            let Login { name, hash, maildir, quota_bytes } = login;
+            let rule = quota_bytes.map(|bytes| format!("userdb_quota_rule=*:bytes={bytes}"));
+            let rule = rule.unwrap_or_default();
+            format!("{name}:{hash}::::{}::{rule}\n", maildir.display())
         };
         fs::write(state.join("users"), logins.iter().map(line).collect::<String>())?;
         let (imap, pop3) = (ports::free_address()?, ports::free_address()?);
-        fs::write(state.join("dovecot.conf"), configuration(&state, imap, pop3))?;
+        let lmtp = ports::free_address()?;
+        fs::write(state.join("dovecot.conf"), configuration(&state, imap, pop3, lmtp))?;
         let master = namespace::start("Dovecot", &packages, &state, SCRIPT)?;
-        let dovecot = Self { imap, pop3, log: state.join("log"), _master: master };
-        for address in [imap, pop3] {
+        let dovecot = Self { imap, pop3, lmtp, log: state.join("log"), _master: master };
+        for address in [imap, pop3, lmtp] {
             wait::until("Dovecot to listen", Duration::from_secs(30), async || {
                 TcpStream::connect(address).await.ok()
             })
@@ -74,14 +81,18 @@ impl Dovecot {
         self.pop3
     }
 
+    pub fn lmtp(&self) -> SocketAddr {
+        self.lmtp
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 
-fn configuration(state: &Path, imap: SocketAddr, pop3: SocketAddr) -> String {
-    let (state, imap, pop3) = (state.display(), imap.port(), pop3.port());
+fn configuration(state: &Path, imap: SocketAddr, pop3: SocketAddr, lmtp: SocketAddr) -> String {
+    let (state, imap, pop3, lmtp) = (state.display(), imap.port(), pop3.port(), lmtp.port());
     let listener = |service: &str, name: &str, port: u16| {
         format!(
             "service {service}-login {{\n  inet_listener {service} {{\n    port = {port}\n  }}\n  \
@@ -90,7 +101,7 @@ fn configuration(state: &Path, imap: SocketAddr, pop3: SocketAddr) -> String {
     };
     let users = "driver = passwd-file\n";
     format!(
-        "protocols = imap pop3\n\
+        "protocols = imap pop3 lmtp\n\
          listen = 127.0.0.1\n\
          base_dir = {state}/run\n\
          state_dir = {state}/state\n\
@@ -102,6 +113,9 @@ fn configuration(state: &Path, imap: SocketAddr, pop3: SocketAddr) -> String {
          mail_gid = {MAIL_USER}\n\
          passdb {{\n  {users}  args = {state}/users\n}}\n\
          userdb {{\n  {users}  args = {state}/users\n}}\n\
+         mail_plugins = quota\n\
+         plugin {{\n  quota = maildir:quota\n}}\n\
+         service lmtp {{\n  inet_listener lmtp {{\n    port = {lmtp}\n  }}\n}}\n\
          {}{}",
         listener("imap", "imaps", imap),
         listener("pop3", "pop3s", pop3),

@@ -1,4 +1,5 @@
-//! Our Maildirs, served by Dovecot to Python's IMAP and POP3 clients.
+//! Our Maildirs, served by Dovecot to Python's IMAP and POP3 clients; and Dovecot's own, which it
+//! fills with what we bring by LMTP.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -10,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use tests::client::Client;
 use tests::dovecot::{Dovecot, Login, MAIL_USER};
 use tests::process::{PASSWORD, PASSWORD_HASH, Postrider};
+use tests::sink::Sink;
 use tests::{maildir, scenario, tools, wait};
 use tokio::process::Command;
 
@@ -102,7 +104,7 @@ async fn dovecot_serves_our_maildirs() -> Result<()> {
     let first = maildir::messages(&root)?.pop().context("no message")?;
     let inbox = first.ancestors().nth(2).context("no Maildir")?.to_owned();
     let hash = format!("{{ARGON2ID}}{PASSWORD_HASH}");
-    let login = Login { name: ALICE, hash: &hash, maildir: &inbox };
+    let login = Login { name: ALICE, hash: &hash, maildir: &inbox, quota_bytes: None };
     let dovecot = Dovecot::start(dir.path(), &[login]).await?;
 
     assert_eq!(read(&dovecot, "INBOX").await?, "Subject: first True\n");
@@ -117,6 +119,57 @@ async fn dovecot_serves_our_maildirs() -> Result<()> {
 
     let listed = "s = pop3(); print(len(s.list()[1]), b'Subject: first' in s.retr(1)[1])";
     assert_eq!(python(&dovecot, listed).await?, "3 True\n");
+    postrider.stop(Duration::from_secs(30)).await?;
+    Ok(())
+}
+
+/// Prints every Return-Path of the first message, and its body.
+const MESSAGE: &str = "\
+import email
+session = imap()
+session.select('INBOX')
+message = email.message_from_bytes(session.fetch('1', '(RFC822)')[1][0][1])
+print(message.get_all('Return-Path'), repr(message.get_payload()))
+";
+
+#[tokio::test]
+async fn dovecot_takes_lmtp_from_us() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let boxes = dir.path().join("boxes");
+    fs::create_dir(&boxes)?;
+    chown(dir.path(), Some(MAIL_USER), Some(MAIL_USER))?;
+    chown(&boxes, Some(MAIL_USER), Some(MAIL_USER))?;
+    let hash = format!("{{ARGON2ID}}{PASSWORD_HASH}");
+    let (alice, full) = (boxes.join("alice"), boxes.join("full"));
+    let logins = [
+        Login { name: ALICE, hash: &hash, maildir: &alice, quota_bytes: None },
+        Login { name: "full@example.test", hash: &hash, maildir: &full, quota_bytes: Some(10) },
+    ];
+    let dovecot = Dovecot::start(dir.path(), &logins).await?;
+    let (sink, own) = (Sink::start().await?, dir.path().join("postrider"));
+    let config = scenario::config(&sink, &own.join("data"));
+    let config = format!("{config}mda:\n  lmtp: {{address: \"{}\"}}\n", dovecot.lmtp());
+    let mut postrider = Postrider::new(&own, &config)?;
+    postrider.write_domain("example.test", &["alice", "full", "stranger"])?;
+    postrider.start().await?;
+
+    let mut client = Client::connect(postrider.address("relay")).await?;
+    client.command("EHLO client.test", 250).await?;
+    let content = "From: <a@elsewhere.test>\r\nSubject: first\r\n\r\n.\r\nbody\r\n";
+    let to = ["full@example.test", ALICE, "stranger@example.test"];
+    let reply = client.transaction("a@elsewhere.test", &to, content.as_bytes()).await?;
+    ensure!(reply.code == 250, "{}", reply.text);
+    let limit = Duration::from_secs(30);
+    let told = wait::until("the DSN", limit, async || sink.received().pop()).await;
+    let dsn = String::from_utf8(told.with_context(|| dovecot.log())?.content)?;
+    for said in ["552 5.2.2 <full@example.test>", "550 5.1.1 <stranger@example.test>"] {
+        assert!(dsn.contains(said), "{said}: {dsn}");
+    }
+    assert!(!dsn.contains(ALICE), "{dsn}");
+    assert_eq!(read(&dovecot, "INBOX").await?, "Subject: first True\n");
+    let message = "['<a@elsewhere.test>'] '.\\r\\nbody\\r\\n'\n";
+    assert_eq!(python(&dovecot, MESSAGE).await?, message);
+    assert!(maildir::messages(&full)?.is_empty());
     postrider.stop(Duration::from_secs(30)).await?;
     Ok(())
 }

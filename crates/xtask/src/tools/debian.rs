@@ -20,6 +20,9 @@ const DOVECOT: Pin = Pin { package: "dovecot-core", upstream: "1:2.3." };
 const SWAKS: Pin = Pin { package: "swaks", upstream: "20201014." };
 const FAKETIME: Pin = Pin { package: "libfaketime", upstream: "0.9.10" };
 
+/// The protocols that Dovecot speaks; each a package beside its core, of the same version.
+const DOVECOT_PROTOCOLS: [&str; 3] = ["dovecot-imapd", "dovecot-pop3d", "dovecot-lmtpd"];
+
 /// Of swaks: it only recommends what it needs for STARTTLS and AUTH.
 const SWAKS_MODULES: [&str; 3] =
     ["libnet-ssleay-perl", "libio-socket-ssl-perl", "libauthen-sasl-perl"];
@@ -54,8 +57,10 @@ pub(super) fn bring_postfix(dir: &Path) -> Result<bool> {
 }
 
 pub(super) fn bring_dovecot(dir: &Path) -> Result<bool> {
-    cache::ensure(&dir.join("dovecot"), &DOVECOT.stamp(), |root| {
-        unpack(dir, root, &DOVECOT, &["dovecot-imapd", "dovecot-pop3d"])
+    // A cache from before a protocol was added lacks it.
+    let pins = format!("{} {}", DOVECOT.stamp(), DOVECOT_PROTOCOLS.join(" "));
+    cache::ensure(&dir.join("dovecot"), &pins, |root| {
+        unpack(dir, root, &DOVECOT, &DOVECOT_PROTOCOLS)
     })
 }
 
