@@ -174,7 +174,7 @@ impl World {
             for entry in fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
-                    todo.push(path);
+                    todo.extend((!path.ends_with("tmp")).then_some(path));
                 } else {
                     let name = path.strip_prefix(self.root()).unwrap().to_str().unwrap();
                     found.insert(name.to_owned(), fs::read_to_string(&path).unwrap());
