@@ -147,7 +147,7 @@ mod tests {
         half.write_all(b"GET /metrics HTTP/1.1\r\nHo").await.unwrap();
         assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         stop.cancel();
-        let ended = tokio::time::timeout(std::time::Duration::from_secs(20), tasks.join_next());
+        let ended = tokio::time::timeout(Duration::from_secs(20), tasks.join_next());
         assert!(ended.await.is_ok());
     }
 }

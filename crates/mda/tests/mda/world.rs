@@ -92,7 +92,7 @@ impl World {
     pub(crate) fn start_with(&self, config: Config) -> Process {
         let route = |sender: &Mailbox| {
             let recipients = vec![Recipient::new(sender.clone())];
-            vec![NewJob { next_hop: NextHop::smtp(sender.host()), recipients }]
+            vec![NewJob::new(NextHop::smtp(sender.host()), recipients)]
         };
         let setup = Setup {
             queue: Arc::new(self.queue.clone()),
@@ -136,7 +136,7 @@ impl World {
         draft.write(body).await.unwrap();
         let head = Head { prefix: Bytes::new(), header: HEADER.into() };
         let domain = Domain::parse("example.org").unwrap();
-        let job = NewJob { next_hop: NextHop::mailbox(&domain), recipients };
+        let job = NewJob::new(NextHop::mailbox(&domain), recipients);
         draft.commit(head, vec![job]).await.unwrap();
         draft.id()
     }
