@@ -141,7 +141,8 @@ async fn postfix_bounces_what_we_forwarded_and_its_sender_hears_of_it() -> Resul
     postrider.start().await?;
     let mut client = Client::connect(postrider.address("relay")).await?;
     client.command("EHLO client.test", 250).await?;
-    let reply = client.transaction("writer@far.test", &["team@local.test"], &message("P3")).await?;
+    let message = content("P3", "writer@far.test", "body");
+    let reply = client.transaction("writer@far.test", &["team@local.test"], &message).await?;
     ensure!(reply.code == 250, "{reply:?}");
     let received = wait::until("the bounce at the writer's", LIMIT, async || {
         sink.received().into_iter().find(|it| it.recipients == ["writer@far.test"])

@@ -9,10 +9,11 @@
 //! SRS0=rest@first.test    SRS1=HASH=first.test==rest@here.test
 //! ```
 //!
-//! The second form is for mail that was forwarded before: its bounce goes straight to whoever did so
-//! first, and the address does not grow with each forwarder. HASH tells our own addresses from
-//! forged ones, which would make us relay to anybody; DAY ends what was made [`LIFETIME_DAYS`] ago.
-//! Compared in lower case, for there are hosts that change it.
+//! The second form is for mail that was forwarded before: its bounce goes straight to whoever did
+//! so first, and the address does not grow with each forwarder. HASH tells our own addresses from
+//! forged ones, which would make us relay to anybody, and is good at the forwarding domain only.
+//! DAY ends what was made [`LIFETIME_DAYS`] ago; in the second form there is none. Compared in
+//! lower case, for there are hosts that change it.
 
 use std::fmt;
 
@@ -21,6 +22,8 @@ use mail_types::{Domain, Host, LocalPart, Mailbox, Timestamp};
 
 /// Five bits a character, in either case (RFC 4648 §6).
 const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+/// What may follow `SRS0` and `SRS1`.
+const SEPARATORS: [char; 3] = ['=', '+', '-'];
 /// Characters of the hash: 30 bits, so that it is not guessed within the addresses' lifetime.
 const HASH_CHARS: usize = 6;
 /// DAY comes again after so many: two characters.
@@ -73,36 +76,27 @@ impl Srs {
         now: Timestamp,
     ) -> Option<Mailbox> {
         let local_part = sender.local_part().as_str();
-        let made = match forwarded_before(local_part) {
-            Some((Form::Zero, rest)) => self.one(&sender.host().to_string(), rest),
-            Some((Form::One, rest)) => {
-                // Our hash takes the place of the other forwarder's.
-                let (_, rest) = rest.get(1..)?.split_once('=')?;
-                let (host, rest) = rest.split_once('=')?;
-                self.one(host, rest)
-            }
+        let (name, form, signed) = match first_forwarder(sender) {
+            Some(first) => ("SRS1", Form::One, first),
             None => {
                 let signed = format!("{}={}={local_part}", Day::of(now), sender.host());
-                format!("SRS0={}={signed}", hash(&self.first, Form::Zero, &signed))
+                ("SRS0", Form::Zero, signed)
             }
         };
+        let made = format!("{name}={}={signed}", hash(&self.first, form, forwarder, &signed));
         let local_part = LocalPart::of_content(&made).ok()?;
         // Read again, for its bounds.
         Mailbox::parse(&Mailbox::new(local_part, Host::Domain(forwarder.clone())).to_string()).ok()
     }
 
-    /// `rest` begins with the separator of the SRS0 address of `host`.
-    fn one(&self, host: &str, rest: &str) -> String {
-        let signed = format!("{host}={rest}");
-        format!("SRS1={}={signed}", hash(&self.first, Form::One, &signed))
-    }
-
     /// Whom an address of [`Srs::forwarded`] stands for. `None` when it is none of ours, or was
     /// made too long ago.
-    pub fn sender(&self, local_part: &LocalPart, now: Timestamp) -> Option<Mailbox> {
-        let (form, rest) = forwarded_before(local_part.as_str())?;
+    pub fn sender(&self, address: &Mailbox, now: Timestamp) -> Option<Mailbox> {
+        let (form, rest) = forwarded_before(address.local_part().as_str())?;
         let (theirs, signed) = rest.strip_prefix('=')?.split_once('=')?;
-        let is_ours = |key: &hmac::Key| hash(key, form, signed).eq_ignore_ascii_case(theirs);
+        let forwarder = address.domain()?;
+        let hash_by = |key| hash(key, form, forwarder, signed);
+        let is_ours = |key: &hmac::Key| hash_by(key).eq_ignore_ascii_case(theirs);
         if !is_ours(&self.first) && !self.old.iter().any(is_ours) {
             return None;
         }
@@ -133,7 +127,7 @@ impl fmt::Debug for Srs {
 /// separator on.
 fn forwarded_before(local_part: &str) -> Option<(Form, &str)> {
     let (name, rest) = local_part.split_at_checked(4)?;
-    if !rest.starts_with(['=', '+', '-']) {
+    if !rest.starts_with(SEPARATORS) {
         return None;
     }
     match name.to_ascii_uppercase().as_str() {
@@ -143,12 +137,28 @@ fn forwarded_before(local_part: &str) -> Option<(Form, &str)> {
     }
 }
 
-fn hash(key: &hmac::Key, form: Form, signed: &str) -> String {
+/// Who forwarded first what `sender` has forwarded: `first.test==rest`, with the separator of that
+/// address at the beginning of the rest. `None` when nobody did, whatever the name looks like.
+fn first_forwarder(sender: &Mailbox) -> Option<String> {
+    match forwarded_before(sender.local_part().as_str())? {
+        (Form::Zero, rest) => Some(format!("{}={rest}", sender.host())),
+        (Form::One, rest) => {
+            // Our hash takes the place of the other forwarder's.
+            let (_, first) = rest.get(1..)?.split_once('=')?;
+            let (host, rest) = first.split_once('=')?;
+            Host::parse(host).ok()?;
+            rest.starts_with(SEPARATORS).then(|| first.to_owned())
+        }
+    }
+}
+
+fn hash(key: &hmac::Key, form: Form, forwarder: &Domain, signed: &str) -> String {
     let form = match form {
         Form::Zero => "0",
         Form::One => "1",
     };
-    let tag = hmac::sign(key, format!("{form}{}", signed.to_lowercase()).as_bytes());
+    let signed = format!("{form}{}={}", forwarder.as_str(), signed.to_ascii_lowercase());
+    let tag = hmac::sign(key, signed.as_bytes());
     let bits = tag.as_ref().iter().take(8).fold(0u64, |bits, b| (bits << 8) | u64::from(*b));
     (0..HASH_CHARS).map(|n| character(bits >> (59 - 5 * n))).collect()
 }
@@ -178,7 +188,8 @@ impl Day {
     }
 
     fn is_near(self, now: Timestamp) -> bool {
-        (DAYS + Self::of(now).0 - self.0) % DAYS <= LIFETIME_DAYS
+        // The clock that wrote it may be ahead of ours, at midnight by a day.
+        (DAYS + Self::of(now).0 + 1 - self.0) % DAYS <= LIFETIME_DAYS + 1
     }
 }
 
@@ -227,7 +238,7 @@ mod tests {
             let made = srs(1).forwarded(&sender, &here(), NOW).unwrap();
             assert_eq!(made.domain(), Some(&here()));
             let later = NOW + DAY * 20;
-            assert_eq!(srs(1).sender(made.local_part(), later), Some(sender), "{made}");
+            assert_eq!(srs(1).sender(&made, later), Some(sender), "{made}");
         }
     }
 
@@ -247,11 +258,11 @@ mod tests {
         for first in ["SRS0=xxxx=AB=there.test=alice@first.test", "srs0+xxxx=AB=t=a@first.test"] {
             let second = srs(1).forwarded(&mailbox(first), &here(), NOW).unwrap();
             assert!(second.to_string().starts_with("SRS1="), "{second}");
-            let back = srs(1).sender(second.local_part(), NOW).unwrap().to_string();
+            let back = srs(1).sender(&second, NOW).unwrap().to_string();
             assert!(back.eq_ignore_ascii_case(first), "{back}");
             let third = srs(2).forwarded(&second, &"third.test".parse().unwrap(), NOW).unwrap();
             assert_eq!(third.to_string().len(), second.to_string().len() + 1, "it does not grow");
-            let back = srs(2).sender(third.local_part(), NOW).unwrap().to_string();
+            let back = srs(2).sender(&third, NOW).unwrap().to_string();
             assert!(back.eq_ignore_ascii_case(first), "{back}");
         }
     }
@@ -260,10 +271,17 @@ mod tests {
     fn what_is_forged_or_old_is_nobodys() {
         let made = srs(1).forwarded(&mailbox("alice@there.test"), &here(), NOW).unwrap();
         let local_part = made.local_part().as_str().to_owned();
-        let read = |text: &str, now| srs(1).sender(&LocalPart::of_content(text).unwrap(), now);
+        let of = |text: &str, domain: &str| {
+            let local_part = LocalPart::of_content(text).unwrap();
+            Mailbox::new(local_part, Host::Domain(domain.parse().unwrap()))
+        };
+        let read = |text: &str, now| srs(1).sender(&of(text, "here.test"), now);
+        assert!(srs(1).sender(&of(&local_part, "there.test"), NOW).is_none(), "another's domain");
+        let before = Timestamp::from_unix_ms(NOW.unix_ms() - 24 * 3600 * 1000);
+        assert!(read(&local_part, before).is_some(), "another's clock");
         assert!(read(&local_part, NOW).is_some());
         assert!(read(&local_part.to_lowercase(), NOW).is_some(), "there are hosts that do so");
-        assert!(srs(2).sender(made.local_part(), NOW).is_none(), "another's key");
+        assert!(srs(2).sender(&made, NOW).is_none(), "another's key");
         assert!(read(&local_part, NOW + DAY * 22).is_none(), "too old");
         assert!(read(&local_part, NOW + DAY * 400).is_none(), "too old");
         assert!(read(&local_part.replace("alice", "mallory"), NOW).is_none());
@@ -275,10 +293,20 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_only_looks_like_it_is_a_name() {
+        for name in ["srs1-team@there.test", "SRS1=x=host=foo@there.test", "SRS1=x@there.test"] {
+            let sender = mailbox(name);
+            let made = srs(1).forwarded(&sender, &here(), NOW).unwrap();
+            assert!(made.to_string().starts_with("SRS0="), "{made}");
+            assert_eq!(srs(1).sender(&made, NOW), Some(sender));
+        }
+    }
+
+    #[test]
     fn keys_rotate() {
         let made = srs(1).forwarded(&mailbox("alice@there.test"), &here(), NOW).unwrap();
         let both = Srs::new(&[2; 32], &[vec![1; 32]]).unwrap();
-        assert_eq!(both.sender(made.local_part(), NOW), Some(mailbox("alice@there.test")));
+        assert_eq!(both.sender(&made, NOW), Some(mailbox("alice@there.test")));
         assert!(Srs::new(&[1; 15], &[]).is_err());
     }
 
@@ -298,7 +326,7 @@ mod tests {
             let made = srs(1).forwarded(&sender, &here(), NOW).unwrap();
             let later = NOW + DAY * u32::try_from(day).unwrap();
             let again = mailbox(&made.to_string());
-            let back = srs(1).sender(again.local_part(), later);
+            let back = srs(1).sender(&again, later);
             if forwarded_before(&content).is_none() {
                 prop_assert_eq!(back, Some(sender));
             }
@@ -307,7 +335,8 @@ mod tests {
         #[test]
         fn nothing_that_strangers_write_is_ours(content in "(SRS0|SRS1)[=+-][A-Z2-7=a-z.]{0,40}") {
             let local_part = LocalPart::of_content(&content).unwrap();
-            prop_assert_eq!(srs(1).sender(&local_part, NOW), None);
+            let address = Mailbox::new(local_part, Host::Domain(here()));
+            prop_assert_eq!(srs(1).sender(&address, NOW), None);
         }
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use mail_types::{Domain, Host, LocalPart, Mailbox, TenantId};
+use mail_types::{Domain, Host, LocalPart, Mailbox, TenantId, Timestamp};
 
 use crate::identity::{Identity, key, name};
+use crate::srs::Srs;
 
 /// What the process says about all domains.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -128,6 +129,22 @@ impl Table {
     pub fn max_message_size_bytes(&self, domain: &Domain) -> Option<u64> {
         let of = |domain| self.domain(domain)?.max_message_size_bytes;
         of(domain).or_else(|| of(self.canonical(domain)))
+    }
+
+    /// Whom a bounce is for that came to `address`, if that is one of forwarded mail. Where it has
+    /// passed us twice, the first sender.
+    pub fn forwarded_sender(
+        &self,
+        srs: &Srs,
+        address: &Mailbox,
+        now: Timestamp,
+    ) -> Option<Mailbox> {
+        let once = |address: &Mailbox| {
+            let is_hosted = address.domain().is_some_and(|domain| self.is_hosted(domain));
+            is_hosted.then(|| srs.sender(address, now)).flatten()
+        };
+        let sender = once(address)?;
+        Some(once(&sender).unwrap_or(sender))
     }
 
     /// Who logs in by this name: the address of a mailbox that has a password and is not

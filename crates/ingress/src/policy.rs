@@ -69,9 +69,8 @@ impl Policy<'_> {
     /// business there.
     fn forwarded_sender(&self, path: &ForwardPath) -> Option<Mailbox> {
         let ForwardPath::Mailbox(address) = path else { return None };
-        let is_hosted = address.domain().is_some_and(|domain| self.table.is_hosted(domain));
-        let srs = self.srs.filter(|_| is_hosted && self.sender.is_null())?;
-        srs.sender(address.local_part(), self.now)
+        let srs = self.srs.filter(|_| self.sender.is_null())?;
+        self.table.forwarded_sender(srs, address, self.now)
     }
 
     /// Back to the sender, with the forwarding domain's means.
@@ -111,7 +110,10 @@ impl Policy<'_> {
                 Some(Hop { next_hop, address, forward: None })
             }
             Destination::Remote { address } => {
-                let forward = named.map(|alias| self.forward(alias));
+                // The postmaster of `<postmaster>` may be elsewhere: he is no alias of ours.
+                let is_ours = |domain| self.table.is_hosted(domain);
+                let alias = named.filter(|alias| alias.domain().is_some_and(is_ours));
+                let forward = alias.map(|alias| self.forward(alias));
                 Some(Hop { next_hop: NextHop::smtp(address.host()), address, forward })
             }
         }

@@ -1,6 +1,7 @@
 //! One connection: octets to the core, its questions to policy, its replies back.
 
 mod content;
+mod forwards;
 mod header;
 mod prefix;
 mod transaction;

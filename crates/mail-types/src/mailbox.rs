@@ -67,8 +67,8 @@ const LOCAL_PART_OCTETS_MAX: usize = 64;
 const MAILBOX_OCTETS_MAX: usize = 254;
 
 impl LocalPart {
-    /// Reads a Dot-string or a Quoted-string (RFC 5321 §4.1.2, RFC 6531 §3.3) that a host of ours may
-    /// have: of at most 64 octets.
+    /// Reads a Dot-string or a Quoted-string (RFC 5321 §4.1.2, RFC 6531 §3.3) that a host of ours
+    /// may have: of at most 64 octets.
     pub fn parse(text: &str) -> Result<Self, MailboxError> {
         let read = Self::read(text)?;
         if text.len() > LOCAL_PART_OCTETS_MAX {

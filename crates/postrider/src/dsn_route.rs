@@ -15,9 +15,8 @@ pub(crate) fn route(table: &Arc<ArcSwapOption<Table>>, srs: Option<Arc<Srs>>) ->
     Route::new(move |address| {
         let table = table.load();
         let Some(table) = table.as_ref() else { return Vec::new() };
-        let is_hosted = address.domain().is_some_and(|domain| table.is_hosted(domain));
-        let srs = srs.as_ref().filter(|_| is_hosted);
-        let first = srs.and_then(|srs| srs.sender(address.local_part(), runtime::clock::now()));
+        let now = runtime::clock::now();
+        let first = srs.as_ref().and_then(|srs| table.forwarded_sender(srs, address, now));
         jobs(table, first.as_ref().unwrap_or(address))
     })
 }

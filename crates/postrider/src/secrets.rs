@@ -1,6 +1,6 @@
 //! The keys that secrets of the domain table are sealed to and opened with.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -73,8 +73,21 @@ pub(crate) fn make(directory: &Path, classes: &[Class]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Readable by its owner only; whole or not at all, whatever ends the process or the machine
+/// meanwhile.
+pub(crate) fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+    let beside = path.with_extension("new");
+    // Left by one who was ended before he was done.
+    if beside.exists() {
+        std::fs::remove_file(&beside)?;
+    }
+    write(&beside, text)?;
+    std::fs::rename(&beside, path)?;
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+}
+
 /// Readable by its owner only.
-pub(crate) fn write(path: &Path, text: &str) -> std::io::Result<()> {
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()

@@ -52,7 +52,7 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<Option<Arc<Srs>>> {
         if !path.exists() {
             let key: String =
                 rand::random::<[u8; 32]>().iter().map(|b| format!("{b:02x}")).collect();
-            secrets::write(&path, &key)
+            secrets::write_whole(&path, &key)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         keys.key_files.push(path);

@@ -95,6 +95,11 @@ impl Session {
             return self.refuse("content", replies::CANNOT_STORE);
         };
         let id = content.id();
+        let is_logged_in = self.login.is_some();
+        let cut = transaction.settle_forwards(content.header.bytes(), is_logged_in);
+        if cut > 0 {
+            tracing::info!(event = "forwarding_loop", %id, trace_id = transaction.trace_id(), cut);
+        }
         let committed = match self.examine(&transaction, &content) {
             Ok(head) => {
                 transaction.span.record("messaging.message.id", tracing::field::display(id));
@@ -121,6 +126,9 @@ impl Session {
     }
 
     fn examine(&self, transaction: &Transaction, content: &Content) -> Result<Head, Canned> {
+        if transaction.jobs().is_empty() {
+            return Err(replies::FORWARD_LOOP);
+        }
         let context = Examined {
             shared: &self.shared,
             identity: self.identity(),

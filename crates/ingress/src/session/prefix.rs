@@ -29,13 +29,6 @@ pub(super) fn examine(context: &Examined<'_>, header: &[u8]) -> Result<Head, Can
     if header::count(header, "Received") >= context.shared.limits.received_max {
         return Err(replies::LOOP);
     }
-    if is_forwarded_again(context.transaction, header) {
-        return Err(replies::FORWARD_LOOP);
-    }
-    if !context.transaction.smtputf8() && !header.is_ascii() {
-        // As Postfix does: mail with raw 8-bit header fields is old, common and readable.
-        context.shared.metrics.tolerated("raw_8bit_header");
-    }
     let mut prefix = received(context);
     let Some(identity) = context.identity else {
         return Ok(Head { prefix: prefix.into(), header: Bytes::copy_from_slice(header) });
@@ -51,19 +44,6 @@ pub(super) fn examine(context: &Examined<'_>, header: &[u8]) -> Result<Head, Can
     // RFC 5321 §4.4: only final delivery writes it, and a user is not that.
     let header = header::without(header, "Return-Path");
     Ok(Head { prefix: prefix.into(), header: header.into() })
-}
-
-/// Whether an alias that leads the message elsewhere has done so before (RFC 9228).
-fn is_forwarded_again(transaction: &Transaction, header: &[u8]) -> bool {
-    let aliases: Vec<String> = transaction
-        .jobs()
-        .iter()
-        .filter_map(|job| Some(job.forward.as_ref()?.delivered_to.to_string()))
-        .collect();
-    let passed = header::fields(header).filter(|field| field.is("Delivered-To"));
-    passed
-        .map(|field| field.unfolded())
-        .any(|value| aliases.iter().any(|alias| alias.as_bytes().eq_ignore_ascii_case(&value)))
 }
 
 /// Every address in From is one of the identity's own.

@@ -12,6 +12,7 @@ use queue::{Draft, NewJob, NextHop};
 use smtp::{MailCommand, Protocol, RcptCommand};
 use tracing::Span;
 
+use super::forwards;
 use super::header::HeaderBlock;
 use crate::budget::Share;
 use crate::policy::{Hop, Route};
@@ -122,6 +123,17 @@ impl Transaction {
 
     pub(super) fn jobs(&self) -> &[NewJob] {
         &self.jobs
+    }
+
+    /// Sees to what the message itself says about forwarding it. Returns how many jobs would have
+    /// passed an alias again, and are gone.
+    pub(super) fn settle_forwards(&mut self, header: &[u8], is_logged_in: bool) -> usize {
+        let cut = forwards::cut_loops(&mut self.jobs, header);
+        if !is_logged_in {
+            // Of one who is, From is bound to the login.
+            forwards::vouch_for_no_stranger(&mut self.jobs, &self.mail.reverse_path, header);
+        }
+        cut
     }
 
     pub(super) fn id(&self) -> Option<QueueId> {

@@ -73,12 +73,36 @@ async fn our_own_senders_and_the_null_sender_stay() {
 async fn a_loop_is_cut_where_it_closes() {
     let server = Server::start();
     let mut client = server.greeted().await;
-    let again = format!("Delivered-To: Team@example.org\r\n{MESSAGE}");
-    let reply = client.send_message("a@far.example", "team@example.org", &again).await;
+    let again = format!("Delivered-To: Away@example.org\r\n{MESSAGE}");
+    let reply = client.send_message("a@far.example", "away@example.org", &again).await;
     assert!(reply.starts_with("554 5.4.6"), "{reply}");
     let other = format!("Delivered-To: carol@elsewhere.example\r\n{MESSAGE}");
-    let reply = client.send_message("a@far.example", "team@example.org", &other).await;
+    let reply = client.send_message("a@far.example", "away@example.org", &other).await;
     assert!(reply.starts_with("250"), "{reply}");
     let reply = client.send_message("a@far.example", "alice@example.org", &again).await;
     assert!(reply.starts_with("250"), "she does not forward: {reply}");
+
+    client.says("MAIL FROM:<a@far.example>", "250").await;
+    client.says("RCPT TO:<away@example.org>", "250").await;
+    client.says("RCPT TO:<bob@example.org>", "250").await;
+    client.says("DATA", "354").await;
+    client.send(format!("{again}.\r\n").as_bytes()).await;
+    client.expect("250").await;
+    let jobs = server.queue.messages().pop().unwrap().jobs;
+    assert_eq!(jobs.len(), 1, "others get it");
+    assert_eq!(jobs[0].recipients[0].address.to_string(), "bob@example.org");
+}
+
+/// Under our reverse-path SPF would vouch for a From that a stranger wrote.
+#[tokio::test]
+async fn nobody_gets_our_word_for_a_from_of_ours() {
+    let server = Server::start();
+    let mut client = server.greeted().await;
+    for from in ["ceo@example.org", "ceo@x.example.org", "x@far.example, ceo@example.org", "<"] {
+        let message = MESSAGE.replace("a@far.example", from);
+        let reply = client.send_message("a@far.example", "away@example.org", &message).await;
+        assert!(reply.starts_with("250"), "{reply}");
+        let forward = server.queue.messages().pop().unwrap().jobs[0].forward.clone().unwrap();
+        assert_eq!(forward.reverse_path.to_string(), "<a@far.example>", "From: {from}");
+    }
 }

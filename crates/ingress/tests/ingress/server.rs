@@ -149,6 +149,7 @@ spec:
     aliases:
       - {{ match: postmaster, to: [alice@example.org] }}
       - {{ match: team, to: [alice@example.org, bob@example.org, carol@elsewhere.example] }}
+      - {{ match: away, to: [carol@elsewhere.example] }}
 ---
 apiVersion: postrider.dev/v1alpha1
 kind: Mailbox
