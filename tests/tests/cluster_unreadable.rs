@@ -108,6 +108,40 @@ async fn a_message_that_cannot_be_read_is_listed_and_dropped_on_request() -> Res
     Ok(())
 }
 
+/// A section of a stored record: length, checksum, octets.
+fn section(octets: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(octets.len()).unwrap_or(u32::MAX);
+    [&length.to_be_bytes()[..], &crc32c::crc32c(octets).to_be_bytes(), octets].concat()
+}
+
+/// In the middle of an upgrade a newer ingress may have accepted it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_newer_program_accepted_waits_for_one() -> Result<()> {
+    let server = Server::start().await?;
+    let queue = open(&server).await?;
+    let context = context(&server).await?;
+    let newer = [&[1][..], &section(b"{\"v\":99}"), &section(b"{}"), &section(b"")].concat();
+    for (number, lane) in ["s0", "split"].into_iter().enumerate() {
+        let id = QueueId::new(runtime::clock::now(), number as u128);
+        let subject = format!("in.{lane}.one.bad_example.{id}");
+        context.publish(subject, newer.clone().into()).await?.await?;
+        let stream = context.get_stream(format!("intake-{lane}")).await?;
+        wait::until("it to be taken and not understood", LIMIT, async || {
+            let consumer = stream.consumer_info(lane).await.ok()?;
+            (consumer.num_ack_pending == 1).then_some(())
+        })
+        .await?;
+    }
+    delivers(&queue).await?;
+    shown(&queue, 0).await?;
+    for lane in ["s0", "split"] {
+        let mut stream = context.get_stream(format!("intake-{lane}")).await?;
+        ensure!(stream.info().await?.state.messages == 1, "{lane}: it is gone");
+    }
+    queue.close().await;
+    Ok(())
+}
+
 /// What is in the streams of this prefix is no more, as if another had ended it.
 async fn purge(context: &jetstream::Context, prefix: &str) -> Result<()> {
     let names: Vec<String> = context.stream_names().try_collect().await?;

@@ -139,7 +139,7 @@ async fn receive(shared: &Arc<Shared>, way: Way, old: u64, message: &Message) ->
     }
     let arrival = match Arrival::decode(&message.payload) {
         Ok(arrival) => Arc::new(arrival),
-        Err(error) => return unreadable::put_aside(shared, message, &error.to_string()).await,
+        Err(error) => return unreadable::received(shared, message, &error).await,
     };
     // A server that crashed may have forgotten how often it delivered a message.
     if (is_repeat || sequence <= old) && has_moved_on(shared, way.partition, &arrival).await? {

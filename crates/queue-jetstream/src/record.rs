@@ -21,6 +21,14 @@ pub(crate) enum RecordError {
     Json(#[from] serde_json::Error),
 }
 
+impl RecordError {
+    /// Whether a newer program wrote it. The version of a frame is under no checksum, and tells
+    /// nothing of what was not understood.
+    pub(crate) fn is_newer(&self) -> bool {
+        matches!(self, Self::Stored(StoredError::Newer(_)))
+    }
+}
+
 /// A part of content in a body stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Chunk {

@@ -53,7 +53,7 @@ async fn pull(shared: &Arc<Shared>, door: Door) -> Result<(), Cause> {
 async fn split(shared: &Arc<Shared>, message: &Message) -> Result<(), Cause> {
     let arrival = match Arrival::decode(&message.payload) {
         Ok(arrival) => arrival,
-        Err(error) => return unreadable::put_aside(shared, message, &error.to_string()).await,
+        Err(error) => return unreadable::received(shared, message, &error).await,
     };
     let stored = &arrival.message;
     let stream = names::body_of(stored.id, BODY_STREAMS);

@@ -16,9 +16,24 @@ use crate::index::Place;
 use crate::intake::end_again;
 use crate::names::{self, job_subject, message_of};
 use crate::read::ReadError;
-use crate::record::{JobHead, ManifestPlace};
+use crate::record::{JobHead, ManifestPlace, RecordError};
 use crate::shared::Shared;
 use crate::step::{self, Stepped};
+
+/// Sees to a message of an intake that was not understood: set aside, it would be unreadable to
+/// newer programs, too. What one of these wrote stays where it is, for one of them to take.
+pub(crate) async fn received(
+    shared: &Arc<Shared>,
+    message: &Message,
+    error: &RecordError,
+) -> Result<(), Cause> {
+    if error.is_newer() {
+        let subject = message.subject.as_str();
+        tracing::error!(subject, %error, "a message waits for a newer program");
+        return Ok(());
+    }
+    put_aside(shared, message, &error.to_string()).await
+}
 
 /// Makes a message of an intake the record of a job.
 pub(crate) async fn put_aside(
