@@ -1,5 +1,6 @@
 //! The way to a destination, tried without mail: hosts, connection, greeting, TLS, login, QUIT.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use mail_types::{Domain, Host};
 use prometheus_client::registry::Registry;
 use queue::NextHop;
 use resolve::Resolver;
-use smtp::client::SessionError;
+use smtp::client::{SessionError, Step};
 use tokio::time::timeout;
 
 use crate::config::{Config, ConfigError, Route, Settings};
@@ -17,8 +18,11 @@ use crate::metrics::Metrics;
 use crate::session::{Opener, Session, Target};
 use crate::targets::{Finder, Targets};
 
-/// Addresses of a destination that are tried at most: somebody waits for the answer.
-const ADDRESSES_MAX: usize = 3;
+/// Addresses of a destination that are looked at.
+const ADDRESSES_MAX: usize = 16;
+/// Of which so many may take time: somebody waits for the answer. Where there is no IPv6, its
+/// addresses take none.
+const TRIES_MAX: usize = 3;
 
 /// Goes the way that a delivery would go, by the same routes, and sends nothing.
 pub struct Probe {
@@ -36,6 +40,8 @@ pub struct Reached {
     pub relay: Box<str>,
     /// TLS version and cipher suite; `None` in clear.
     pub tls: Option<Box<str>>,
+    /// Why TLS, which the host offers, was not to be had.
+    pub tls_failure: Option<Box<str>>,
 }
 
 /// Why no host took one.
@@ -130,6 +136,10 @@ impl Probe {
                         Ok(reached) => return Ok(reached),
                         Err(failure) => failures.push(failure),
                     }
+                    if failures.iter().filter(|failure| !has_no_route(failure)).count() == TRIES_MAX
+                    {
+                        break;
+                    }
                 }
             }
         }
@@ -140,10 +150,12 @@ impl Probe {
         let opener = Opener { settings: &self.settings, name: &self.name, metrics: &self.metrics };
         // Each step has its own time: this bounds a host that uses up all of them.
         let opening = timeout(self.limit * 4, opener.open(target, route));
-        let late = |_| Err(HopFailure::ConnectTimedOut { relay: target.relay() });
-        let Session { connection, relay, tls, .. } = opening.await.unwrap_or_else(late)?;
+        let error = SessionError::TimedOut(Step::Greeting);
+        let late = |_| Err(HopFailure::Session { host: target.host.clone(), error });
+        let session = opening.await.unwrap_or_else(late)?;
+        let Session { connection, relay, tls, tls_failure, .. } = session;
         connection.quit().await;
-        Ok(Reached { relay, tls })
+        Ok(Reached { relay, tls, tls_failure })
     }
 }
 
@@ -154,6 +166,12 @@ impl Unreached {
         details.dedup();
         Self { obstacle, detail: details.join(", ") }
     }
+}
+
+/// Whether the address is of a kind that this machine has no way to.
+fn has_no_route(failure: &HopFailure) -> bool {
+    let HopFailure::Connect { cause, .. } = failure else { return false };
+    matches!(cause.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable)
 }
 
 fn obstacle(failure: &HopFailure) -> Obstacle {

@@ -39,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) host: Box<str>,
     pub(crate) relay: Box<str>,
     pub(crate) tls: Option<Box<str>>,
+    /// Why it is in clear although the host offers TLS.
+    pub(crate) tls_failure: Option<Box<str>>,
     /// A short message may go out in one piece.
     pub(crate) takes_whole: bool,
     /// Transactions begun on it.
@@ -70,6 +72,7 @@ pub(crate) struct Opener<'a> {
 impl Opener<'_> {
     /// Opens a session with the TLS and the credentials that the route wants.
     pub(crate) async fn open(self, target: &Target, route: &Route) -> Result<Session, HopFailure> {
+        let mut tls_failure = None;
         let connection = match self.secured(target, route.tls).await? {
             Secured::Done(connection) => connection,
             Secured::Failed(cause) if route.tls.is_mandatory() => {
@@ -77,6 +80,7 @@ impl Opener<'_> {
             }
             Secured::Failed(cause) => {
                 warn!(relay = target.relay(), cause, "TLS failed, going on in clear");
+                tls_failure = Some(cause.into());
                 self.greeted(target).await?
             }
         };
@@ -84,6 +88,7 @@ impl Opener<'_> {
             host: target.host.as_str().into(),
             relay: target.relay().into(),
             tls: connection.stream().tls_description(),
+            tls_failure,
             takes_whole: route.chunking && connection.capabilities().takes_whole(),
             connection,
             transactions: 0,

@@ -59,6 +59,7 @@ impl Site {
 pub(crate) fn run(check: Check) -> anyhow::Result<()> {
     let config = Config::load(&check.directory.path)?;
     config.validate()?;
+    config.admin_port()?;
     let table = match config.domains_from() {
         DomainsFrom::Files => Some(resources::load(&config)?),
         DomainsFrom::Kv => None,

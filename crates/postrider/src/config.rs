@@ -172,7 +172,6 @@ impl Config {
         self.srs.load()?;
         self.mda.validate(&self.delivery.retry).map_err(|error| refused("mda")(&error))?;
         resolve::Dns::new(&self.resolver).context("resolver")?;
-        self.admin_port()?;
         self.telemetry.validate().map_err(|error| refused("telemetry")(&error))?;
         self.log.validate().map_err(|error| refused("log")(&error))
     }

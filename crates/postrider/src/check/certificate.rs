@@ -94,8 +94,10 @@ impl Seen {
     /// Whether a client that asks for some name of the domain, or for the domain, is shown it.
     fn is_of(&self, domain: &Domain) -> bool {
         self.names.iter().any(|name| {
-            let name = name.strip_prefix("*.").unwrap_or(name);
-            Domain::parse(name).is_ok_and(|name| name.is_within(domain))
+            let base = name.strip_prefix("*.");
+            let covers = |base| domain.as_str().split_once('.').is_some_and(|(_, it)| it == base);
+            base.is_some_and(covers)
+                || Domain::parse(base.unwrap_or(name)).is_ok_and(|name| name.is_within(domain))
         })
     }
 }
@@ -274,7 +276,8 @@ mod tests {
         assert_eq!((day(seen.from), seen.to.unix_ms()), ("2026-01-01".into(), 1_800_000_000_000));
         assert_eq!((seen.trust.clone(), seen.is_for_host), (Trust::Itself, true));
         let of = |name| seen.is_of(&Domain::parse(name).unwrap());
-        assert!(of("a.example") && of("b.example") && !of("c.example") && !of("x.a.example"));
+        assert!(of("a.example") && of("b.example") && of("x.a.example"));
+        assert!(!of("c.example") && !of("x.b.example") && !of("y.x.a.example"));
     }
 
     #[test]

@@ -77,7 +77,10 @@ fn places(site: &Site) -> Vec<Place> {
             limit: mail.limit,
         },
     };
-    vec![queue, mail]
+    match config.mda.lmtp {
+        Some(_) => vec![queue],
+        None => vec![queue, mail],
+    }
 }
 
 fn look(path: &Path) -> io::Result<Seen> {

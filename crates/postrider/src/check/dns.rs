@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::join_all;
-use mail_types::Domain;
+use mail_types::{AddressLiteral, Domain, Host};
 use resolve::{HostName, LookupError, MxRecord, Resolver};
 use tokio::time::{Instant, timeout_at};
 
@@ -100,9 +100,10 @@ fn judge_server(server: &str, answer: &Result<(), String>, another_answers: bool
 /// Where the hosted domains' mail goes, and how many were not looked up in time.
 async fn leads(site: &Site) -> (Vec<(Domain, Lead)>, usize) {
     let own_name = site.host.domain().map(HostName::from);
-    let own_addresses = match &own_name {
-        Some(name) => site.lookup.addresses(name).await.unwrap_or_default(),
-        None => Vec::new(),
+    let own_addresses = match (&own_name, &site.host) {
+        (Some(name), _) => site.lookup.addresses(name).await.unwrap_or_default(),
+        (None, Host::Literal(AddressLiteral::Ip(address))) => vec![*address],
+        (None, _) => Vec::new(),
     };
     let (lookup, own) = (&site.lookup, (own_name.as_ref(), own_addresses.as_slice()));
     let domains = site.hosted_domains();

@@ -63,7 +63,13 @@ async fn destinations(site: &Site) -> Vec<Domain> {
 
 fn judge(name: &str, way: Way, opened: &Result<Reached, Unreached>) -> Finding {
     let unreached = match opened {
-        Ok(Reached { relay, tls }) => {
+        Ok(Reached { relay, tls_failure: Some(cause), .. }) => {
+            let detail =
+                format!("{name}: {relay} took a session, but in clear: TLS failed: {cause}");
+            let remedy = "if other hosts do so too, something between them and us is in its way";
+            return What::Outbound.warning(detail, remedy);
+        }
+        Ok(Reached { relay, tls, .. }) => {
             let tls = tls.as_deref().unwrap_or("no TLS");
             return What::Outbound.ok(format!("{name}: {relay} took a session ({tls})"));
         }
@@ -105,7 +111,9 @@ mod tests {
 
     #[test]
     fn what_is_in_the_way() {
-        let reached = Reached { relay: "mx[192.0.2.1]:25".into(), tls: None };
+        let reached = Reached { relay: "mx[192.0.2.1]:25".into(), tls: None, tls_failure: None };
+        let failed = Reached { tls_failure: Some("bad certificate".into()), ..reached.clone() };
+        assert_eq!(judge("a.example", Way::Domain, &Ok(failed)).level, Level::Warning);
         let finding = judge("a.example", Way::Domain, &Ok(reached));
         assert_eq!(finding.detail, "a.example: mx[192.0.2.1]:25 took a session (no TLS)");
         for obstacle in

@@ -1,9 +1,9 @@
-//! A file of our own, to see whether one can be written; gone when dropped.
+//! A file of our own, to see whether one can be written.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::UNIX_EPOCH;
 
@@ -14,34 +14,31 @@ use tokio::time::timeout;
 use super::LIMIT;
 
 #[derive(Debug)]
-pub(super) struct Scratch {
-    path: PathBuf,
-    file: File,
-}
+pub(super) struct Scratch(File);
 
 impl Scratch {
-    /// Writes one and syncs it.
+    /// Writes one and syncs it. It has no name by then: however the check ends, nothing stays.
     pub(super) fn write(directory: &Path) -> io::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = directory.join(format!(".postrider-check-{process}-{count}"));
         let mut options = OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(&path)?;
-        let mut scratch = Self { path, file };
-        scratch.file.write_all(&[b'x'; 4096])?;
-        scratch.file.sync_all()?;
-        Ok(scratch)
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&path)?;
+        fs::remove_file(&path)?;
+        file.write_all(&[b'x'; 4096])?;
+        file.sync_all()?;
+        Ok(Self(file))
     }
 
     /// When the disk says that it was written.
     pub(super) fn modified(&self) -> io::Result<Timestamp> {
-        let since_epoch = self.file.metadata()?.modified()?.duration_since(UNIX_EPOCH);
+        let since_epoch = self.0.metadata()?.modified()?.duration_since(UNIX_EPOCH);
         Ok(Timestamp::from_unix_ms(0) + since_epoch.unwrap_or_default())
     }
 
     /// Whom files that we write belong to.
     pub(super) fn owner(&self) -> io::Result<u32> {
-        Ok(self.file.metadata()?.uid())
+        Ok(self.0.metadata()?.uid())
     }
 
     /// Works with files within the limit. A disk that hangs keeps a thread of its own, which ends
@@ -60,13 +57,6 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What could be made and not be removed is named by its name; there is nobody to tell.
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,8 +67,7 @@ mod tests {
         let (one, other) =
             (Scratch::write(dir.path()).unwrap(), Scratch::write(dir.path()).unwrap());
         assert!(one.modified().unwrap() > Timestamp::from_unix_ms(0));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
-        drop((one, other));
+        assert!(other.owner().is_ok());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         assert!(Scratch::write(&dir.path().join("none")).is_err());
     }
