@@ -9,9 +9,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use mail_types::QueueId;
-use queue::{Acted, JobSummary, Queue, QueueError, Stats};
+use queue::{Acted, Filter, JobSummary, Queue, QueueError, Stats};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -91,7 +91,13 @@ pub(crate) async fn act(State(queue): Shared, Json(request): Json<ActRequest>) -
         let problem = "no filter: give one, or say that you mean the whole queue";
         return (StatusCode::BAD_REQUEST, problem).into_response();
     }
-    lines(queue.act(request.filter.into(), request.action))
+    let filter: Filter = request.filter.into();
+    tracing::info!(event = "operator_acts", action = ?request.action, ?filter);
+    let action = request.action;
+    let acted = queue.act(filter, action).inspect_ok(move |acted| {
+        tracing::info!(event = "acted", id = %acted.job, ?action, result = ?acted.result);
+    });
+    lines(acted.boxed())
 }
 
 /// The queue in numbers.

@@ -76,10 +76,14 @@ async fn with_token(State(file): State<Arc<Path>>, request: Request, next: Next)
     };
     match is_token(file.to_path_buf(), offered.to_vec()).await {
         Ok(true) => next.run(request).await,
-        Ok(false) => unauthorized("Bearer realm=\"postrider\", error=\"invalid_token\""),
-        // Its reason may name a path, and whoever asks has shown nothing.
-        Err(_) => {
-            let problem = "admin.tokenFile cannot be used; `postrider check` says why\n";
+        Ok(false) => {
+            tracing::warn!(event = "operator_refused", path = request.uri().path(), "wrong token");
+            unauthorized("Bearer realm=\"postrider\", error=\"invalid_token\"")
+        }
+        Err(error) => {
+            // Whoever asks has shown nothing, and is told nothing of files.
+            tracing::error!(event = "operator_refused", %error, "admin.tokenFile");
+            let problem = "admin.tokenFile cannot be used; the log says why\n";
             (StatusCode::SERVICE_UNAVAILABLE, problem).into_response()
         }
     }

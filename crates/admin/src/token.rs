@@ -1,6 +1,6 @@
 //! The secret that opens the port.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -36,6 +36,10 @@ pub enum TokenError {
 impl Token {
     /// Reads a file that holds it, with or without white space around it.
     pub(crate) fn read(path: &Path) -> Result<Self, TokenError> {
+        // A pipe would be waited for.
+        if !fs::metadata(path).map_err(TokenError::Read)?.is_file() {
+            return Err(TokenError::NotFile);
+        }
         let file = File::open(path).map_err(TokenError::Read)?;
         // Of what was opened, whatever stands under the name meanwhile.
         let metadata = file.metadata().map_err(TokenError::Read)?;
@@ -69,8 +73,6 @@ impl Token {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]

@@ -67,8 +67,7 @@ async function ask(path, options = {}) {
 const askJson = async (path) => (await ask(path)).json();
 
 /** Calls `each` with at most `max` objects of a stream of lines; tells whether that was all. */
-async function askLines(path, options, max, each) {
-  const hangUp = new AbortController();
+async function askLines(path, options, max, each, hangUp = new AbortController()) {
   const response = await ask(path, { ...options, signal: hangUp.signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -95,6 +94,8 @@ async function trying(place, work) {
   try {
     await work();
   } catch (error) {
+    // We hung up ourselves, for something newer.
+    if (error.name === "AbortError") return;
     if (error instanceof Unauthorized) leave(error.message);
     else place.textContent = `${error.message}`;
   }
@@ -125,9 +126,16 @@ function every(ms, work) {
   return setInterval(round, ms);
 }
 
+/** Forgets the token, and what was shown by it. */
 function leave(why) {
   timers.forEach(clearInterval);
   sessionStorage.removeItem("token");
+  search.abort();
+  points.length = 0;
+  for (const id of ["stats", "by-next-hop", "by-reason", "found"]) {
+    byId(id).tBodies[0].replaceChildren();
+  }
+  for (const id of ["chart", "jobs", "found-count", "acted"]) byId(id).replaceChildren();
   byId("inside").hidden = true;
   byId("leave").hidden = true;
   byId("enter").hidden = false;
@@ -231,15 +239,21 @@ function find() {
   return trying(byId("found-count"), () => list(query));
 }
 
+/** Of the search that goes on: a newer one ends it. */
+let search = new AbortController();
+
 async function list(query) {
+  search.abort();
+  const mine = new AbortController();
+  search = mine;
   const body = byId("found").tBodies[0];
   body.replaceChildren();
   byId("found").hidden = true;
   byId("found-count").textContent = "looking…";
   const isAll = await askLines(`/v1/jobs?${query}`, {}, FOUND_MAX, (job) => {
-    body.append(foundRow(job));
+    if (search === mine) body.append(foundRow(job));
     byId("found").hidden = false;
-  });
+  }, mine);
   const count = body.rows.length;
   const more = isAll ? "" : ", the oldest; there are more: narrow the search";
   const found = count === 0 ? "no such mail in the queue" : `${count} jobs${more}`;
@@ -272,6 +286,7 @@ function showChosen() {
 }
 
 function showJobs(id) {
+  if (id !== chosen()) return undefined;
   byId("jobs").replaceChildren();
   return trying(byId("acted"), async () => {
     const jobs = await askJson(`/v1/messages/${encodeURIComponent(id)}`);
@@ -356,6 +371,7 @@ function act(action) {
       results.push(`${acted.job}: ${RESULTS[acted.result]}`);
     });
     await showJobs(id);
+    if (id !== chosen()) return;
     byId("acted").textContent = results.join("; ") || "nothing to do: it is not in the queue";
   });
 }

@@ -22,8 +22,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// For answers in progress when we stop.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Serves until `stop`, then lets answers in progress end within a short grace. A connection lasts
-/// at most `lasting`, whatever it is doing.
+/// Serves until `stop`, then lets answers in progress end within a short grace. A connection takes
+/// requests for `lasting`, and the last of them may take as long again.
 pub async fn serve(
     mut listener: TcpListener,
     router: Router,
@@ -39,10 +39,10 @@ pub async fn serve(
             () = stop.cancelled() => break,
         };
         while clients.try_join_next().is_some() {}
-        let talk = talk(stream, router.clone(), stop.clone());
+        let talk = talk(stream, router.clone(), lasting, stop.clone());
         clients.spawn(async move {
             let _permit = permit;
-            let _ = timeout(lasting, talk).await;
+            talk.await;
         });
     }
     let all = async { while clients.join_next().await.is_some() {} };
@@ -60,7 +60,7 @@ async fn next(
     (permit, stream)
 }
 
-async fn talk(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn talk(stream: TcpStream, router: Router, lasting: Duration, stop: CancellationToken) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -71,6 +71,7 @@ async fn talk(stream: TcpStream, router: Router, stop: CancellationToken) {
     tokio::select! {
         _ = connection.as_mut() => return,
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = tokio::time::sleep(lasting) => connection.as_mut().graceful_shutdown(),
     }
-    let _ = connection.await;
+    let _ = timeout(lasting, connection).await;
 }
