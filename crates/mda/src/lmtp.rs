@@ -8,7 +8,7 @@ use std::time::Duration;
 use handover::Connection;
 use smtp::client::{ClientConfig, SessionError};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::{Instant, timeout};
 
 use crate::metrics::Metrics;
@@ -19,6 +19,8 @@ pub(crate) use config::Endpoint;
 pub use config::{LmtpConfig, LmtpError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// For each address of a name.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection waits for the next message.
 const KEEP: Duration = Duration::from_secs(3);
 /// Of a lease, what is left for recording an outcome.
@@ -119,7 +121,7 @@ impl Server {
     async fn connected(&self) -> io::Result<(Box<dyn Duplex>, Box<str>)> {
         match &self.endpoint {
             Endpoint::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let stream = connect(host, *port).await?;
                 // Costs a delay at worst, so its failure is no reason to give up.
                 let _ = stream.set_nodelay(true);
                 let relay = format!("{host}[{}]:{port}", stream.peer_addr()?.ip());
@@ -163,4 +165,17 @@ impl Server {
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The first of a name's addresses that answers: one that is silent does not hide the others.
+async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut failed = io::Error::from(io::ErrorKind::NotFound);
+    for address in lookup_host((host, port)).await? {
+        match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => failed = error,
+            Err(_) => failed = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(failed)
 }
