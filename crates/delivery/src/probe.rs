@@ -199,11 +199,11 @@ mod tests {
 
     #[test]
     fn the_address_that_got_farthest_says_what_is_in_the_way() {
-        let unreachable = std::io::Error::from(std::io::ErrorKind::NetworkUnreachable);
+        let unreachable = std::io::Error::from(ErrorKind::NetworkUnreachable);
         let v6 = HopFailure::Connect { relay: "mx[2001:db8::1]:25".into(), cause: unreachable };
         let v4 = HopFailure::Session {
             host: "mx".into(),
-            error: SessionError::TimedOut(smtp::client::Step::Greeting),
+            error: SessionError::TimedOut(Step::Greeting),
         };
         let unreached = Unreached::of(&[v4, v6]);
         assert_eq!(unreached.obstacle, Obstacle::Silence);

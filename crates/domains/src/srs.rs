@@ -95,7 +95,7 @@ impl Srs {
         let (form, rest) = forwarded_before(address.local_part().as_str())?;
         let (theirs, signed) = rest.strip_prefix('=')?.split_once('=')?;
         let forwarder = address.domain()?;
-        let hash_by = |key| hash(key, form, forwarder, signed);
+        let hash_by = |key: &hmac::Key| hash(key, form, forwarder, signed);
         let is_ours = |key: &hmac::Key| hash_by(key).eq_ignore_ascii_case(theirs);
         if !is_ours(&self.first) && !self.old.iter().any(is_ours) {
             return None;

@@ -29,6 +29,10 @@ pub(super) fn examine(context: &Examined<'_>, header: &[u8]) -> Result<Head, Can
     if header::count(header, "Received") >= context.shared.limits.received_max {
         return Err(replies::LOOP);
     }
+    if !context.transaction.smtputf8() && !header.is_ascii() {
+        // As Postfix does: mail with raw 8-bit header fields is old, common and readable.
+        context.shared.metrics.tolerated("raw_8bit_header");
+    }
     let mut prefix = received(context);
     let Some(identity) = context.identity else {
         return Ok(Head { prefix: prefix.into(), header: Bytes::copy_from_slice(header) });
