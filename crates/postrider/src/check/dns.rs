@@ -19,6 +19,8 @@ const DOMAINS_AT_ONCE: usize = 32;
 const DOMAINS_LIMIT: Duration = Duration::from_secs(30);
 /// Mail exchangers of a domain whose addresses are looked up.
 const EXCHANGES_MAX: usize = 10;
+/// What nobody has (RFC 2606 §2).
+const NOBODYS: &str = "postmaster.example";
 /// Domains that a line names.
 const NAMED_MAX: usize = 5;
 
@@ -58,11 +60,12 @@ pub(super) async fn led_elsewhere(site: &Site, max: usize) -> Vec<Domain> {
     elsewhere.map(|(domain, _)| domain).take(max).collect()
 }
 
-/// Asks each server for our own name: that it does not exist is an answer, too.
+/// Asks each server for our own name: that it does not exist is an answer, too. Without one, our
+/// zone may be ill and not the server: then for a name that nobody has.
 async fn ask_servers(site: &Site) -> Vec<(String, Result<(), String>)> {
     let config = &site.config.resolver;
     let name = site.host.domain().map(HostName::from);
-    let name = name.or_else(|| HostName::parse("postmaster.example").ok());
+    let name = name.or_else(|| HostName::parse(NOBODYS).ok());
     let mut servers = Vec::new();
     if config.name_servers.is_empty() {
         servers.push(("the system's name server".to_owned(), Ok(site.lookup.clone())));
@@ -73,9 +76,12 @@ async fn ask_servers(site: &Site) -> Vec<(String, Result<(), String>)> {
     join_all(servers.into_iter().zip(std::iter::repeat(name)).map(
         async |((server, lookup), name)| {
             let answer = match (lookup, name) {
-                (Ok(lookup), Some(name)) => match lookup.addresses(&name).await {
-                    Err(LookupError::Temporary(cause)) => Err(cause.to_string()),
-                    Ok(_) | Err(LookupError::NoDomain | LookupError::NoRecords) => Ok(()),
+                (Ok(lookup), Some(name)) => match answers(&lookup, &name).await {
+                    Ok(()) => Ok(()),
+                    Err(cause) => match HostName::parse(NOBODYS) {
+                        Ok(nobodys) => answers(&lookup, &nobodys).await,
+                        Err(_) => Err(cause),
+                    },
                 },
                 (Err(error), _) => Err(error.to_string()),
                 (_, None) => Ok(()),
@@ -84,6 +90,13 @@ async fn ask_servers(site: &Site) -> Vec<(String, Result<(), String>)> {
         },
     ))
     .await
+}
+
+async fn answers(lookup: &Lookup, name: &HostName) -> Result<(), String> {
+    match lookup.addresses(name).await {
+        Err(LookupError::Temporary(cause)) => Err(cause.to_string()),
+        Ok(_) | Err(LookupError::NoDomain | LookupError::NoRecords) => Ok(()),
+    }
 }
 
 fn judge_server(server: &str, answer: &Result<(), String>, another_answers: bool) -> Finding {
@@ -158,6 +171,14 @@ fn judge_exchanges(exchanges: &[Exchange], own: (Option<&HostName>, &[IpAddr])) 
     if exchanges.iter().all(is_absent) {
         return Lead::Nowhere;
     }
+    // One that is not known may be ours.
+    let unknown = exchanges.iter().find_map(|(host, addresses)| match addresses {
+        Err(LookupError::Temporary(cause)) => Some(format!("{host}: {cause}")),
+        Ok(_) | Err(LookupError::NoDomain | LookupError::NoRecords) => None,
+    });
+    if let Some(cause) = unknown {
+        return Lead::Unknown(cause);
+    }
     Lead::Elsewhere(exchanges.iter().map(|(host, _)| host.to_string()).collect())
 }
 
@@ -231,7 +252,7 @@ mod tests {
         assert_eq!(judge(&[gone(), exchange("mx.a.example", Ok(&[]))]), Lead::Here);
         assert_eq!(judge(&[other(), exchange("in.a.example", Ok(&["192.0.2.1"]))]), Lead::Here);
         assert_eq!(judge(&[other(), gone()]), elsewhere(&["mx.b.example", "gone.example"]));
-        assert_eq!(judge(&[silent()]), elsewhere(&["slow.example"]));
+        assert_eq!(judge(&[other(), silent()]), Lead::Unknown("slow.example: late".into()));
         assert_eq!(judge(&[gone()]), Lead::Nowhere);
         assert_eq!(judge(&[]), Lead::NullMx);
     }
