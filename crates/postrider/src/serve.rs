@@ -65,6 +65,7 @@ pub(crate) async fn serve(
 ) -> anyhow::Result<()> {
     let mut config = Config::load(directory)?;
     config.validate()?;
+    config.admin_port()?;
     if roles != Role::ALL && config.jetstream.is_none() {
         let problem = "postrider.yaml: jetstream is not set: a role of its own needs a queue that \
                        processes share; run `postrider serve` to have all roles in one process";
