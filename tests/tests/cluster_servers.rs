@@ -32,8 +32,9 @@ async fn a_killed_server_comes_back_current() -> Result<()> {
     cluster.restart(next)?;
     cluster.restart(leader)?;
     cluster.until_current(CURRENT_MAX).await?;
-    ensure!(messages(cluster.server(leader)).await? == 40);
-    Ok(())
+    // Who leads may call it current by what it had said before it was killed.
+    let has_all = async || (messages(cluster.server(leader)).await.ok()? == 40).then_some(());
+    wait::until("it to have all messages", CURRENT_MAX, has_all).await
 }
 
 #[tokio::test]
