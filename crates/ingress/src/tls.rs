@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use runtime::private_file::write_whole;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -181,27 +182,13 @@ pub fn self_signed(directory: &Path, hostname: &str) -> Result<CertificateFiles,
     let made = rcgen::generate_simple_self_signed([hostname.to_owned()]).map_err(TlsError::Make)?;
     let written = fs::create_dir_all(directory)
         .and_then(|()| write_whole(&files.key, &made.signing_key.serialize_pem()))
-        .and_then(|()| write_whole(&files.certificate, &made.cert.pem()))
-        .and_then(|()| fs::File::open(directory)?.sync_all());
+        .and_then(|()| write_whole(&files.certificate, &made.cert.pem()));
     written.map_err(|source| TlsError::Write { path: directory.to_owned(), source })?;
     tracing::info!(
         event = "self_signed_certificate_made",
         certificate = %files.certificate.display()
     );
     Ok(files)
-}
-
-/// Under its name the file is there whole or not at all: a power cut must not leave half a key,
-/// which would keep the process from starting. Readable by its owner only.
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let unfinished = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)
 }
 
 /// An error with what caused it, on one line.

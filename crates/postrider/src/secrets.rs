@@ -1,6 +1,6 @@
 //! The keys that secrets of the domain table are sealed to and opened with.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -71,19 +71,6 @@ pub(crate) fn make(directory: &Path, classes: &[Class]) -> anyhow::Result<()> {
          Nobody else needs a *.key; none is needed where domains are applied.",
     );
     Ok(())
-}
-
-/// Readable by its owner only; whole or not at all, whatever ends the process or the machine
-/// meanwhile.
-pub(crate) fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
-    let beside = path.with_extension("new");
-    // Left by one who was ended before he was done.
-    if beside.exists() {
-        std::fs::remove_file(&beside)?;
-    }
-    write(&beside, text)?;
-    std::fs::rename(&beside, path)?;
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 /// Readable by its owner only.

@@ -1,14 +1,15 @@
 //! The keys by which forwarded mail finds its way back.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
 use domains::Srs;
+use runtime::private_file::write_whole;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, refused};
-use crate::secrets;
 
 /// `srs` of the configuration.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -29,18 +30,19 @@ impl Keys {
         let mut keys = self.key_files.iter().map(|path| read(path));
         let Some(first) = keys.next().transpose()? else { return Ok(None) };
         let old = keys.collect::<anyhow::Result<Vec<_>>>()?;
-        let srs = Srs::new(&first, &old).map_err(|error| {
-            let remedy = "make one with `openssl rand -hex 32`";
-            refused("srs")(&format!("keyFiles: {error}; {remedy}"))
-        })?;
+        let srs = Srs::new(&first, &old).map_err(|error| unusable(&error))?;
         Ok(Some(srs))
     }
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let octets =
-        std::fs::read(path).with_context(|| format!("srs.keyFiles: {}", path.display()))?;
+    let octets = std::fs::read(path);
+    let octets = octets.map_err(|error| unusable(&format!("{}: {error}", path.display())))?;
     Ok(octets.trim_ascii().to_vec())
+}
+
+fn unusable(problem: &dyn fmt::Display) -> anyhow::Error {
+    refused("srs")(&format!("keyFiles: {problem}; make one with `openssl rand -hex 32`"))
 }
 
 /// What this process rewrites and reads with. One that shares its queue with no other makes a key
@@ -52,8 +54,7 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<Option<Arc<Srs>>> {
         if !path.exists() {
             let key: String =
                 rand::random::<[u8; 32]>().iter().map(|b| format!("{b:02x}")).collect();
-            secrets::write_whole(&path, &key)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            write_whole(&path, &key).with_context(|| format!("cannot write {}", path.display()))?;
         }
         keys.key_files.push(path);
     }
