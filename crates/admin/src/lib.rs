@@ -18,9 +18,9 @@
 mod api;
 pub mod client;
 mod config;
-pub mod door;
 pub mod openapi;
 mod page;
+pub mod port;
 mod query;
 pub mod server;
 mod token;

@@ -58,8 +58,7 @@ impl Site {
 /// Reads everything, says what it would serve, and tries it if asked to.
 pub(crate) fn run(check: Check) -> anyhow::Result<()> {
     let config = Config::load(&check.directory.path)?;
-    config.validate()?;
-    config.admin_port()?;
+    config.validate_serving()?;
     let table = match config.domains_from() {
         DomainsFrom::Files => Some(resources::load(&config)?),
         DomainsFrom::Kv => None,

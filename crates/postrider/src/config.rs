@@ -169,11 +169,17 @@ impl Config {
             self.domains_kv(String::new())?;
             self.secrets.opener().map_err(|error| refused_whole(&error))?;
         }
-        self.srs.load()?;
         self.mda.validate(&self.delivery.retry).map_err(|error| refused("mda")(&error))?;
         resolve::Dns::new(&self.resolver).context("resolver")?;
         self.telemetry.validate().map_err(|error| refused("telemetry")(&error))?;
         self.log.validate().map_err(|error| refused("log")(&error))
+    }
+
+    /// The same, with the secrets that only who serves can read.
+    pub(crate) fn validate_serving(&self) -> anyhow::Result<()> {
+        self.validate()?;
+        self.srs.load()?;
+        self.admin_port().map(drop)
     }
 
     /// Our name, checked.

@@ -64,8 +64,7 @@ pub(crate) async fn serve(
     log: Option<LogFormat>,
 ) -> anyhow::Result<()> {
     let mut config = Config::load(directory)?;
-    config.validate()?;
-    config.admin_port()?;
+    config.validate_serving()?;
     if roles != Role::ALL && config.jetstream.is_none() {
         let problem = "postrider.yaml: jetstream is not set: a role of its own needs a queue that \
                        processes share; run `postrider serve` to have all roles in one process";
@@ -165,7 +164,7 @@ impl Opening {
             format!("admin.listen: cannot listen on {}; is it in use?", port.address)
         })?;
         let address = listener.local_addr()?;
-        let router = admin::door::router(queue, &port.token_file);
+        let router = admin::port::router(queue, &port.token_file);
         let serve = runtime::http::serve(listener, router, ADMIN_LASTING, self.last.clone());
         self.doors.spawn(serve);
         Ok(Some(address))

@@ -121,6 +121,18 @@ fn mistakes_name_the_place_and_the_remedy() {
             vec!["admin.listen: 0.0.0.0:8026 is not a loopback address", "tunnel"],
         ),
         (
+            "postrider.yaml",
+            "dataDir: data",
+            "srs: {keyFiles: [none.key]}",
+            vec!["srs.keyFiles: ", "etc/none.key: No such file", "openssl rand"],
+        ),
+        (
+            "postrider.yaml",
+            "dataDir: data",
+            "srs: {keyFiles: [domains/../postrider.yaml, /dev/null]}",
+            vec!["srs.keyFiles: a key for forwarding has at least 16 octets"],
+        ),
+        (
             resource,
             "to: [alice@",
             "to: [nobody@",

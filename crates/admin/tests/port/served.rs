@@ -58,7 +58,7 @@ impl Served {
         let dir = tempfile::tempdir().unwrap();
         let token_file = dir.path().join("token");
         write_token(&token_file, TOKEN);
-        let router = admin::door::router(Arc::new(queue.clone()), &token_file);
+        let router = admin::port::router(Arc::new(queue.clone()), &token_file);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
