@@ -69,12 +69,7 @@ impl Srs {
 
     /// The reverse-path under which `forwarder` passes on what `sender` sent. `None` when it would
     /// be longer than an address may be.
-    pub fn forwarded(
-        &self,
-        sender: &Mailbox,
-        forwarder: &Domain,
-        now: Timestamp,
-    ) -> Option<Mailbox> {
+    pub fn forward(&self, sender: &Mailbox, forwarder: &Domain, now: Timestamp) -> Option<Mailbox> {
         let local_part = sender.local_part().as_str();
         let (name, form, signed) = match first_forwarder(sender) {
             Some(first) => ("SRS1", Form::One, first),
@@ -89,9 +84,9 @@ impl Srs {
         Mailbox::parse(&Mailbox::new(local_part, Host::Domain(forwarder.clone())).to_string()).ok()
     }
 
-    /// Whom an address of [`Srs::forwarded`] stands for. `None` when it is none of ours, or was
+    /// Whom an address of [`Srs::forward`] stands for. `None` when it is none of ours, or was
     /// made too long ago.
-    pub fn sender(&self, address: &Mailbox, now: Timestamp) -> Option<Mailbox> {
+    pub fn reverse(&self, address: &Mailbox, now: Timestamp) -> Option<Mailbox> {
         let (form, rest) = forwarded_before(address.local_part().as_str())?;
         let (theirs, signed) = rest.strip_prefix('=')?.split_once('=')?;
         let forwarder = address.domain()?;
@@ -235,16 +230,16 @@ mod tests {
             "bounces+1234567-0123-user=gmail.example@em1234567890.newsletter.example",
         ] {
             let sender = mailbox(sender);
-            let made = srs(1).forwarded(&sender, &here(), NOW).unwrap();
+            let made = srs(1).forward(&sender, &here(), NOW).unwrap();
             assert_eq!(made.domain(), Some(&here()));
             let later = NOW + DAY * 20;
-            assert_eq!(srs(1).sender(&made, later), Some(sender), "{made}");
+            assert_eq!(srs(1).reverse(&made, later), Some(sender), "{made}");
         }
     }
 
     #[test]
     fn it_is_written_as_others_write_it() {
-        let made = srs(1).forwarded(&mailbox("alice@there.test"), &here(), NOW).unwrap();
+        let made = srs(1).forward(&mailbox("alice@there.test"), &here(), NOW).unwrap();
         let made = made.to_string();
         assert!(
             made.starts_with("SRS0=") && made.ends_with("=there.test=alice@here.test"),
@@ -256,32 +251,32 @@ mod tests {
     #[test]
     fn what_was_forwarded_before_goes_back_to_whoever_did_so_first() {
         for first in ["SRS0=xxxx=AB=there.test=alice@first.test", "srs0+xxxx=AB=t=a@first.test"] {
-            let second = srs(1).forwarded(&mailbox(first), &here(), NOW).unwrap();
+            let second = srs(1).forward(&mailbox(first), &here(), NOW).unwrap();
             assert!(second.to_string().starts_with("SRS1="), "{second}");
-            let back = srs(1).sender(&second, NOW).unwrap().to_string();
+            let back = srs(1).reverse(&second, NOW).unwrap().to_string();
             assert!(back.eq_ignore_ascii_case(first), "{back}");
-            let third = srs(2).forwarded(&second, &"third.test".parse().unwrap(), NOW).unwrap();
+            let third = srs(2).forward(&second, &"third.test".parse().unwrap(), NOW).unwrap();
             assert_eq!(third.to_string().len(), second.to_string().len() + 1, "it does not grow");
-            let back = srs(2).sender(&third, NOW).unwrap().to_string();
+            let back = srs(2).reverse(&third, NOW).unwrap().to_string();
             assert!(back.eq_ignore_ascii_case(first), "{back}");
         }
     }
 
     #[test]
     fn what_is_forged_or_old_is_nobodys() {
-        let made = srs(1).forwarded(&mailbox("alice@there.test"), &here(), NOW).unwrap();
+        let made = srs(1).forward(&mailbox("alice@there.test"), &here(), NOW).unwrap();
         let local_part = made.local_part().as_str().to_owned();
         let of = |text: &str, domain: &str| {
             let local_part = LocalPart::of_content(text).unwrap();
             Mailbox::new(local_part, Host::Domain(domain.parse().unwrap()))
         };
-        let read = |text: &str, now| srs(1).sender(&of(text, "here.test"), now);
-        assert!(srs(1).sender(&of(&local_part, "there.test"), NOW).is_none(), "another's domain");
+        let read = |text: &str, now| srs(1).reverse(&of(text, "here.test"), now);
+        assert!(srs(1).reverse(&of(&local_part, "there.test"), NOW).is_none(), "another's domain");
         let before = Timestamp::from_unix_ms(NOW.unix_ms() - 24 * 3600 * 1000);
         assert!(read(&local_part, before).is_some(), "another's clock");
         assert!(read(&local_part, NOW).is_some());
         assert!(read(&local_part.to_lowercase(), NOW).is_some(), "there are hosts that do so");
-        assert!(srs(2).sender(&made, NOW).is_none(), "another's key");
+        assert!(srs(2).reverse(&made, NOW).is_none(), "another's key");
         assert!(read(&local_part, NOW + DAY * 22).is_none(), "too old");
         assert!(read(&local_part, NOW + DAY * 400).is_none(), "too old");
         assert!(read(&local_part.replace("alice", "mallory"), NOW).is_none());
@@ -296,26 +291,26 @@ mod tests {
     fn a_name_that_only_looks_like_it_is_a_name() {
         for name in ["srs1-team@there.test", "SRS1=x=host=foo@there.test", "SRS1=x@there.test"] {
             let sender = mailbox(name);
-            let made = srs(1).forwarded(&sender, &here(), NOW).unwrap();
+            let made = srs(1).forward(&sender, &here(), NOW).unwrap();
             assert!(made.to_string().starts_with("SRS0="), "{made}");
-            assert_eq!(srs(1).sender(&made, NOW), Some(sender));
+            assert_eq!(srs(1).reverse(&made, NOW), Some(sender));
         }
     }
 
     #[test]
     fn keys_rotate() {
-        let made = srs(1).forwarded(&mailbox("alice@there.test"), &here(), NOW).unwrap();
+        let made = srs(1).forward(&mailbox("alice@there.test"), &here(), NOW).unwrap();
         let both = Srs::new(&[2; 32], &[vec![1; 32]]).unwrap();
-        assert_eq!(both.sender(&made, NOW), Some(mailbox("alice@there.test")));
+        assert_eq!(both.reverse(&made, NOW), Some(mailbox("alice@there.test")));
         assert!(Srs::new(&[1; 15], &[]).is_err());
     }
 
     #[test]
     fn what_would_be_too_long_is_not_made() {
         let long = format!("{}@{}.test", "a".repeat(60), "b".repeat(60).as_str());
-        assert!(srs(1).forwarded(&mailbox(&long), &here(), NOW).is_some());
+        assert!(srs(1).forward(&mailbox(&long), &here(), NOW).is_some());
         let long = format!("{}@{}.{}.test", "a".repeat(120), "b".repeat(60), "c".repeat(50));
-        assert!(srs(1).forwarded(&mailbox(&long), &here(), NOW).is_none());
+        assert!(srs(1).forward(&mailbox(&long), &here(), NOW).is_none());
     }
 
     proptest! {
@@ -323,10 +318,10 @@ mod tests {
         fn any_sender_comes_back(content in "[ -~äß漢]{0,20}", day in 0u64..21) {
             let quoted = content.replace('\\', "\\\\").replace('"', "\\\"");
             let sender = mailbox(&format!("\"{quoted}\"@there.test"));
-            let made = srs(1).forwarded(&sender, &here(), NOW).unwrap();
+            let made = srs(1).forward(&sender, &here(), NOW).unwrap();
             let later = NOW + DAY * u32::try_from(day).unwrap();
             let again = mailbox(&made.to_string());
-            let back = srs(1).sender(&again, later);
+            let back = srs(1).reverse(&again, later);
             if forwarded_before(&content).is_none() {
                 prop_assert_eq!(back, Some(sender));
             }
@@ -336,7 +331,7 @@ mod tests {
         fn nothing_that_strangers_write_is_ours(content in "(SRS0|SRS1)[=+-][A-Z2-7=a-z.]{0,40}") {
             let local_part = LocalPart::of_content(&content).unwrap();
             let address = Mailbox::new(local_part, Host::Domain(here()));
-            prop_assert_eq!(srs(1).sender(&address, NOW), None);
+            prop_assert_eq!(srs(1).reverse(&address, NOW), None);
         }
     }
 }

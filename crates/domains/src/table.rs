@@ -141,7 +141,7 @@ impl Table {
     ) -> Option<Mailbox> {
         let once = |address: &Mailbox| {
             let is_hosted = address.domain().is_some_and(|domain| self.is_hosted(domain));
-            is_hosted.then(|| srs.sender(address, now)).flatten()
+            is_hosted.then(|| srs.reverse(address, now)).flatten()
         };
         let sender = once(address)?;
         Some(once(&sender).unwrap_or(sender))

@@ -76,16 +76,13 @@ impl Policy<'_> {
     /// Back to the sender, with the forwarding domain's means.
     fn bounce(&self, path: &ForwardPath, sender: Mailbox) -> Result<Route, Canned> {
         let theirs = self.local(path, Vec::new());
-        let sender = ForwardPath::Mailbox(sender);
-        let hops = match self.table.resolve(&sender) {
-            Resolution::Local(destinations) => self.local(&sender, destinations).hops,
-            Resolution::Remote(host) => {
-                let ForwardPath::Mailbox(sender) = &sender else { return Err(replies::NO_RELAY) };
-                remote(&host, sender).hops
-            }
+        let to_sender = ForwardPath::Mailbox(sender.clone());
+        let route = match self.table.resolve(&to_sender) {
+            Resolution::Local(destinations) => self.local(&to_sender, destinations),
+            Resolution::Remote(host) => remote(&host, &sender),
             Resolution::UnknownRecipient => return Err(replies::NO_SUCH_USER),
         };
-        Ok(Route { hops, ..theirs })
+        Ok(Route { hops: route.hops, ..theirs })
     }
 
     fn local(&self, path: &ForwardPath, destinations: Vec<Destination>) -> Route {
@@ -132,7 +129,7 @@ impl Policy<'_> {
     fn rewritten(&self, sender: &Mailbox, alias: &Mailbox) -> Option<Mailbox> {
         let is_ours = sender.domain().is_some_and(|domain| self.table.is_hosted(domain));
         let srs = self.srs.filter(|_| !is_ours)?;
-        srs.forwarded(sender, alias.domain()?, self.now)
+        srs.forward(sender, alias.domain()?, self.now)
     }
 }
 

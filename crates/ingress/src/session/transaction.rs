@@ -128,6 +128,9 @@ impl Transaction {
     /// Sees to what the message itself says about forwarding it. Returns how many jobs would have
     /// passed an alias again, and are gone.
     pub(super) fn settle_forwards(&mut self, header: &[u8], is_logged_in: bool) -> usize {
+        if self.jobs.iter().all(|job| job.forward.is_none()) {
+            return 0;
+        }
         let cut = forwards::cut_loops(&mut self.jobs, header);
         if !is_logged_in {
             // Of one who is, From is bound to the login.
