@@ -1,8 +1,11 @@
 //! An LMTP server that answers as it is told to, written without our own protocol code.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
@@ -115,23 +118,23 @@ impl Server {
     pub(crate) async fn listen(&self, address: &str) -> String {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (server, tasks) = (self.serving(), TaskTracker::new());
-        let connections = tasks.clone();
-        let accept = async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(server.clone().serve(stream));
-            }
-        };
-        tasks.spawn(self.stop.clone().run_until_cancelled_owned(accept));
+        self.accept(move |cx| listener.poll_accept(cx).map_ok(|(stream, _)| stream));
         address
     }
 
     pub(crate) fn listen_at(&self, socket: &Path) {
         let listener = UnixListener::bind(socket).unwrap();
+        self.accept(move |cx| listener.poll_accept(cx).map_ok(|(stream, _)| stream));
+    }
+
+    fn accept<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        mut next: impl FnMut(&mut Context<'_>) -> Poll<io::Result<S>> + Send + 'static,
+    ) {
         let (server, tasks) = (self.serving(), TaskTracker::new());
         let connections = tasks.clone();
         let accept = async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            while let Ok(stream) = poll_fn(&mut next).await {
                 connections.spawn(server.clone().serve(stream));
             }
         };
@@ -167,7 +170,7 @@ impl Serving {
     async fn session(
         &self,
         mut stream: BufReader<impl AsyncRead + AsyncWrite + Unpin>,
-    ) -> std::io::Result<()> {
+    ) -> io::Result<()> {
         stream.write_all(b"220 server.test LMTP\r\n").await?;
         let (mut mail, mut accepted) = (String::new(), Vec::<String>::new());
         loop {
@@ -222,7 +225,7 @@ impl Serving {
         mail: &str,
         accepted: &[String],
         content: &str,
-    ) -> std::io::Result<bool> {
+    ) -> io::Result<bool> {
         for recipient in accepted {
             let answer = self.script.lock().unwrap().end.get(&**recipient).cloned();
             match answer {
@@ -253,7 +256,7 @@ impl Serving {
 /// Up to the final dot, with dots unstuffed; `None` when the connection ended before.
 async fn content(
     stream: &mut BufReader<impl AsyncRead + AsyncWrite + Unpin>,
-) -> std::io::Result<Option<String>> {
+) -> io::Result<Option<String>> {
     let mut content = String::new();
     loop {
         let mut line = String::new();

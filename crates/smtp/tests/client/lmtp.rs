@@ -1,11 +1,10 @@
-//! Dialogues of the client's session with scripted LMTP servers (RFC 2033).
-#![allow(clippy::unwrap_used, clippy::expect_used)] // a test that cannot go on fails
+//! With LMTP servers (RFC 2033).
 
-use mail_types::{BodyType, Host, Mailbox, Recipient, ReversePath};
+use mail_types::{BodyType, Host, ReversePath};
 use proptest::prelude::*;
-use smtp::client::{
-    ClientConfig, ClientSession, Event, Mail, Protocol, RecipientResult, SessionError, Step,
-};
+use smtp::client::{ClientConfig, ClientSession, Event, Mail, Protocol, SessionError, Step};
+
+use super::answers::{finished, recipients, sent, show};
 
 const HELLO: &str = "220 mda LMTP\r\n250-mda\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 8BITMIME\r\n";
 const PLAIN_HELLO: &str = "220 mda\r\n250 mda\r\n";
@@ -14,12 +13,6 @@ fn session() -> ClientSession {
     let mut config = ClientConfig::new(Host::parse("us.example").unwrap());
     config.protocol = Protocol::Lmtp;
     ClientSession::new(config)
-}
-
-fn sent(session: &mut ClientSession) -> String {
-    let text = String::from_utf8(session.output().to_vec()).unwrap();
-    session.output_written();
-    text
 }
 
 fn ready(hello: &str) -> ClientSession {
@@ -31,8 +24,6 @@ fn ready(hello: &str) -> ClientSession {
 }
 
 fn begin(session: &mut ClientSession, n: usize) -> String {
-    let mailbox = |i| Mailbox::parse(&format!("r{i}@there.example")).unwrap();
-    let recipients: Vec<_> = (0..n).map(|i| Recipient::new(mailbox(i))).collect();
     let mail = Mail {
         reverse_path: &ReversePath::Null,
         size: 10,
@@ -41,7 +32,7 @@ fn begin(session: &mut ClientSession, n: usize) -> String {
         ret: None,
         envid: None,
     };
-    session.begin(&mail, &recipients);
+    session.begin(&mail, &recipients(n));
     sent(session)
 }
 
@@ -55,23 +46,6 @@ fn dotted() -> ClientSession {
     session.finish_content();
     assert_eq!(sent(&mut session), "..x\r\n.\r\n");
     session
-}
-
-/// `+code` for accepted, `step code` for refused, `?` for unanswered.
-fn show(results: &[RecipientResult]) -> Vec<String> {
-    let one = |result: &RecipientResult| match result {
-        RecipientResult::Accepted(reply) => format!("+{}", reply.code),
-        RecipientResult::Refused { step, reply } => format!("{} {}", step.as_str(), reply.code),
-        RecipientResult::Unanswered => "?".into(),
-    };
-    results.iter().map(one).collect()
-}
-
-fn finished(session: &mut ClientSession) -> Vec<String> {
-    match session.poll() {
-        Some(Ok(Event::Finished(results))) => show(&results),
-        other => panic!("not finished: {other:?}"),
-    }
 }
 
 #[test]
