@@ -10,6 +10,8 @@ pub mod collector;
 pub mod contract;
 pub mod dns;
 pub mod dovecot;
+pub mod exchange;
+pub mod exim;
 pub mod exposition;
 pub mod flood;
 pub mod forwarder;

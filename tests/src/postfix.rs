@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use tokio::net::TcpStream;
 use tokio::process::Child;
 
+use crate::exchange::Peer;
 use crate::{namespace, ports, tools, wait};
 
 /// A running Postfix; dropped, it and all its daemons end.
@@ -55,13 +56,14 @@ impl Postfix {
         .with_context(|| postfix.log())?;
         Ok(postfix)
     }
+}
 
-    pub fn address(&self) -> SocketAddr {
+impl Peer for Postfix {
+    fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it has logged.
-    pub fn log(&self) -> String {
+    fn log(&self) -> String {
         fs::read_to_string(self.state.join("var/log/postfix.log")).unwrap_or_default()
     }
 }

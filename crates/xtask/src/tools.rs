@@ -3,7 +3,8 @@
 //! ```text
 //! ~/.cache/postrider/
 //!   bin/swaks  bin/smtp-source  bin/smtp-sink     run as they are
-//!   postfix/{usr,etc}  swaks/usr  dovecot/usr     Debian packages, unpacked
+//!   postfix/{usr,etc}  swaks/usr                  Debian packages, unpacked
+//!   dovecot/usr  exim/usr                         the same
 //!   python/bin/python3                            with flufl.bounce
 //!   cargo-deny/bin/cargo-deny
 //!   nats-server/bin/nats-server  nats-cli/bin/nats
@@ -26,6 +27,7 @@ use crate::cache;
 pub(crate) enum Tool {
     Deny,
     Postfix,
+    Exim,
     Dovecot,
     Swaks,
     Bounce,
@@ -34,9 +36,10 @@ pub(crate) enum Tool {
     Faketime,
 }
 
-pub(crate) const ALL: [Tool; 8] = [
+pub(crate) const ALL: [Tool; 9] = [
     Tool::Deny,
     Tool::Postfix,
+    Tool::Exim,
     Tool::Dovecot,
     Tool::Swaks,
     Tool::Bounce,
@@ -58,6 +61,7 @@ pub(crate) fn bring(tool: Tool) -> Result<Brought> {
     let now = match tool {
         Tool::Deny => deny::bring(&dir)?,
         Tool::Postfix => debian::bring_postfix(&dir)?,
+        Tool::Exim => debian::bring_exim(&dir)?,
         Tool::Dovecot => debian::bring_dovecot(&dir)?,
         Tool::Swaks => debian::bring_swaks(&dir)?,
         Tool::Bounce => python::bring(&dir)?,

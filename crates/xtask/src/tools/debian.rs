@@ -1,4 +1,4 @@
-//! Postfix, Dovecot, swaks and libfaketime, unpacked from Debian's packages beside the libraries
+//! Postfix, Exim, Dovecot, swaks and libfaketime, unpacked from Debian's packages beside the libraries
 //! that this machine lacks.
 //!
 //! `apt-get --simulate` says which packages are missing here, `apt-get download` brings them and
@@ -16,6 +16,7 @@ use crate::{cache, command, machine};
 /// What the tests were written against. Debian replaces the last part by security updates, so only
 /// the upstream version is pinned.
 const POSTFIX: Pin = Pin { package: "postfix", upstream: "3.7." };
+const EXIM: Pin = Pin { package: "exim4-daemon-light", upstream: "4.96-" };
 const DOVECOT: Pin = Pin { package: "dovecot-core", upstream: "1:2.3." };
 const SWAKS: Pin = Pin { package: "swaks", upstream: "20201014." };
 const FAKETIME: Pin = Pin { package: "libfaketime", upstream: "0.9.10" };
@@ -54,6 +55,10 @@ pub(super) fn bring_postfix(dir: &Path) -> Result<bool> {
         }
         Ok(())
     })
+}
+
+pub(super) fn bring_exim(dir: &Path) -> Result<bool> {
+    cache::ensure(&dir.join("exim"), &EXIM.stamp(), |root| unpack(dir, root, &EXIM, &[]))
 }
 
 pub(super) fn bring_dovecot(dir: &Path) -> Result<bool> {
