@@ -11,7 +11,7 @@ use queue::{
     ActResult, Action, ContentError, Disposition, Filter, HopKind, Job, Phase, Queue, SettleError,
     Wait,
 };
-use queue_jetstream::JetQueue;
+use queue_jetstream::{Config, JetQueue};
 use tests::jet;
 use tests::mail::{self, lease, settlement};
 use tests::nats::Server;
@@ -203,6 +203,53 @@ async fn a_record_that_cannot_be_read_is_listed_after_a_restart_too() -> Result<
     delivers(&queue).await?;
     ensure!(act(&queue, Action::CancelSilently).await? == [ActResult::Done], "not cancelled");
     shown(&queue, 0).await?;
+    queue.close().await;
+    Ok(())
+}
+
+/// A server that has heard of an end may lose it: here the message lies in its intake a second
+/// time. As long as it does, its content is there for whoever gets it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_stays_until_its_message_is_gone() -> Result<()> {
+    let server = Server::start().await?;
+    let config = Config {
+        ack_wait_seconds: 5,
+        ..jet::config(vec![server.url()], vec![server.monitor_url()])
+    };
+    let queue = jet::open(config, &KINDS).await?;
+    let context = context(&server).await?;
+    mail::send(&queue, "good.example", vec![b'x'; 2 << 20].into()).await?;
+    let mut held = lease(&queue).await?;
+    let names: Vec<String> = context.stream_names().try_collect().await?;
+    let of = |start: &'static str| names.iter().filter(move |name| name.starts_with(start));
+    let count = async |start: &'static str| {
+        let mut messages = 0;
+        for name in of(start) {
+            messages += context.get_stream(name).await?.info().await?.state.messages;
+        }
+        anyhow::Ok(messages)
+    };
+    for name in of("intake-") {
+        let stream = context.get_stream(name).await?;
+        if let Ok(message) = stream.get_raw_message(1).await {
+            context.publish(message.subject, message.payload).await?.await?;
+        }
+    }
+    ensure!(count("intake-").await? == 2, "the message is not there twice");
+    let chunks = count("body-").await?;
+    ensure!(chunks > 1, "{chunks} chunks");
+    held.settle(&settlement(Disposition::Done)).await?;
+    wait::until("the message to be gone", LIMIT, async || {
+        let (body, intake) = (count("body-").await.ok()?, count("intake-").await.ok()?);
+        assert!(intake == 0 || body == chunks, "{intake} messages with {body} of {chunks} chunks");
+        (intake == 0).then_some(())
+    })
+    .await?;
+    wait::until("its content to be gone", LIMIT, async || {
+        (count("body-").await.ok()? == 0).then_some(())
+    })
+    .await?;
+    ensure!(queue.stats().await?.messages == 0, "it is known still");
     queue.close().await;
     Ok(())
 }

@@ -191,8 +191,13 @@ async fn has_moved_on(
 pub(crate) async fn has_ended(shared: &Shared, message: QueueId) -> Result<bool, Cause> {
     let place = shared.index().hand.get(message).map(|it| (it.way, it.subject.clone()));
     let Some((way, subject)) = place else { return Ok(false) };
+    Ok(!is_there(shared, way, &subject).await?)
+}
+
+/// Whether a message is in its intake, as the leader knows it.
+pub(crate) async fn is_there(shared: &Shared, way: Way, subject: &str) -> Result<bool, Cause> {
     let stream = shared.stream(way.door, Lane::Partition(way.partition));
-    Ok(!shared.broker.has(&stream, &subject).await?)
+    shared.broker.has(&stream, subject).await
 }
 
 /// Tells the servers that what is in hand is being worked on, until the queue is closed.

@@ -24,6 +24,7 @@ use crate::body;
 use crate::broker::{self, Publish, PublishError};
 use crate::hand::InHand;
 use crate::index::{Ending, Place};
+use crate::intake;
 use crate::names::{self, body_stream, job_subject};
 use crate::read::{ReadJob, Source};
 use crate::record::{JobHead, JobRecord, Manifest, ManifestPlace};
@@ -35,6 +36,10 @@ pub(crate) const WRITER: &str = "Postrider-Writer";
 /// How long the mark of a job that has ended is kept: longer than a message may be under way to
 /// whoever would begin the job again.
 const MARK: Duration = Duration::from_secs(24 * 3600);
+/// Until the first look whether a message is gone whose end was heard; each time twice as long.
+const GONE_LOOK: Duration = Duration::from_millis(100);
+/// After such a pause content is left to the collector of orphans.
+const GONE_MAX: Duration = Duration::from_secs(300);
 /// Between two tries to tell the end of a message.
 const ACK_RETRY: Duration = Duration::from_millis(250);
 
@@ -90,11 +95,42 @@ pub(crate) async fn end_arrival(shared: &Arc<Shared>, message: QueueId) {
     if shared.closed.run_until_cancelled(acknowledge(shared, message)).await.is_none() {
         return;
     }
-    let InHand { arrival, copied, .. } = ended;
-    if copied.is_none() && !arrival.chunks.parts.is_empty() {
-        let (broker, chunks) = (shared.broker.clone(), arrival.chunks.clone());
-        shared.tasks.spawn(async move { body::delete(&broker, &chunks).await });
+    if ended.copied.is_some() || ended.arrival.chunks.parts.is_empty() {
+        shared.index().ending.remove(&message);
+        return;
     }
+    let mine = Arc::clone(shared);
+    shared.tasks.spawn(async move { forget_arrival(&mine, &ended).await });
+}
+
+/// Deletes the content of a message once it is gone from its intake. A server says that it has
+/// heard of an end before the others have, and that may be lost with it: the message comes again
+/// then, perhaps to somebody who delivers it twice, and its content has to be there.
+async fn forget_arrival(shared: &Shared, ended: &InHand) {
+    let id = ended.arrival.message.id;
+    let is_gone = shared.closed.run_until_cancelled(until_gone(shared, ended)).await;
+    shared.index().ending.remove(&id);
+    match is_gone {
+        Some(true) => body::delete(&shared.broker, &ended.arrival.chunks).await,
+        Some(false) | None => tracing::debug!(%id, "its content is left to the collector"),
+    }
+}
+
+/// Whether the end of a message is known to all that matter; told again until it is, or not for
+/// minutes.
+async fn until_gone(shared: &Shared, ended: &InHand) -> bool {
+    let mut pause = GONE_LOOK;
+    while pause < GONE_MAX {
+        match intake::is_there(shared, ended.way, &ended.subject).await {
+            Ok(false) => return true,
+            Ok(true) => {}
+            Err(error) => tracing::debug!(%error, "not known whether a message is gone"),
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+        acknowledge(shared, ended.arrival.message.id).await;
+    }
+    false
 }
 
 /// Tells the end of a message until a server has heard it: to whoever delivered it last.
@@ -103,7 +139,7 @@ async fn acknowledge(shared: &Shared, message: QueueId) {
         let reply = shared.index().ending.get(&message).map(|ending| ending.reply.clone());
         let Some(reply) = reply else { return };
         match shared.broker.ack(&reply).await {
-            Ok(()) => return drop(shared.index().ending.remove(&message)),
+            Ok(()) => return,
             Err(error) => tracing::debug!(%error, "an acknowledgement is repeated"),
         }
         tokio::time::sleep(ACK_RETRY).await;
