@@ -15,8 +15,8 @@ use crate::{act, end, unreadable};
 
 /// Jobs that are looked at together, and about half of what an answer has at most.
 const PAGE: usize = 64;
-/// Jobs that are looked at for one answer, however few of them match.
-const SCANNED: usize = 64 * PAGE;
+/// Looks at jobs for one answer, however few of them match.
+const SELECTIONS: usize = 16;
 /// Reads under way at once.
 const READS: usize = 16;
 /// Actions under way at once.
@@ -63,13 +63,12 @@ fn look(
     let now = shared.now();
     shared.index().schedule.advance(now);
     let mut items = Vec::new();
-    for _ in 0..SCANNED / PAGE {
+    for _ in 0..SELECTIONS {
         // Locked anew each time: others want to get on.
-        let page = shared.index().schedule.page(next, PAGE);
-        items.extend(page.jobs.into_iter().filter(|view| {
-            shared.partition(&view.next_hop) == partition
-                && filter.may_match(view.id, &view.tenant, view.phase, now)
-        }));
+        let page = shared.index().schedule.select(next, PAGE, |glance| {
+            filter.may_match(glance, now) && shared.partition(glance.next_hop) == partition
+        });
+        items.extend(page.jobs);
         let only = filter.message;
         next = page.next.filter(|next| only.is_none_or(|message| message == next.message));
         if next.is_none() || items.len() > PAGE {

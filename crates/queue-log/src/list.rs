@@ -87,13 +87,11 @@ fn page(shared: &Shared, filter: &Filter, from: Option<JobId>) -> Page {
     let mut index = shared.index();
     index.schedule.advance(now);
     index.sweep();
-    let page = index.schedule.page(from, PAGE);
+    let page = index.schedule.select(from, PAGE, |glance| filter.may_match(glance, now));
     drop(index);
-    let mut views = page.jobs;
     let only = filter.message;
     let next = page.next.filter(|next| only.is_none_or(|message| message == next.message));
-    views.retain(|view| filter.may_match(view.id, &view.tenant, view.phase, now));
-    let mut jobs = read_jobs(shared, views);
+    let mut jobs = read_jobs(shared, page.jobs);
     jobs.retain(|found| match found {
         Found::Job(job) => filter.matches(job, now),
         // Who sent it to whom is not known.

@@ -2,26 +2,25 @@
 
 use mail_types::{ReversePath, Timestamp};
 
-use crate::model::{Filter, Job, JobId, JobSummary, Phase};
+use crate::model::{Filter, Job, JobSummary};
+use crate::schedule::Glance;
 
 impl Filter {
     /// Whether a job may match, by what a schedule knows of it: cheap, before its records are
     /// read.
-    pub fn may_match(
-        &self,
-        id: JobId,
-        tenant: &mail_types::TenantId,
-        phase: Phase,
-        now: Timestamp,
-    ) -> bool {
+    pub fn may_match(&self, glance: &Glance<'_>, now: Timestamp) -> bool {
+        let Glance { id, tenant, next_hop, phase } = *glance;
         self.message.is_none_or(|message| message == id.message)
             && self.tenant.as_ref().is_none_or(|wanted| wanted == tenant)
             && self.phase.is_none_or(|wanted| wanted == phase)
             && self.older_than.is_none_or(|age| now.since(id.message.arrival()) > age)
+            && self.recipient_domain.as_ref().is_none_or(|it| next_hop.key() == it.as_str())
     }
 
     pub fn matches(&self, job: &Job, now: Timestamp) -> bool {
-        self.may_match(job.id, &job.envelope.tenant, job.phase, now)
+        let Job { id, next_hop, phase, .. } = job;
+        let tenant = &job.envelope.tenant;
+        self.may_match(&Glance { id: *id, tenant, next_hop, phase: *phase }, now)
             && self.sender.as_ref().is_none_or(|sender| is_from(&job.envelope.reverse_path, sender))
             && self.recipient_domain.as_ref().is_none_or(|domain| {
                 let is_there =

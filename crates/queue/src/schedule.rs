@@ -104,6 +104,15 @@ pub struct View<T> {
     pub payload: T,
 }
 
+/// A job at first sight: nothing of it is copied.
+#[derive(Clone, Copy, Debug)]
+pub struct Glance<'a> {
+    pub id: JobId,
+    pub tenant: &'a TenantId,
+    pub next_hop: &'a NextHop,
+    pub phase: Phase,
+}
+
 /// Part of a list.
 #[derive(Clone, Debug)]
 pub struct Page<T> {

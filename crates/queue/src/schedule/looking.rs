@@ -6,8 +6,11 @@ use mail_types::{QueueId, TenantId, Timestamp};
 
 use super::entry::{Back, JobKey, Placement, State, Why};
 use super::hop::{Gate, Hop};
-use super::{Counts, Page, Schedule, Usage, View};
+use super::{Counts, Glance, Page, Schedule, Usage, View};
 use crate::model::{JobId, Phase};
+
+/// Jobs that one selection looks at: half a millisecond.
+const LOOKED_AT: usize = 4096;
 
 impl<T: Clone> Schedule<T> {
     pub fn counts(&self) -> Counts {
@@ -91,24 +94,54 @@ impl<T: Clone> Schedule<T> {
         Page { jobs, next: rest.next().map(|(&key, _)| key.into()) }
     }
 
-    pub(super) fn view(&self, slot: u32) -> View<T> {
+    /// The same of those that are wanted. It looks at 4096 at most, wherever the next page begins
+    /// then: for few among many, a lock is held no longer than for many.
+    pub fn select(
+        &self,
+        from: Option<JobId>,
+        limit: usize,
+        is_wanted: impl Fn(&Glance<'_>) -> bool,
+    ) -> Page<T> {
+        let from = from.map_or(Bound::Unbounded, |id| Bound::Included(JobKey::from(id)));
+        let mut rest = self.by_id.range((from, Bound::Unbounded));
+        let mut jobs = Vec::new();
+        for (_, &slot) in rest.by_ref().take(LOOKED_AT) {
+            if is_wanted(&self.glance(slot)) {
+                jobs.push(self.view(slot));
+            }
+            if jobs.len() == limit {
+                break;
+            }
+        }
+        Page { jobs, next: rest.next().map(|(&key, _)| key.into()) }
+    }
+
+    fn glance(&self, slot: u32) -> Glance<'_> {
         let entry = &self.jobs[slot];
         let hop = &self.hops[entry.hop];
-        let (phase, next_attempt_ms) = match entry.state {
-            State::Due if hop.gate == Gate::Open => (Phase::Ready, Some(entry.next_attempt_ms)),
-            State::Express(_) => (Phase::Ready, Some(entry.next_attempt_ms)),
-            State::Due | State::Waiting => (Phase::Deferred, Some(entry.next_attempt_ms)),
-            State::Active(_) => (Phase::Active, None),
-            State::Held => (Phase::Held, None),
-            State::Quarantined => (Phase::Quarantined, None),
+        let phase = match entry.state {
+            State::Due if hop.gate == Gate::Open => Phase::Ready,
+            State::Express(_) => Phase::Ready,
+            State::Due | State::Waiting => Phase::Deferred,
+            State::Active(_) => Phase::Active,
+            State::Held => Phase::Held,
+            State::Quarantined => Phase::Quarantined,
         };
+        let tenant = &self.tenants[entry.tenant].name;
+        Glance { id: entry.key.into(), tenant, next_hop: &hop.name, phase }
+    }
+
+    pub(super) fn view(&self, slot: u32) -> View<T> {
+        let entry = &self.jobs[slot];
+        let Glance { id, tenant, next_hop, phase } = self.glance(slot);
+        let is_tried = matches!(phase, Phase::Ready | Phase::Deferred);
         View {
-            id: entry.key.into(),
-            tenant: (*self.tenants[entry.tenant].name).clone(),
-            next_hop: (*hop.name).clone(),
+            id,
+            tenant: tenant.clone(),
+            next_hop: next_hop.clone(),
             size: entry.size,
             phase,
-            next_attempt: next_attempt_ms.map(Timestamp::from_unix_ms),
+            next_attempt: is_tried.then(|| Timestamp::from_unix_ms(entry.next_attempt_ms)),
             payload: entry.payload.clone(),
         }
     }

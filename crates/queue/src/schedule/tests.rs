@@ -470,6 +470,23 @@ impl Pair {
             self.schedule.page(None, 1000).jobs.iter().map(|view| view.payload).collect();
         assert!(listed.iter().eq(self.model.jobs.keys()));
         self.tallies_agree_with_views();
+        self.selections_agree_with_pages();
+    }
+
+    fn selections_agree_with_pages(&self) {
+        let all = self.schedule.page(None, 1000).jobs;
+        let wanted = all.iter().filter(|view| view.phase == Phase::Deferred).map(|view| view.id);
+        let (mut selected, mut from) = (Vec::new(), None);
+        loop {
+            let page = self.schedule.select(from, 2, |glance| glance.phase == Phase::Deferred);
+            assert!(page.jobs.len() <= 2);
+            selected.extend(page.jobs.iter().map(|view| view.id));
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
+        assert!(wanted.eq(selected));
     }
 
     fn tallies_agree_with_views(&self) {
