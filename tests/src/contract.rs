@@ -10,8 +10,8 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use mail_types::{Envelope, QueueId, Timestamp};
 use queue::conformance::{Fault, Harness, Settings, Step, Support, VirtualClock};
 use queue::{
-    AcceptError, Acted, Action, Admission, Draft, Filter, HopKind, Job, JobSummary, Lease, NextHop,
-    Queue, QueueError, Stats,
+    AcceptError, Acted, Action, Admission, Content, ContentError, Draft, Filter, HopKind, Job,
+    JobSummary, Lease, NextHop, Queue, QueueError, Stats,
 };
 use queue_jetstream::{Config, JetQueue, Metrics};
 
@@ -189,6 +189,11 @@ impl Queue for CaughtUp {
     async fn show(&self, message: QueueId) -> Result<Vec<Job>, QueueError> {
         self.0.caught_up().await?;
         self.0.show(message).await
+    }
+
+    async fn content(&self, message: QueueId) -> Result<Option<Content>, ContentError> {
+        self.0.caught_up().await.map_err(|error| ContentError::Unavailable(error.into()))?;
+        self.0.content(message).await
     }
 
     fn act(&self, filter: Filter, action: Action) -> BoxStream<'static, Result<Acted, QueueError>> {

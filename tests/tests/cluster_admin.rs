@@ -67,6 +67,14 @@ async fn one_command_line_for_all_processes() -> Result<()> {
         shown.contains("later").then_some(())
     })
     .await?;
+    // So does its content, and only when it is asked for.
+    let message = ingress.cli(&["queue", "message", &sent[0]]).await?;
+    ensure!(
+        message.starts_with("Received: ") && message.ends_with("\r\n\r\nbody\r\n"),
+        "{message}"
+    );
+    let shown = ingress.cli(&["queue", "show", &sent[0], "--output", "json"]).await?;
+    ensure!(!shown.contains("Subject") && !shown.contains("body\\r"), "{shown}");
     ingress.cli(&["queue", "hold", "--all"]).await?;
     until(ingress, &["--phase", "held"], MESSAGES).await?;
     ingress.cli(&["queue", "release", "--recipient-domain", "d7.test"]).await?;

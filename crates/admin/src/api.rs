@@ -27,6 +27,7 @@ pub(crate) fn router(queue: Arc<dyn Queue>) -> Router {
     Router::new()
         .route("/v1/jobs", get(jobs))
         .route("/v1/messages/{id}", get(message))
+        .route("/v1/messages/{id}/content", get(content))
         .route("/v1/actions", post(act))
         .route("/v1/stats", get(stats))
         .route("/v1/top", get(top))
@@ -69,6 +70,37 @@ pub(crate) async fn jobs(State(queue): Shared, UrlQuery(query): UrlQuery<Query>)
 pub(crate) async fn message(State(queue): Shared, Path(id): Path<QueueId>) -> Response {
     let jobs = queue.show(id).await;
     answer(jobs.map(|jobs| jobs.into_iter().map(JobView::from).collect::<Vec<_>>()))
+}
+
+/// A message as it is delivered: header fields of ours, then what was received.
+///
+/// Nothing else shows content. That it was asked for is logged. When it cannot be read to its end
+/// the connection is closed before it.
+#[utoipa::path(
+    get,
+    path = "/v1/messages/{id}/content",
+    params(("id" = QueueId, Path)),
+    responses(
+        (status = 200, body = String, content_type = "message/rfc822",
+         description = "As many octets as Content-Length says"),
+        (status = "4XX", body = String,
+         description = "The question is not understood, or the message is not in the queue"),
+        (status = 503, body = String, description = "It cannot be read: why"),
+    )
+)]
+pub(crate) async fn content(State(queue): Shared, Path(id): Path<QueueId>) -> Response {
+    tracing::info!(event = "content_shown", id = %id);
+    match queue.content(id).await {
+        Ok(Some(content)) => {
+            let head = [
+                (header::CONTENT_TYPE, "message/rfc822".to_owned()),
+                (header::CONTENT_LENGTH, content.size.to_string()),
+            ];
+            (head, Body::from_stream(content.chunks)).into_response()
+        }
+        Ok(None) => (StatusCode::NOT_FOUND, format!("{id} is not in the queue")).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, with_causes(&error)).into_response(),
+    }
 }
 
 /// Does something to the jobs that match; tells of each, one a line, as it is done.

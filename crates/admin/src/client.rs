@@ -44,6 +44,8 @@ pub enum ClientError {
     Form(#[from] serde_json::Error),
     #[error("a line of the answer is longer than 4 MiB")]
     LongLine,
+    #[error("the answer cannot be written")]
+    Written(#[source] io::Error),
 }
 
 impl Client {
@@ -67,6 +69,23 @@ impl Client {
         let response = self.send("GET", &format!("/v1/messages/{message}"), Bytes::new()).await?;
         let body = response.into_body().collect().await?.to_bytes();
         Ok(serde_json::from_slice(&body)?)
+    }
+
+    /// Writes a message into `to`; gives its octets.
+    pub async fn content(
+        &self,
+        message: QueueId,
+        to: &mut impl io::Write,
+    ) -> Result<u64, ClientError> {
+        let path = format!("/v1/messages/{message}/content");
+        let mut body = self.send("GET", &path, Bytes::new()).await?.into_body();
+        let mut octets = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            to.write_all(&data).map_err(ClientError::Written)?;
+            octets += data.len() as u64;
+        }
+        Ok(octets)
     }
 
     /// Calls `each` with every job that was acted on, as it is done.

@@ -4,6 +4,7 @@
 //! ```text
 //! GET  /v1/jobs?phase=deferred      one JobSummary a line, as they are found
 //! GET  /v1/messages/QUEUEID         [JobView]
+//! GET  /v1/messages/QUEUEID/content the message itself
 //! POST /v1/actions {action, …}      one Acted a line, as each is done
 //! GET  /v1/stats                    Stats
 //! GET  /v1/top?by=nextHop|reason    Top

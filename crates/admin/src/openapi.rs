@@ -15,7 +15,7 @@ use crate::top::By;
         version = "1",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    paths(api::jobs, api::message, api::act, api::stats, api::top, api::document),
+    paths(api::jobs, api::message, api::content, api::act, api::stats, api::top, api::document),
     components(schemas(api::Failure, By)),
     modifiers(&Bearer),
     security(("token" = [])),

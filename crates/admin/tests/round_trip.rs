@@ -79,6 +79,11 @@ async fn list_show_act_and_refuse() {
     let job = client.show(id).await.unwrap().remove(0);
     assert_eq!((job.phase, job.next_hop.as_str()), (Phase::Held, "smtp:example.net"));
     assert_eq!(client.stats().await.unwrap().held, 1);
+    let mut content = Vec::new();
+    assert_eq!(client.content(id, &mut content).await.unwrap(), 6);
+    assert_eq!(content, b"body\r\n");
+    let unknown = client.content(mail_types::QueueId::new(NOW, 7), &mut content).await;
+    assert!(matches!(unknown, Err(ClientError::Refused(why)) if why.ends_with("not in the queue")));
 
     stop.cancel();
     tasks.join_next().await.unwrap().unwrap().unwrap();

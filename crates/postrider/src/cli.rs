@@ -138,6 +138,15 @@ pub(crate) enum QueueCommand {
         #[command(flatten)]
         target: Target,
     },
+    /// Print a message itself, as it is delivered: header, then body.
+    ///
+    /// Nothing else shows content. That it was asked for is logged by the process.
+    Message {
+        id: QueueId,
+        /// The directory that the process serves.
+        #[arg(long, value_name = "DIR", default_value = ".", env = "POSTRIDER_CONFIG")]
+        config: PathBuf,
+    },
     /// Count messages by phase.
     Stats {
         #[command(flatten)]

@@ -1,6 +1,9 @@
 //! `postrider queue …`: asks the running process.
 
-use admin::client::Client;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use admin::client::{Client, ClientError};
 use admin::{ActRequest, JobView, Query};
 use anyhow::ensure;
 use mail_types::QueueId;
@@ -14,6 +17,7 @@ pub(crate) async fn run(command: QueueCommand) -> anyhow::Result<()> {
     match command {
         QueueCommand::List { filter, target } => list(filter, &target).await,
         QueueCommand::Show { id, target } => show(id, &target).await,
+        QueueCommand::Message { id, config } => message(id, &config).await,
         QueueCommand::Stats { target } => stats(&target).await,
         QueueCommand::Hold(args) => act(args, Action::Hold).await,
         QueueCommand::Release(args) => act(args, Action::Release).await,
@@ -27,8 +31,8 @@ pub(crate) async fn run(command: QueueCommand) -> anyhow::Result<()> {
     }
 }
 
-fn client(target: &Target) -> anyhow::Result<Client> {
-    Ok(Client::new(&Config::load(&target.config)?.admin_socket()))
+fn client(config: &Path) -> anyhow::Result<Client> {
+    Ok(Client::new(&Config::load(config)?.admin_socket()))
 }
 
 fn phase_name(phase: Phase) -> &'static str {
@@ -45,7 +49,7 @@ async fn list(filter: FilterArgs, target: &Target) -> anyhow::Result<()> {
     let query = Query::from(Filter::from(filter));
     if target.output == Output::Json {
         let print = |job| output::json(&job).unwrap_or_else(|error| output::error(&error));
-        return Ok(client(target)?.list(&query, print).await?);
+        return Ok(client(&target.config)?.list(&query, print).await?);
     }
     let mut count = 0usize;
     let print = |job: JobSummary| {
@@ -55,7 +59,7 @@ async fn list(filter: FilterArgs, target: &Target) -> anyhow::Result<()> {
         count += 1;
         output::line(&row(&job));
     };
-    client(target)?.list(&query, print).await?;
+    client(&target.config)?.list(&query, print).await?;
     if count == 0 {
         output::hint("no such mail in the queue");
     }
@@ -100,7 +104,7 @@ fn size(octets: u64) -> String {
 }
 
 async fn show(id: QueueId, target: &Target) -> anyhow::Result<()> {
-    let jobs = client(target)?.show(id).await?;
+    let jobs = client(&target.config)?.show(id).await?;
     ensure!(!jobs.is_empty(), "{id} is not in the queue; what became of it is in the log");
     for job in &jobs {
         match target.output {
@@ -109,6 +113,15 @@ async fn show(id: QueueId, target: &Target) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+async fn message(id: QueueId, config: &Path) -> anyhow::Result<()> {
+    let shown = client(config)?.content(id, &mut io::stdout().lock()).await;
+    match shown {
+        // Of `head`, say.
+        Err(ClientError::Written(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        shown => Ok(shown.map(drop)?),
+    }
 }
 
 fn show_job(job: &JobView) {
@@ -152,7 +165,7 @@ fn show_job(job: &JobView) {
 }
 
 async fn stats(target: &Target) -> anyhow::Result<()> {
-    let stats = client(target)?.stats().await?;
+    let stats = client(&target.config)?.stats().await?;
     if target.output == Output::Json {
         return output::json(&stats);
     }
@@ -195,7 +208,7 @@ async fn act(args: ActArgs, action: Action) -> anyhow::Result<()> {
             output::hint(&format!("{} so far", done + requested));
         }
     };
-    client(&args.target)?.act(&request, count).await?;
+    client(&args.target.config)?.act(&request, count).await?;
     if args.target.output == Output::Table {
         output::line(&format!("{done} done, {requested} will be as soon as a worker sees them"));
     }

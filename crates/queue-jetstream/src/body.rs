@@ -215,6 +215,32 @@ pub(crate) fn content(
     queue::Content { size, chunks: until_error(inline.chain(rest).boxed()) }
 }
 
+/// The octets of content from `at` on, as many as are together.
+pub(crate) async fn piece(
+    broker: &Broker,
+    inline: &Section,
+    chunks: &Chunks,
+    at: u64,
+) -> Result<Bytes, ContentError> {
+    let offset = usize::try_from(at).unwrap_or(usize::MAX);
+    if offset < inline.octets.len() {
+        let what = "its content is not what was written";
+        let intact = inline.is_intact.then(|| inline.octets.slice(offset..));
+        let mut octets = intact.ok_or_else(|| ContentError::Damaged(what.into()))?;
+        return Ok(octets.split_to(octets.len().min(CHUNK)));
+    }
+    let mut before = inline.octets.len() as u64;
+    for &chunk in &chunks.parts {
+        let end = before + u64::from(chunk.octets);
+        if at < end {
+            let octets = read_chunk(broker, &body_stream(chunks.stream), chunk).await?;
+            return Ok(octets.slice(usize::try_from(at - before).unwrap_or(usize::MAX)..));
+        }
+        before = end;
+    }
+    Err(ContentError::Damaged("its parts do not add up to its size".into()))
+}
+
 /// At most 1 MiB each.
 fn pieces(mut octets: Bytes) -> Vec<Bytes> {
     let mut pieces = Vec::new();

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Message, Request, RequestErrorKind};
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use mail_types::QueueId;
 use queue::contract::Cause;
-use queue::{Acted, Action, Filter, Job, JobId, JobSummary, QueueError};
+use queue::{Acted, Action, Content, ContentError, Filter, Job, JobId, JobSummary, QueueError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use crate::here::{self, Page};
 use crate::names::Partition;
 use crate::ownership;
+use crate::piece::Piece;
 use crate::shared::Shared;
 
 /// Octets of an answer that the servers pass on, their own included.
@@ -41,6 +43,8 @@ enum What {
     List,
     Show,
     Act(Action),
+    /// The piece of content that begins at this octet.
+    Content(u64),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,6 +101,7 @@ async fn answer_to(shared: &Arc<Shared>, question: &Question) -> Result<Vec<u8>,
         What::Act(action) => {
             written(here::act_on_page(shared, *partition, filter, *action, *from).await)
         }
+        What::Content(at) => written(here::piece(shared, *partition, filter, *at).await),
     }?;
     if answer.len() > ANSWER_MAX {
         return written::<()>(Err(QueueError::Unavailable("the answer is too long".into())));
@@ -254,6 +259,51 @@ pub(crate) async fn show(shared: &Arc<Shared>, message: QueueId) -> Result<Vec<J
     let mut jobs: Vec<Job> = partitions.try_collect().await?;
     jobs.sort_by_key(|job| job.id);
     Ok(jobs)
+}
+
+/// The content of a message, piece by piece from whoever has one of its jobs.
+pub(crate) async fn content(
+    shared: &Arc<Shared>,
+    message: QueueId,
+) -> Result<Option<Content>, ContentError> {
+    let unavailable = |error: QueueError| ContentError::Unavailable(error.into());
+    let jobs = show(shared, message).await.map_err(unavailable)?;
+    let Some(job) = jobs.first() else { return Ok(None) };
+    let partition = shared.partition(&job.next_hop);
+    let filter = Filter { message: Some(message), ..Filter::default() };
+    let question = move |at| Question {
+        partition,
+        filter: filter.clone(),
+        from: None,
+        what: What::Content(at),
+    };
+    let (first, size) = piece(shared, &question(0)).await?;
+    let shared = Arc::clone(shared);
+    let rest = stream::try_unfold(first.len() as u64, move |at| {
+        let (shared, question) = (Arc::clone(&shared), question(at));
+        async move {
+            if at >= size {
+                return Ok(None);
+            }
+            let (octets, _) = piece(&shared, &question).await?;
+            let next = at + octets.len() as u64;
+            match next == at {
+                true => Err(ContentError::Damaged("it ends too early".into())),
+                false => Ok(Some((octets, next))),
+            }
+        }
+    });
+    let first = stream::iter((!first.is_empty()).then_some(Ok(first)));
+    Ok(Some(Content { size, chunks: first.chain(rest).boxed() }))
+}
+
+async fn piece(shared: &Arc<Shared>, question: &Question) -> Result<(Bytes, u64), ContentError> {
+    let answer: Result<Page<Piece>, QueueError> = page(shared, question).await;
+    let mut answer = answer.map_err(|error| ContentError::Unavailable(error.into()))?;
+    match answer.items.pop() {
+        Some(piece) => piece.octets(),
+        None => Err(ContentError::Unavailable("the job has ended meanwhile".into())),
+    }
 }
 
 pub(crate) fn act(

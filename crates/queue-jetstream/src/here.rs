@@ -9,6 +9,7 @@ use queue::{Acted, Action, Filter, Job, JobId, QueueError, Stats};
 
 use crate::index::Place;
 use crate::names::Partition;
+use crate::piece::Piece;
 use crate::read::{self, ReadError};
 use crate::shared::Shared;
 use crate::{act, end, unreadable};
@@ -97,6 +98,25 @@ pub(crate) async fn act_on_page(
     // What went to another owner meanwhile was not acted on here: it is asked for the same again.
     let next = if serves(shared, partition) { next } else { first };
     Ok(Some(Page { items, next }))
+}
+
+/// A piece of the content of the first job that matches, as an answer's only item; no item when
+/// there is no such job.
+pub(crate) async fn piece(
+    shared: &Arc<Shared>,
+    partition: Partition,
+    filter: &Filter,
+    at: u64,
+) -> Result<Option<Page<Piece>>, QueueError> {
+    if !serves(shared, partition) {
+        return Ok(None);
+    }
+    let Page { items: views, .. } = look(shared, partition, filter, None);
+    let items = match views.first() {
+        Some(view) => vec![Piece::read(shared, view.id, at).await],
+        None => Vec::new(),
+    };
+    Ok(serves(shared, partition).then_some(Page { items, next: None }))
 }
 
 /// Reads jobs; passes over those that ended meanwhile.

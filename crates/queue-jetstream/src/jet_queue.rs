@@ -12,8 +12,8 @@ use queue::census::Census;
 use queue::contract::Cause;
 use queue::schedule::{Leased, Schedule};
 use queue::{
-    AcceptError, Acted, Action, Admission, Draft, Filter, HopKind, Job, JobSummary, Lease, NextHop,
-    Queue, QueueError, Stats,
+    AcceptError, Acted, Action, Admission, Content, ContentError, Draft, Filter, HopKind, Job,
+    JobSummary, Lease, NextHop, Queue, QueueError, Stats,
 };
 use tokio::task::JoinHandle;
 
@@ -342,6 +342,10 @@ impl Queue for JetQueue {
 
     async fn show(&self, message: QueueId) -> Result<Vec<Job>, QueueError> {
         everywhere::show(&self.shared, message).await
+    }
+
+    async fn content(&self, message: QueueId) -> Result<Option<Content>, ContentError> {
+        everywhere::content(&self.shared, message).await
     }
 
     fn act(&self, filter: Filter, action: Action) -> BoxStream<'static, Result<Acted, QueueError>> {

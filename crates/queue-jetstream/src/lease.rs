@@ -182,7 +182,10 @@ impl Lease for JetLease {
         match self.read.place {
             // Known, whatever becomes of it meanwhile.
             Place::Intake => Ok(self.content_of_arrival()),
-            Place::Record(..) => read::content(&self.held.shared, self.job.id).await,
+            Place::Record(..) => {
+                let shared = &self.held.shared;
+                Ok(read::source(shared, self.job.id).await?.content(shared))
+            }
         }
     }
 

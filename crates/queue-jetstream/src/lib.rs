@@ -46,6 +46,7 @@ mod orphans;
 mod ownership;
 mod park;
 pub mod permissions;
+mod piece;
 mod post;
 mod pull;
 mod read;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use queue::contract::Cause;
 use queue::stored::{StoredMessage, StoredState};
 use queue::{Content, ContentError, JobId, Phase, QueueError};
@@ -10,7 +11,7 @@ use crate::body;
 use crate::frame::Section;
 use crate::index::Place;
 use crate::names::{Partition, job_subject};
-use crate::record::{Arrival, JobRecord, Manifest};
+use crate::record::{Arrival, Chunks, JobRecord, Manifest};
 use crate::shared::Shared;
 use crate::step;
 
@@ -69,12 +70,25 @@ impl Source {
         }
     }
 
+    fn parts(&self) -> (Section, &Chunks) {
+        match self {
+            Self::Arrival(arrival) => (arrival.inline.clone(), &arrival.chunks),
+            Self::Manifest(manifest) => (Section::NONE, &manifest.chunks),
+        }
+    }
+
     pub(crate) fn content(&self, shared: &Shared) -> Content {
-        let (inline, chunks) = match self {
-            Self::Arrival(arrival) => (arrival.inline.clone(), arrival.chunks.clone()),
-            Self::Manifest(manifest) => (Section::NONE, manifest.chunks.clone()),
-        };
-        body::content(&shared.broker, self.message(), inline, chunks)
+        let (inline, chunks) = self.parts();
+        body::content(&shared.broker, self.message(), inline, chunks.clone())
+    }
+
+    /// The octets from `at` on, as many as are together; none at the end.
+    pub(crate) async fn piece(&self, shared: &Shared, at: u64) -> Result<Bytes, ContentError> {
+        if at >= self.message().size() {
+            return Ok(Bytes::new());
+        }
+        let (inline, chunks) = self.parts();
+        body::piece(&shared.broker, &inline, chunks, at).await
     }
 }
 
@@ -172,10 +186,10 @@ async fn read_record(
     }))
 }
 
-/// The content of a job as it is stored now: it may have moved since the job was leased.
-pub(crate) async fn content(shared: &Shared, job: JobId) -> Result<Content, ContentError> {
+/// Where the content of a job is stored now: it may have moved since the job was leased.
+pub(crate) async fn source(shared: &Shared, job: JobId) -> Result<Source, ContentError> {
     match read_job(shared, job).await {
-        Ok(Some(read)) => Ok(read.source.content(shared)),
+        Ok(Some(read)) => Ok(read.source),
         Ok(None) => Err(ContentError::Unavailable("the job is no more".into())),
         Err(ReadError::Damaged(what)) => Err(ContentError::Damaged(what)),
         Err(ReadError::Absent(what)) => Err(ContentError::Unavailable(what.into())),

@@ -13,8 +13,8 @@ use mail_types::{Envelope, QueueId, Timestamp};
 use queue::census::{Census, Named, Share};
 use queue::schedule::{Leased, Schedule};
 use queue::{
-    AcceptError, Acted, Action, Admission, Draft, Filter, HopKind, Job, JobSummary, Lease, NextHop,
-    Queue, QueueError, Stats,
+    AcceptError, Acted, Action, Admission, Content, ContentError, Draft, Filter, HopKind, Job,
+    JobSummary, Lease, NextHop, Queue, QueueError, Stats,
 };
 use tokio::sync::mpsc;
 
@@ -22,6 +22,7 @@ use crate::act;
 use crate::cache::Cache;
 use crate::checkpoint::{self, Position};
 use crate::config::Config;
+use crate::content;
 use crate::disk::{self, Disk, OsDisk};
 use crate::draft::{self, LogDraft, Octets};
 use crate::index::{Index, Places};
@@ -321,6 +322,12 @@ impl Queue for LogQueue {
         let shared = Arc::clone(&self.shared);
         let read = tokio::task::spawn_blocking(move || list::show(&shared, message));
         read.await.map_err(|error| QueueError::Unavailable(error.into()))?
+    }
+
+    async fn content(&self, message: QueueId) -> Result<Option<Content>, ContentError> {
+        let first = self.shared.index().schedule.of_message(message).first().map(|view| view.id);
+        let Some(job) = first else { return Ok(None) };
+        content::content(&self.shared, job).await.map(Some)
     }
 
     fn act(&self, filter: Filter, action: Action) -> BoxStream<'static, Result<Acted, QueueError>> {

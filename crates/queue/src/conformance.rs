@@ -108,6 +108,7 @@ macro_rules! conformance_suite {
             ]
             operating: [
                 lists_are_filtered_and_in_order_of_arrival
+                content_is_shown_whoever_has_the_job
                 jobs_are_held_and_released
                 a_retry_now_passes_a_closed_gate
                 a_silent_cancel_drops_the_job

@@ -70,6 +70,10 @@ pub trait Queue: Send + Sync + 'static {
     /// The jobs of a message with their history; empty when the queue does not have it.
     async fn show(&self, message: QueueId) -> Result<Vec<Job>, QueueError>;
 
+    /// What a lease of one of its jobs would give, for an operator, whoever has the lease; `None`
+    /// when the queue does not have the message.
+    async fn content(&self, message: QueueId) -> Result<Option<Content>, ContentError>;
+
     /// Does `action` to the jobs that match, and tells of each as it is done.
     fn act(&self, filter: Filter, action: Action) -> BoxStream<'static, Result<Acted, QueueError>>;
 

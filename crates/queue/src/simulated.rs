@@ -20,7 +20,9 @@ use mail_types::{Envelope, QueueId, Timestamp};
 pub use clock::VirtualClock;
 pub use faults::{Fault, Rates, Step};
 
-use crate::contract::{AcceptError, Acted, Admission, Draft, Lease, Queue, QueueError};
+use crate::contract::{
+    AcceptError, Acted, Admission, Content, ContentError, Draft, Lease, Queue, QueueError,
+};
 use crate::model::{Action, Filter, HopKind, Job, JobId, JobSummary, NextHop, Stats};
 use crate::schedule::{Leased, Usage};
 use draft::SimulatedDraft;
@@ -209,6 +211,10 @@ impl Queue for SimulatedQueue {
         let mut store = self.shared.lock();
         store.faults.ask(Step::Ask).map_err(QueueError::Unavailable)?;
         Ok(store.jobs_of(message, self.shared.now()))
+    }
+
+    async fn content(&self, message: QueueId) -> Result<Option<Content>, ContentError> {
+        lease::content(&self.shared, message)
     }
 
     fn act(&self, filter: Filter, action: Action) -> BoxStream<'static, Result<Acted, QueueError>> {

@@ -109,6 +109,10 @@ impl Queue for Saboteur {
         self.real.show(message).await
     }
 
+    async fn content(&self, message: QueueId) -> Result<Option<Content>, ContentError> {
+        self.real.content(message).await
+    }
+
     fn act(&self, filter: Filter, action: Action) -> BoxStream<'static, Result<Acted, QueueError>> {
         self.real.act(filter, action)
     }

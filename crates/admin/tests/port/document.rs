@@ -124,6 +124,7 @@ fn check(document: &Value, operation: &Value, answer: &Answer, path: &str) -> us
         "application/x-ndjson" => {
             answer.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
         }
+        "message/rfc822" => vec![answer.body.clone().into()],
         _ => vec![serde_json::from_str(&answer.body).unwrap()],
     };
     for value in &values {

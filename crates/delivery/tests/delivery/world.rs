@@ -211,6 +211,10 @@ impl Queue for RecordingQueue {
         Ok(Vec::new())
     }
 
+    async fn content(&self, _message: QueueId) -> Result<Option<Content>, ContentError> {
+        Ok(None)
+    }
+
     fn act(
         &self,
         _filter: Filter,

@@ -9,8 +9,8 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use mail_types::{Envelope, QueueId, Timestamp};
 use queue::{
-    AcceptError, Acted, Action, Admission, Draft, Filter, Head, HopKind, Job, JobSummary, Lease,
-    NewJob, NextHop, Queue, QueueError, Stats,
+    AcceptError, Acted, Action, Admission, Content, ContentError, Draft, Filter, Head, HopKind,
+    Job, JobSummary, Lease, NewJob, NextHop, Queue, QueueError, Stats,
 };
 use tokio::sync::Notify;
 
@@ -111,6 +111,10 @@ impl Queue for Handle {
 
     async fn show(&self, _: QueueId) -> Result<Vec<Job>, QueueError> {
         Ok(Vec::new())
+    }
+
+    async fn content(&self, _: QueueId) -> Result<Option<Content>, ContentError> {
+        Ok(None)
     }
 
     fn act(&self, _: Filter, _: Action) -> BoxStream<'static, Result<Acted, QueueError>> {

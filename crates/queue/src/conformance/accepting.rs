@@ -3,7 +3,7 @@
 use crate::contract::{AcceptError, ContentError};
 
 use super::mail::{HOUR, Mail, defer, done};
-use super::trial::{Trial, read};
+use super::trial::{Trial, read, read_all};
 use super::{Fault, Harness, Step, Support};
 use crate::model::{Filter, Wait};
 
@@ -128,6 +128,11 @@ pub async fn damaged_content_is_told_and_other_mail_is_read<H: Harness>() {
     if trial.harness.damage(damaged).await == Support::Unsupported {
         return;
     }
+    let shown = match trial.queue().content(damaged).await {
+        Ok(content) => read_all(content.unwrap()).await.map(drop),
+        Err(error) => Err(error),
+    };
+    assert!(matches!(shown, Err(ContentError::Damaged(_))), "an operator is told: {shown:?}");
     let mut read_well = 0;
     for lease in trial.lease_all(usize::MAX).await {
         let content = read(&*lease).await;

@@ -6,8 +6,8 @@ use mail_types::{QueueId, TenantId};
 
 use super::Harness;
 use super::mail::{HOUR, MINUTE, Mail, defer, done, hop};
-use super::trial::Trial;
-use crate::contract::ActResult;
+use super::trial::{Trial, read_all};
+use crate::contract::{ActResult, ContentError};
 use crate::model::{Action, Filter, LeaseReason, Phase, Wait};
 
 pub async fn lists_are_filtered_and_in_order_of_arrival<H: Harness>() {
@@ -43,6 +43,25 @@ pub async fn lists_are_filtered_and_in_order_of_arrival<H: Harness>() {
     assert_eq!(summary.recipients, ["user0@c.example"]);
     assert_eq!((summary.recipients_pending, summary.attempts), (1, 0));
     assert_eq!(summary.next_hop, "smtp:c.example");
+}
+
+pub async fn content_is_shown_whoever_has_the_job<H: Harness>() {
+    for size in [100, 700_000, 3 << 20] {
+        let mut trial = Trial::<H>::new().await;
+        let body: Vec<u8> = (0..size).map(|n: usize| (n % 251) as u8 ^ (n >> 16) as u8).collect();
+        let mail = Mail::to("a.example").body(body);
+        let id = trial.send(&mail).await;
+        assert!(trial.content(id).await == mail.content(), "{size} octets, waiting");
+        let mut lease = trial.lease().await;
+        assert!(trial.content(id).await == mail.content(), "{size} octets, leased");
+        lease.settle(&defer(trial.now() + HOUR, Wait::Time)).await.unwrap();
+        drop(lease);
+        assert!(trial.content(id).await == mail.content(), "{size} octets, deferred");
+        trial.advance(2 * HOUR);
+        trial.settle_next(id, &done()).await;
+        let shown = trial.queue().content(id).await.unwrap();
+        assert!(shown.is_none(), "what is done is shown to nobody");
+    }
 }
 
 pub async fn jobs_are_held_and_released<H: Harness>() {

@@ -9,7 +9,9 @@ use mail_types::{QueueId, Timestamp};
 
 use super::mail::Mail;
 use super::{Harness, Settings, VirtualClock};
-use crate::contract::{AcceptError, ActResult, Admission, Draft, Lease, Queue};
+use crate::contract::{
+    AcceptError, ActResult, Admission, Content, ContentError, Draft, Lease, Queue,
+};
 use crate::model::{Action, Filter, HopKind, Job, JobSummary, LeaseReason, Settlement};
 
 /// What is promised must happen within this.
@@ -95,6 +97,11 @@ impl<H: Harness> Trial<H> {
         all
     }
 
+    /// What an operator is shown of a message that is there.
+    pub(super) async fn content(&self, id: QueueId) -> Vec<u8> {
+        read_all(self.queue().content(id).await.unwrap().unwrap()).await.unwrap()
+    }
+
     pub(super) async fn nothing_due(&self, why: &str) {
         let leased = self.lease_all(usize::MAX).await;
         let leased: Vec<_> = leased.iter().map(|lease| (lease.job().id, lease.reason())).collect();
@@ -146,8 +153,13 @@ pub(super) async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Reads the content that a lease names.
-pub(super) async fn read(lease: &dyn Lease) -> Result<Vec<u8>, crate::contract::ContentError> {
-    let mut content = lease.content().await?;
+pub(super) async fn read(lease: &dyn Lease) -> Result<Vec<u8>, ContentError> {
+    let content = lease.content().await?;
+    assert_eq!(content.size, lease.job().size);
+    read_all(content).await
+}
+
+pub(super) async fn read_all(mut content: Content) -> Result<Vec<u8>, ContentError> {
     let mut octets = Vec::new();
     while let Some(chunk) = content.chunks.next().await {
         let chunk = chunk?;
@@ -155,6 +167,5 @@ pub(super) async fn read(lease: &dyn Lease) -> Result<Vec<u8>, crate::contract::
         octets.extend_from_slice(&chunk);
     }
     assert_eq!(octets.len() as u64, content.size);
-    assert_eq!(content.size, lease.job().size);
     Ok(octets)
 }

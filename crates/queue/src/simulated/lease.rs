@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
+use mail_types::QueueId;
 
 use super::Shared;
 use super::faults::{Fault, Step, cause};
@@ -39,6 +40,23 @@ impl From<LeaseLost> for SettleError {
     }
 }
 
+/// The content of a message; `None` when it is not there.
+pub(super) fn content(shared: &Shared, message: QueueId) -> Result<Option<Content>, ContentError> {
+    let mut store = shared.lock();
+    store.faults.ask(Step::Content).map_err(ContentError::Unavailable)?;
+    let Some((mut bytes, health)) = store.content(message) else { return Ok(None) };
+    let size = bytes.len() as u64;
+    let mut chunks: Vec<Result<Bytes, ContentError>> = Vec::new();
+    while !bytes.is_empty() {
+        chunks.push(Ok(bytes.split_to(bytes.len().min(CHUNK))));
+    }
+    if let Err(damage) = health {
+        chunks.pop();
+        chunks.push(Err(ContentError::Damaged(damage)));
+    }
+    Ok(Some(Content { size, chunks: stream::iter(chunks).boxed() }))
+}
+
 #[async_trait]
 impl Lease for SimulatedLease {
     fn job(&self) -> &Job {
@@ -50,22 +68,8 @@ impl Lease for SimulatedLease {
     }
 
     async fn content(&self) -> Result<Content, ContentError> {
-        let mut store = self.shared.lock();
-        store.faults.ask(Step::Content).map_err(ContentError::Unavailable)?;
-        let Some((mut bytes, health)) = store.content(self.job.id.message) else {
-            let gone: Box<str> = "the message is not there".into();
-            return Err(ContentError::Damaged(gone));
-        };
-        let size = bytes.len() as u64;
-        let mut chunks: Vec<Result<Bytes, ContentError>> = Vec::new();
-        while !bytes.is_empty() {
-            chunks.push(Ok(bytes.split_to(bytes.len().min(CHUNK))));
-        }
-        if let Err(damage) = health {
-            chunks.pop();
-            chunks.push(Err(ContentError::Damaged(damage)));
-        }
-        Ok(Content { size, chunks: stream::iter(chunks).boxed() })
+        let content = content(&self.shared, self.job.id.message)?;
+        content.ok_or_else(|| ContentError::Damaged("the message is not there".into()))
     }
 
     async fn extend(&mut self) -> Result<(), SettleError> {
