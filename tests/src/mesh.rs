@@ -23,6 +23,8 @@ pub struct Size {
     pub ingress: Vec<String>,
     /// Routes before the one to the sink, as elements of the YAML list.
     pub routes: Vec<String>,
+    /// More sections of the configuration.
+    pub sections: String,
     /// After so long deferred mail is tried again.
     pub retry_seconds: u32,
 }
@@ -36,6 +38,7 @@ impl Default for Size {
             jetstream: Vec::new(),
             ingress: Vec::new(),
             routes: Vec::new(),
+            sections: String::new(),
             retry_seconds: 1,
         }
     }
@@ -70,7 +73,7 @@ impl Mesh {
             let config = scenario::config(sink, &data).replace(": [1], repeatSeconds: 1", &retry);
             let config = with_lines(config, "  routes:\n", "  - ", &size.routes);
             let config = with_lines(config, "ingress:\n", "  ", &size.ingress);
-            let config = config + &jetstream(&servers, &size);
+            let config = config + &jetstream(&servers, &size) + &size.sections;
             fs::create_dir_all(&data)?;
             let process = Postrider::of_role(role, &home, &config)?;
             process.write_domain("local.test", &["alice", "bob"])?;

@@ -5,8 +5,8 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
-use domains::{Destination, Resolution, Settings, Table, yaml};
-use mail_types::{Domain, ForwardPath, Host, Mailbox};
+use domains::{Destination, Resolution, Settings, Srs, Table, yaml};
+use mail_types::{Domain, ForwardPath, Host, Mailbox, Timestamp};
 use proptest::prelude::*;
 
 const QUICKSTART: &str = include_str!("../../../examples/quickstart/domains/example.org.yaml");
@@ -100,6 +100,26 @@ fn a_domain_received_elsewhere_is_remote() {
     assert_eq!(table.tenant_of(&domain).unwrap().as_str(), "default");
     assert!(table.identity("alice@example.org").is_some());
     assert_eq!(resolve(&table, "postmaster"), local(&["ops@example.net"]));
+}
+
+/// We forwarded it, another forwarded it back under an address of his, and we forwarded it again.
+#[test]
+fn a_bounce_of_what_passed_us_twice_is_for_the_first_sender() {
+    let table = compile(QUICKSTART).unwrap();
+    let (srs, now) = (Srs::new(&[1; 32], &[]).unwrap(), Timestamp::from_unix_ms(1_795_388_895_042));
+    let here = Domain::parse("example.org").unwrap();
+    let writer = mailbox("writer@far.example");
+    let once = srs.forward(&writer, &here, now).unwrap();
+    let rest = once.local_part().as_str().strip_prefix("SRS0").unwrap().to_owned();
+    let between = mailbox(&format!("SRS1=abcd=example.org={rest}@between.example"));
+    let twice = srs.forward(&between, &here, now).unwrap();
+    assert!(twice.to_string().starts_with("SRS1="), "{twice}");
+    assert_eq!(table.forwarded_sender(&srs, &twice, now), Some(writer.clone()));
+    assert_eq!(table.forwarded_sender(&srs, &once, now), Some(writer.clone()));
+    assert_eq!(table.forwarded_sender(&srs, &writer, now), None);
+    // Of a domain that is not hosted here, whoever knows the key.
+    let elsewhere = srs.forward(&writer, &Domain::parse("example.net").unwrap(), now).unwrap();
+    assert_eq!(table.forwarded_sender(&srs, &elsewhere, now), None);
 }
 
 #[test]
