@@ -15,17 +15,35 @@ use crate::process::PASSWORD;
 /// The forward-paths of the message with this number.
 pub type Recipients = Arc<dyn Fn(usize) -> Vec<String> + Send + Sync>;
 
-/// Sends the messages of these numbers over so many sessions; each must be answered `250`.
+/// The forward-paths and the content of the message with this number.
+pub type Messages = Arc<dyn Fn(usize) -> (Vec<String>, Vec<u8>) + Send + Sync>;
+
+/// Sends small messages of these numbers over so many sessions; each must be answered `250`.
 pub async fn send(
     address: SocketAddr,
     sessions: usize,
     numbers: Range<usize>,
     recipients: &Recipients,
 ) -> Result<()> {
+    let recipients = Arc::clone(recipients);
+    let messages: Messages = Arc::new(move |number| {
+        let content = format!("From: <{SENDER}>\r\nSubject: {number}\r\n\r\nbody\r\n");
+        (recipients(number), content.into_bytes())
+    });
+    send_messages(address, sessions, numbers, &messages).await
+}
+
+/// Sends the messages of these numbers over so many sessions; each must be answered `250`.
+pub async fn send_messages(
+    address: SocketAddr,
+    sessions: usize,
+    numbers: Range<usize>,
+    messages: &Messages,
+) -> Result<()> {
     let next = Arc::new(AtomicUsize::new(numbers.start));
     let mut clients = JoinSet::new();
     for _ in 0..sessions {
-        let (next, recipients) = (Arc::clone(&next), Arc::clone(recipients));
+        let (next, messages) = (Arc::clone(&next), Arc::clone(messages));
         clients.spawn(async move {
             let mut client = Client::submission(address, SENDER, PASSWORD).await?;
             loop {
@@ -33,8 +51,8 @@ pub async fn send(
                 if number >= numbers.end {
                     return Ok(());
                 }
-                let content = format!("From: <{SENDER}>\r\nSubject: {number}\r\n\r\nbody\r\n");
-                message(&mut client, &recipients(number), content.as_bytes()).await?;
+                let (recipients, content) = messages(number);
+                message(&mut client, &recipients, &content).await?;
             }
         });
     }
