@@ -13,6 +13,7 @@ mod dsn_route;
 mod nats_command;
 mod output;
 mod password;
+mod progress;
 mod queue_command;
 mod queue_metrics;
 mod resources;
