@@ -5,6 +5,8 @@
 //! Everything happens on loopback, in directories of the test's own. Nothing sleeps: [`wait`] polls
 //! a condition and fails with what it waited for.
 
+pub mod admin_port;
+pub mod browser;
 pub mod client;
 pub mod collector;
 pub mod contract;

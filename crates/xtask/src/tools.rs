@@ -4,6 +4,7 @@
 //! ~/.cache/postrider/
 //!   bin/swaks  bin/smtp-source  bin/smtp-sink     run as they are
 //!   postfix/{usr,etc}  swaks/usr  dovecot/usr     Debian packages, unpacked
+//!   bin/chromium  bin/chromedriver                as they are; chromium/usr
 //!   python/bin/python3                            with flufl.bounce
 //!   cargo-deny/bin/cargo-deny
 //!   nats-server/bin/nats-server  nats-cli/bin/nats
@@ -32,9 +33,10 @@ pub(crate) enum Tool {
     Nats,
     NatsCli,
     Faketime,
+    Chromium,
 }
 
-pub(crate) const ALL: [Tool; 8] = [
+pub(crate) const ALL: [Tool; 9] = [
     Tool::Deny,
     Tool::Postfix,
     Tool::Dovecot,
@@ -43,6 +45,7 @@ pub(crate) const ALL: [Tool; 8] = [
     Tool::Nats,
     Tool::NatsCli,
     Tool::Faketime,
+    Tool::Chromium,
 ];
 
 /// Where the tools are.
@@ -64,6 +67,7 @@ pub(crate) fn bring(tool: Tool) -> Result<Brought> {
         Tool::Nats => nats::bring_server(&dir)?,
         Tool::NatsCli => nats::bring_cli(&dir)?,
         Tool::Faketime => debian::bring_faketime(&dir)?,
+        Tool::Chromium => debian::bring_chromium(&dir)?,
     };
     Ok(Brought { dir, now })
 }
