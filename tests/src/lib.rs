@@ -21,6 +21,7 @@ pub mod jet;
 pub mod keys;
 pub mod ledger;
 pub mod load;
+pub mod log_lines;
 pub mod mail;
 pub mod maildir;
 pub mod memory;
