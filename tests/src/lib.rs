@@ -5,6 +5,8 @@
 //! Everything happens on loopback, in directories of the test's own. Nothing sleeps: [`wait`] polls
 //! a condition and fails with what it waited for.
 
+pub mod admin_port;
+pub mod browser;
 pub mod client;
 pub mod collector;
 pub mod contract;
@@ -21,6 +23,7 @@ pub mod jet;
 pub mod keys;
 pub mod ledger;
 pub mod load;
+pub mod log_lines;
 pub mod mail;
 pub mod maildir;
 pub mod memory;

@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
+use crate::log_lines;
+
 /// The binary under test: `$POSTRIDER_BIN`, or the one that cargo built beside this program, or
 /// beside the directory of this test.
 pub fn binary() -> Result<PathBuf> {
@@ -171,7 +173,8 @@ impl Postrider {
         Ok(())
     }
 
-    /// SIGTERM, and waits until it is gone; gives its exit code.
+    /// SIGTERM, and waits until it is gone; gives its exit code. What it has logged must be as
+    /// `docs/log.md` shows.
     pub async fn stop(&mut self, limit: Duration) -> Result<Option<i32>> {
         let mut running = self.running.take().context("not running")?;
         let pid = running.child.id().context("already gone")?;
@@ -179,6 +182,7 @@ impl Postrider {
         let status = tokio::time::timeout(limit, running.child.wait())
             .await
             .with_context(|| format!("postrider did not stop within {limit:?}"))??;
+        log_lines::check(&self.log()?)?;
         Ok(status.code())
     }
 

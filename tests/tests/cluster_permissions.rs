@@ -180,6 +180,7 @@ async fn roles_with_no_more_than_that_deliver_mail() -> Result<()> {
     let mut client =
         Client::submission(ingress.address("submission"), "alice@local.test", PASSWORD).await?;
     let large = format!("Subject: large\r\n\r\n{}", "0123456789\r\n".repeat(80_000));
+    let mut bounced = String::new();
     for (recipients, content) in [
         (&["bob@local.test"][..], "Subject: a mailbox\r\n\r\nbody\r\n"),
         (&["u@one.test"], "Subject: a next hop\r\n\r\nbody\r\n"),
@@ -191,6 +192,9 @@ async fn roles_with_no_more_than_that_deliver_mail() -> Result<()> {
         let content = format!("From: <alice@local.test>\r\n{content}");
         let reply = client.transaction("alice@local.test", recipients, content.as_bytes()).await?;
         ensure!(reply.code == 250, "{}", reply.text);
+        if recipients[0].starts_with("refuse-") {
+            bounced = reply.text.split_whitespace().last().context("no id")?.to_owned();
+        }
     }
     let mail = realm.dir.join("mda-0/data/mail");
     wait::until("all mail", LIMIT, async || {
@@ -199,6 +203,15 @@ async fn roles_with_no_more_than_that_deliver_mail() -> Result<()> {
         (relayed == 6 && stored == 4).then_some(())
     })
     .await?;
+    // A worker has the message, the MDA its DSN: each is told by the other.
+    for process in [&workers[0], &mda] {
+        wait::until("the way of a message", LIMIT, async || {
+            let trace = process.cli(&["trace", &bounced]).await.ok()?;
+            let all = ["<refuse-b@four.test> bounced", "<alice@local.test> delivered"];
+            all.iter().all(|part| trace.contains(part)).then_some(())
+        })
+        .await?;
+    }
     operators_are_answered_by_owners(&mut client, &workers, &mda).await?;
     content_is_read_by_those_who_deliver(&realm).await?;
     // What a dead one had, another takes.

@@ -2,68 +2,27 @@
 //! without it.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use tests::admin_port::{self, TOKEN, ask, json};
 use tests::client::Client;
 use tests::ledger::content;
 use tests::load::SENDER;
 use tests::process::{PASSWORD, Postrider};
 use tests::sink::Sink;
-use tests::{scenario, wait};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tests::wait;
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const HOSTILE: &str = "451 4.7.1 <script>alert(1)</script>";
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// Writes a configuration with the port into `dir`.
-fn config(dir: &Path, sink: &Sink) -> Result<String> {
-    let token_file = dir.join("admin.token");
-    fs::write(&token_file, TOKEN)?;
-    fs::set_permissions(&token_file, fs::Permissions::from_mode(0o600))?;
-    let admin =
-        format!("admin: {{listen: \"127.0.0.1:0\", tokenFile: \"{}\"}}\n", token_file.display());
-    let config = scenario::config(sink, &dir.join("data"));
-    Ok(config.replace("intervalsSeconds: [1]", "intervalsSeconds: [300]") + &admin)
-}
-
-async fn ask(address: SocketAddr, request: &str, authorization: &str) -> Result<(u16, String)> {
-    let (head, body) = request.split_once('|').unwrap_or((request, ""));
-    let text = format!(
-        "{head} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{authorization}\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let exchange = async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(text.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        anyhow::Ok(answer)
-    };
-    let answer = tokio::time::timeout(LIMIT, exchange).await??;
-    let status = answer.split(' ').nth(1).context("no status")?.parse()?;
-    Ok((status, answer))
-}
-
-/// The JSON of an answer that is not a stream.
-fn json(answer: &str) -> Result<Value> {
-    let (_, body) = answer.split_once("\r\n\r\n").context("no body")?;
-    Ok(serde_json::from_str(body)?)
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deferred_mail_is_seen_and_dropped_with_the_token_only() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let sink = Sink::with_verdict(Arc::new(|_| Some(HOSTILE))).await?;
-    let mut postrider = Postrider::new(&dir.path().join("etc"), &config(dir.path(), &sink)?)?;
+    let mut postrider =
+        Postrider::new(&dir.path().join("etc"), &admin_port::config(dir.path(), &sink)?)?;
     postrider.write_domain("local.test", &["alice"])?;
     postrider.start().await?;
     let mut client = Client::submission(postrider.address("submission"), SENDER, PASSWORD).await?;

@@ -10,6 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use history::{Outcomes, Past};
 use mail_types::QueueId;
 use queue::{Acted, Filter, JobSummary, Queue, QueueError, Stats};
 use serde::Serialize;
@@ -18,25 +19,36 @@ use utoipa::ToSchema;
 use crate::openapi;
 use crate::query::{ActRequest, Query};
 use crate::top::{self, Top, TopQuery};
+use crate::trace::{self, Trace};
 use crate::view::JobView;
 
 /// The longest request that is read.
 const BODY_OCTETS_MAX: usize = 64 << 10;
 
-pub(crate) fn router(queue: Arc<dyn Queue>) -> Router {
+/// What operators' questions are answered from.
+#[derive(Clone)]
+pub struct Sources {
+    pub queue: Arc<dyn Queue>,
+    /// What the queue has forgotten.
+    pub past: Arc<dyn Past>,
+}
+
+pub(crate) fn router(sources: Sources) -> Router {
     Router::new()
         .route("/v1/jobs", get(jobs))
         .route("/v1/messages/{id}", get(message))
         .route("/v1/messages/{id}/content", get(content))
+        .route("/v1/messages/{id}/trace", get(trace))
         .route("/v1/actions", post(act))
         .route("/v1/stats", get(stats))
         .route("/v1/top", get(top))
+        .route("/v1/outcomes", get(outcomes))
         .route("/v1/openapi.json", get(document))
         .layer(DefaultBodyLimit::max(BODY_OCTETS_MAX))
-        .with_state(queue)
+        .with_state(sources)
 }
 
-type Shared = State<Arc<dyn Queue>>;
+type Shared = State<Sources>;
 
 /// The jobs that match, one a line as they are found, in order of arrival.
 ///
@@ -51,8 +63,8 @@ type Shared = State<Arc<dyn Queue>>;
         (status = "4XX", body = String, description = "The question is not understood"),
     )
 )]
-pub(crate) async fn jobs(State(queue): Shared, UrlQuery(query): UrlQuery<Query>) -> Response {
-    lines(queue.list(query.into()))
+pub(crate) async fn jobs(State(inside): Shared, UrlQuery(query): UrlQuery<Query>) -> Response {
+    lines(inside.queue.list(query.into()))
 }
 
 /// A message: its jobs with their recipients and last attempts.
@@ -62,13 +74,13 @@ pub(crate) async fn jobs(State(queue): Shared, UrlQuery(query): UrlQuery<Query>)
     params(("id" = QueueId, Path)),
     responses(
         (status = 200, body = Vec<JobView>,
-         description = "Empty when it is not in the queue: what became of it is in the log"),
+         description = "Empty when it is not in the queue: its trace may tell what became of it"),
         (status = "4XX", body = String, description = "The question is not understood"),
         (status = 503, body = String, description = "The queue does not answer: why"),
     )
 )]
-pub(crate) async fn message(State(queue): Shared, Path(id): Path<QueueId>) -> Response {
-    let jobs = queue.show(id).await;
+pub(crate) async fn message(State(inside): Shared, Path(id): Path<QueueId>) -> Response {
+    let jobs = inside.queue.show(id).await;
     answer(jobs.map(|jobs| jobs.into_iter().map(JobView::from).collect::<Vec<_>>()))
 }
 
@@ -88,9 +100,9 @@ pub(crate) async fn message(State(queue): Shared, Path(id): Path<QueueId>) -> Re
         (status = 503, body = String, description = "It cannot be read: why"),
     )
 )]
-pub(crate) async fn content(State(queue): Shared, Path(id): Path<QueueId>) -> Response {
+pub(crate) async fn content(State(inside): Shared, Path(id): Path<QueueId>) -> Response {
     tracing::info!(event = "content_shown", id = %id);
-    match queue.content(id).await {
+    match inside.queue.content(id).await {
         Ok(Some(content)) => {
             let head = [
                 (header::CONTENT_TYPE, "message/rfc822".to_owned()),
@@ -101,6 +113,22 @@ pub(crate) async fn content(State(queue): Shared, Path(id): Path<QueueId>) -> Re
         Ok(None) => (StatusCode::NOT_FOUND, format!("{id} is not in the queue")).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, with_causes(&error)).into_response(),
     }
+}
+
+/// The way of a message: how it came, its jobs with their attempts, the DSNs that were made for it
+/// with theirs; also when it has left the queue, as far as the history goes back.
+#[utoipa::path(
+    get,
+    path = "/v1/messages/{id}/trace",
+    params(("id" = QueueId, Path)),
+    responses(
+        (status = 200, body = Trace, description = "Without jobs when nothing is known of it"),
+        (status = "4XX", body = String, description = "The question is not understood"),
+        (status = 503, body = String, description = "The queue or the history does not answer"),
+    )
+)]
+pub(crate) async fn trace(State(inside): Shared, Path(id): Path<QueueId>) -> Response {
+    answer(trace::of(&inside, id).await)
 }
 
 /// Does something to the jobs that match; tells of each, one a line, as it is done.
@@ -118,7 +146,7 @@ pub(crate) async fn content(State(queue): Shared, Path(id): Path<QueueId>) -> Re
          description = "The request is not understood, or has no filter and does not say `all`"),
     )
 )]
-pub(crate) async fn act(State(queue): Shared, Json(request): Json<ActRequest>) -> Response {
+pub(crate) async fn act(State(inside): Shared, Json(request): Json<ActRequest>) -> Response {
     if request.filter == Query::default() && !request.all {
         let problem = "no filter: give one, or say that you mean the whole queue";
         return (StatusCode::BAD_REQUEST, problem).into_response();
@@ -126,7 +154,7 @@ pub(crate) async fn act(State(queue): Shared, Json(request): Json<ActRequest>) -
     let filter: Filter = request.filter.into();
     tracing::info!(event = "operator_acts", action = ?request.action, ?filter);
     let action = request.action;
-    let acted = queue.act(filter, action).inspect_ok(move |acted| {
+    let acted = inside.queue.act(filter, action).inspect_ok(move |acted| {
         tracing::info!(event = "acted", id = %acted.job, ?action, result = ?acted.result);
     });
     lines(acted.boxed())
@@ -141,8 +169,8 @@ pub(crate) async fn act(State(queue): Shared, Json(request): Json<ActRequest>) -
         (status = 503, body = String, description = "The queue does not answer: why"),
     )
 )]
-pub(crate) async fn stats(State(queue): Shared) -> Response {
-    answer(queue.stats().await)
+pub(crate) async fn stats(State(inside): Shared) -> Response {
+    answer(inside.queue.stats().await)
 }
 
 /// The next hops, or the reasons, that most jobs have in common.
@@ -156,9 +184,22 @@ pub(crate) async fn stats(State(queue): Shared) -> Response {
         (status = 503, body = String, description = "The queue does not answer: why"),
     )
 )]
-pub(crate) async fn top(State(queue): Shared, UrlQuery(query): UrlQuery<TopQuery>) -> Response {
+pub(crate) async fn top(State(inside): Shared, UrlQuery(query): UrlQuery<TopQuery>) -> Response {
     let of = Query { phase: query.phase, ..Query::default() };
-    answer(top::count(queue.list(of.into()), query.by).await)
+    answer(top::count(inside.queue.list(of.into()), query.by).await)
+}
+
+/// What attempts of the last hour came to: recipients by outcome and reason.
+#[utoipa::path(
+    get,
+    path = "/v1/outcomes",
+    responses(
+        (status = 200, body = Outcomes, description = "Those with most recipients first"),
+        (status = 503, body = String, description = "Other processes cannot be asked: why"),
+    )
+)]
+pub(crate) async fn outcomes(State(inside): Shared) -> Response {
+    answer(inside.past.outcomes().await)
 }
 
 /// This document.
@@ -171,7 +212,7 @@ pub(crate) async fn document() -> Response {
     Json(openapi::document()).into_response()
 }
 
-fn answer(result: Result<impl Serialize, QueueError>) -> Response {
+fn answer(result: Result<impl Serialize, impl std::error::Error + 'static>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, with_causes(&error)).into_response(),

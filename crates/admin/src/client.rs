@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::query::{ActRequest, Query};
+use crate::trace::Trace;
 use crate::view::JobView;
 
 /// The longest line that is read of an answer.
@@ -66,9 +67,12 @@ impl Client {
 
     /// The jobs of a message; empty when it is not in the queue.
     pub async fn show(&self, message: QueueId) -> Result<Vec<JobView>, ClientError> {
-        let response = self.send("GET", &format!("/v1/messages/{message}"), Bytes::new()).await?;
-        let body = response.into_body().collect().await?.to_bytes();
-        Ok(serde_json::from_slice(&body)?)
+        self.get(&format!("/v1/messages/{message}")).await
+    }
+
+    /// The way of a message; without jobs when nothing is known of it.
+    pub async fn trace(&self, message: QueueId) -> Result<Trace, ClientError> {
+        self.get(&format!("/v1/messages/{message}/trace")).await
     }
 
     /// Writes a message into `to`; gives its octets.
@@ -100,7 +104,11 @@ impl Client {
     }
 
     pub async fn stats(&self) -> Result<Stats, ClientError> {
-        let response = self.send("GET", "/v1/stats", Bytes::new()).await?;
+        self.get("/v1/stats").await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let response = self.send("GET", path, Bytes::new()).await?;
         let body = response.into_body().collect().await?.to_bytes();
         Ok(serde_json::from_slice(&body)?)
     }

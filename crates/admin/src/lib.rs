@@ -5,9 +5,11 @@
 //! GET  /v1/jobs?phase=deferred      one JobSummary a line, as they are found
 //! GET  /v1/messages/QUEUEID         [JobView]
 //! GET  /v1/messages/QUEUEID/content the message itself
+//! GET  /v1/messages/QUEUEID/trace   Trace, also of what has left the queue
 //! POST /v1/actions {action, …}      one Acted a line, as each is done
 //! GET  /v1/stats                    Stats
 //! GET  /v1/top?by=nextHop|reason    Top
+//! GET  /v1/outcomes                 Outcomes of the last hour
 //! GET  /v1/openapi.json             what all of this looks like: docs/openapi.json
 //!
 //! GET  /                            on the port: a page for people, which asks the same
@@ -26,10 +28,13 @@ mod query;
 pub mod server;
 mod token;
 mod top;
+mod trace;
 mod view;
 
+pub use api::Sources;
 pub use config::{Config, ConfigError, Port};
 pub use query::{ActRequest, Query};
 pub use token::TokenError;
 pub use top::{By, Top, TopQuery, TopRow};
+pub use trace::{Cause, Ending, Trace, TracedJob, TracedMessage};
 pub use view::{JobView, RecipientView};

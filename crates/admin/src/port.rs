@@ -14,8 +14,8 @@ use axum::http::{StatusCode, Uri, uri::Authority};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, http::HeaderName};
-use queue::Queue;
 
+use crate::api::Sources;
 use crate::token::{Token, TokenError};
 use crate::{api, page};
 
@@ -34,9 +34,9 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 /// What is served on the port.
-pub fn router(queue: Arc<dyn Queue>, token_file: &Path) -> Router {
+pub fn router(sources: Sources, token_file: &Path) -> Router {
     let token_file: Arc<Path> = token_file.into();
-    api::router(queue)
+    api::router(sources)
         .route_layer(middleware::from_fn_with_state(token_file, with_token))
         .merge(page::router())
         .layer(middleware::from_fn(under_our_name))

@@ -4,13 +4,11 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use queue::Queue;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::api;
+use crate::api::{self, Sources};
 
 /// The socket, bound and not yet serving.
 #[derive(Debug)]
@@ -54,10 +52,10 @@ impl Server {
     }
 
     /// Serves until `stop`, then removes the socket.
-    pub async fn serve(self, queue: Arc<dyn Queue>, stop: CancellationToken) -> io::Result<()> {
+    pub async fn serve(self, sources: Sources, stop: CancellationToken) -> io::Result<()> {
         // Not gracefully: an operator's endless list must not hold the process.
         let served = tokio::select! {
-            served = async { axum::serve(self.listener, api::router(queue)).await } => served,
+            served = async { axum::serve(self.listener, api::router(sources)).await } => served,
             () = stop.cancelled() => Ok(()),
         };
         let _ = fs::remove_file(&self.path);

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use admin::client::{Client, ClientError};
 use admin::server::{BindError, Server};
-use admin::{ActRequest, Query};
+use admin::{ActRequest, Query, Sources};
 use bytes::Bytes;
+use history::History;
 use mail_types::{
     BodyType, Domain, Envelope, Host, Mailbox, Origin, Recipient, ReversePath, TenantId, Timestamp,
 };
@@ -40,6 +41,12 @@ async fn commit(queue: &SimulatedQueue, sender: &str, recipient: &str) -> mail_t
     draft.id()
 }
 
+fn sources(queue: SimulatedQueue, dir: &std::path::Path) -> Sources {
+    let clock = VirtualClock::new(NOW).reader();
+    let history = History::open(&dir.join("history"), history::Config::default(), clock).unwrap();
+    Sources { queue: Arc::new(queue), past: Arc::new(history) }
+}
+
 #[tokio::test]
 async fn list_show_act_and_refuse() {
     let clock = VirtualClock::new(NOW);
@@ -56,7 +63,7 @@ async fn list_show_act_and_refuse() {
     assert!(Server::bind(&path).await.is_err(), "a socket in use is not taken over");
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(server.serve(Arc::new(queue), stop.clone()));
+    tasks.spawn(server.serve(sources(queue, dir.path()), stop.clone()));
 
     let list = async |query: &Query| {
         let mut found = Vec::new();
@@ -120,7 +127,7 @@ async fn a_queue_that_fails_says_so_in_the_last_line() {
     let server = Server::bind(&path).await.unwrap();
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(server.serve(Arc::new(queue.clone()), stop.clone()));
+    tasks.spawn(server.serve(sources(queue.clone(), dir.path()), stop.clone()));
     let client = Client::new(&path);
     let start = "the queue does not answer: ";
     let says_why =
@@ -134,6 +141,7 @@ async fn a_queue_that_fails_says_so_in_the_last_line() {
     assert_eq!(client.stats().await.unwrap().messages, 1);
     let unknown = mail_types::QueueId::new(NOW, 7);
     assert_eq!(client.show(unknown).await.unwrap(), []);
+    assert!(client.trace(unknown).await.unwrap().is_empty());
     stop.cancel();
     tasks.join_next().await.unwrap().unwrap().unwrap();
     assert!(!path.exists());

@@ -71,6 +71,9 @@ pub struct SmtpOrigin {
     /// The TLS version and cipher suite, when there was TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
+    /// The kind of listener it came to, such as `submission`; older versions did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
 }
 
 /// BODY= of MAIL FROM (RFC 6152 §3).

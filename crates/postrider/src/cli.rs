@@ -39,6 +39,11 @@ pub(crate) enum Command {
     /// Look into the queue of a running process, and act on it.
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// Print a message's way: connection, envelope, jobs with their attempts, and its DSNs.
+    ///
+    /// Also of a message that has left the queue, as far as the history goes back
+    /// (`history.maxBytes`).
+    Trace(TraceArgs),
     /// The hosted domains: list them, publish them.
     #[command(subcommand)]
     Domain(DomainCommand),
@@ -89,6 +94,16 @@ pub(crate) struct Check {
     pub(crate) time_server: Option<TimeServer>,
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
+}
+
+/// Which message is looked for.
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// As the `250` named it, or the log.
+    #[arg(value_name = "QUEUE-ID")]
+    pub(crate) id: QueueId,
+    #[command(flatten)]
+    pub(crate) target: Target,
 }
 
 /// Where the configuration is.

@@ -40,6 +40,9 @@ pub(crate) struct Config {
     /// The queue that processes share; without it, it is the embedded log of `queue`.
     #[serde(default)]
     pub(crate) jetstream: Option<queue_jetstream::Config>,
+    /// What is kept of mail that has left the queue.
+    #[serde(default)]
+    pub(crate) history: history::Config,
     /// What secrets in the domain table are sealed to and opened with.
     #[serde(default)]
     pub(crate) secrets: Secrets,
@@ -224,6 +227,11 @@ impl Config {
     /// Where the embedded log is.
     pub(crate) fn queue_directory(&self) -> PathBuf {
         self.data_dir.join("queue")
+    }
+
+    /// Where the history of this process is.
+    pub(crate) fn history_directory(&self) -> PathBuf {
+        self.data_dir.join("history")
     }
 
     /// Where operators reach the process by TCP, if they may.

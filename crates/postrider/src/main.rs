@@ -13,6 +13,8 @@ mod dsn_route;
 mod nats_command;
 mod output;
 mod password;
+mod past;
+mod progress;
 mod queue_command;
 mod queue_metrics;
 mod resources;
@@ -20,6 +22,7 @@ mod secrets;
 mod serve;
 mod srs;
 mod table;
+mod trace_command;
 
 use std::process::ExitCode;
 
@@ -68,7 +71,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         | Command::Worker(_)
         | Command::Mda(_)
         | Command::Domain(_)
-        | Command::Queue(_) => {}
+        | Command::Queue(_)
+        | Command::Trace(_) => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -78,6 +82,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Worker(start) => serve(&start, &[Role::Worker]).await,
             Command::Mda(start) => serve(&start, &[Role::Mda]).await,
             Command::Queue(command) => queue_command::run(command).await,
+            Command::Trace(trace) => trace_command::run(&trace).await,
             Command::Domain(command) => domain_command::run(command).await,
             Command::Check(_) | Command::Mailbox(_) | Command::Nats(_) => Ok(()),
             Command::Completions { .. } | Command::Man { .. } => Ok(()),

@@ -45,3 +45,8 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
 pub(crate) fn hint(text: &str) {
     eprintln!("{text}");
 }
+
+/// The same in place of what was there, on a terminal.
+pub(crate) fn in_place(text: &str) {
+    eprint!("\r{text}\u{1b}[K");
+}

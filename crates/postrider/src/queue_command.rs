@@ -1,6 +1,6 @@
 //! `postrider queue …`: asks the running process.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::path::Path;
 
 use admin::client::{Client, ClientError};
@@ -12,6 +12,7 @@ use queue::{ActResult, Action, Filter, Forward, JobSummary, Phase};
 use crate::cli::{ActArgs, FilterArgs, Output, QueueCommand, Target};
 use crate::config::Config;
 use crate::output;
+use crate::progress::Progress;
 
 pub(crate) async fn run(command: QueueCommand) -> anyhow::Result<()> {
     match command {
@@ -35,7 +36,7 @@ fn client(config: &Path) -> anyhow::Result<Client> {
     Ok(Client::new(&Config::load(config)?.admin_socket()))
 }
 
-fn phase_name(phase: Phase) -> &'static str {
+pub(crate) fn phase_name(phase: Phase) -> &'static str {
     match phase {
         Phase::Ready => "ready",
         Phase::Active => "active",
@@ -95,7 +96,7 @@ fn row(job: &JobSummary) -> String {
 }
 
 /// Octets in at most four digits.
-fn size(octets: u64) -> String {
+pub(crate) fn size(octets: u64) -> String {
     match octets {
         0..10_000 => format!("{octets}B"),
         10_000..10_240_000 => format!("{}K", octets >> 10),
@@ -105,7 +106,10 @@ fn size(octets: u64) -> String {
 
 async fn show(id: QueueId, target: &Target) -> anyhow::Result<()> {
     let jobs = client(&target.config)?.show(id).await?;
-    ensure!(!jobs.is_empty(), "{id} is not in the queue; what became of it is in the log");
+    ensure!(
+        !jobs.is_empty(),
+        "{id} is not in the queue; `postrider trace {id}` may know what became of it"
+    );
     for job in &jobs {
         match target.output {
             Output::Json => output::json(job)?,
@@ -144,6 +148,11 @@ fn show_job(job: &JobView) {
     if let Some(reason) = &job.quarantine_reason {
         output::line(&format!("  reason     {reason}"));
     }
+    show_recipients(job);
+    show_attempts(job);
+}
+
+pub(crate) fn show_recipients(job: &JobView) {
     for recipient in &job.recipients {
         let status = format!("{:?}", recipient.status).to_lowercase();
         output::line(&format!("  to         <{}> {status}", recipient.recipient.address));
@@ -152,6 +161,10 @@ fn show_job(job: &JobView) {
             output::line(&format!("             {remote} said: {}", last.reply));
         }
     }
+}
+
+/// The last of them: a job keeps eight.
+pub(crate) fn show_attempts(job: &JobView) {
     for attempt in &job.history {
         output::line(&format!(
             "  attempt {}  {}  {} ms  {}  {}",
@@ -185,9 +198,6 @@ async fn stats(target: &Target) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Jobs after which a person hears how far a long action is.
-const SHOWN_EVERY: usize = 5_000;
-
 async fn act(args: ActArgs, action: Action) -> anyhow::Result<()> {
     let filter = Query::from(Filter::from(args.filter));
     ensure!(
@@ -196,6 +206,9 @@ async fn act(args: ActArgs, action: Action) -> anyhow::Result<()> {
     );
     let request = ActRequest { action, filter, all: args.all };
     let (mut done, mut requested, mut unchanged) = (0usize, 0usize, 0usize);
+    let mut progress = Progress::begin();
+    // Lines of JSON on a terminal are progress enough.
+    let is_shown = args.target.output == Output::Table || !std::io::stdout().is_terminal();
     let count = |acted: queue::Acted| {
         match acted.result {
             ActResult::Done => done += 1,
@@ -204,13 +217,19 @@ async fn act(args: ActArgs, action: Action) -> anyhow::Result<()> {
         }
         if args.target.output == Output::Json {
             output::json(&acted).unwrap_or_else(|error| output::error(&error));
-        } else if (done + requested + unchanged).is_multiple_of(SHOWN_EVERY) {
-            output::hint(&format!("{} so far", done + requested));
+        }
+        if is_shown {
+            progress.step();
         }
     };
-    client(&args.target.config)?.act(&request, count).await?;
-    if args.target.output == Output::Table {
+    let acted = client(&args.target.config)?.act(&request, count).await;
+    progress.end();
+    let is_known = acted.is_ok() || done + requested + unchanged > 0;
+    if args.target.output == Output::Table && is_known {
         output::line(&format!("{done} done, {requested} will be as soon as a worker sees them"));
+        if unchanged > 0 {
+            output::line(&format!("{unchanged} unchanged: it does not apply in their phase"));
+        }
     }
-    Ok(())
+    Ok(acted?)
 }

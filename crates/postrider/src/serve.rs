@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admin::Sources;
 use anyhow::Context;
 use domains::Srs;
+use history::{History, Watched};
 use prometheus_client::registry::Registry;
 use queue::{HopKind, Queue};
 use runtime::readiness::Readiness;
@@ -20,9 +22,9 @@ use tokio_util::task::TaskTracker;
 use crate::backend::Backend;
 use crate::cli::LogFormat;
 use crate::config::{Config, Refused, refused};
-use crate::queue_metrics::Watched;
+use crate::queue_metrics::Watched as Numbers;
 use crate::table::Domains;
-use crate::{backend, dsn_route, output, srs};
+use crate::{backend, dsn_route, output, past, srs};
 
 /// What a connection to the port of operators may last: a list of a long queue takes its time.
 const ADMIN_LASTING: Duration = Duration::from_secs(600);
@@ -130,7 +132,7 @@ impl Opening {
         let mut registry = Registry::with_prefix("postrider");
         let counted = backend::Metrics::register(config, &mut registry);
         let metrics = RoleMetrics::register(roles, &mut registry);
-        let watched = Watched::register(&mut registry);
+        let numbers = Numbers::register(&mut registry);
         self.readiness.not_ready("roles", "starting");
         self.readiness.not_ready("queue", "opening");
         let http = runtime::http::Http::bind(config.http, self.readiness.clone(), registry);
@@ -143,32 +145,40 @@ impl Opening {
         let opened = backend::open(config, &kinds, counted, &self.readiness, stop).await?;
         let Some(backend) = opened else { return Ok(None) };
         self.readiness.ready("queue");
-        let queue = backend.queue();
-        watched.watch(backend.clone());
+        let history = open_history(config)?;
+        let queue: Arc<dyn Queue> = Arc::new(Watched::new(backend.queue(), history.clone()));
+        let sources = Sources { queue: Arc::clone(&queue), past: past::of(&backend, history) };
+        numbers.watch(backend.clone());
         let parts =
             Parts { config, queue: &queue, domains: &self.domains, srs: srs::open(config)? };
         let made = metrics.make(&parts)?;
         let socket = config.admin_socket();
         let admin = admin::server::Server::bind(&socket).await;
         let admin = admin.with_context(|| format!("cannot listen on {}", socket.display()))?;
-        let admin = admin.serve(queue.clone(), self.last.clone());
+        let admin = admin.serve(sources.clone(), self.last.clone());
         self.doors.spawn(async move { admin.await.unwrap_or_else(|error| log_admin(&error)) });
-        let admin_address = self.open_port(queue).await?;
+        let admin_address = self.open_port(sources).await?;
         Ok(Some(Process { opening: self, backend, made, http_address, admin_address }))
     }
 
     /// The port for operators, if there is to be one.
-    async fn open_port(&mut self, queue: Arc<dyn Queue>) -> anyhow::Result<Option<SocketAddr>> {
+    async fn open_port(&mut self, sources: Sources) -> anyhow::Result<Option<SocketAddr>> {
         let Some(port) = self.config.admin_port()? else { return Ok(None) };
         let listener = TcpListener::bind(port.address).await.with_context(|| {
             format!("admin.listen: cannot listen on {}; is it in use?", port.address)
         })?;
         let address = listener.local_addr()?;
-        let router = admin::port::router(queue, &port.token_file);
+        let router = admin::port::router(sources, &port.token_file);
         let serve = runtime::http::serve(listener, router, ADMIN_LASTING, self.last.clone());
         self.doors.spawn(serve);
         Ok(Some(address))
     }
+}
+
+fn open_history(config: &Config) -> anyhow::Result<History> {
+    let directory = config.history_directory();
+    History::open(&directory, config.history, runtime::clock::now)
+        .with_context(|| format!("dataDir: cannot write the history {}", directory.display()))
 }
 
 /// Registered before the queue is open: what is counted is known from the start.

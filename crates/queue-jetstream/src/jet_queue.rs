@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::draft::{self, JetDraft};
+use crate::everybody::{self, Answer};
 use crate::index::{Index, Place};
 use crate::lease::Held;
 use crate::metrics::Metrics;
@@ -187,6 +188,19 @@ impl JetQueue {
     /// at most some ten seconds old.
     pub fn census(&self) -> Census {
         census::take(&self.shared)
+    }
+
+    /// From now on this process answers what others ask everybody. One that serves no next hops has
+    /// nothing to say.
+    pub fn answer_everybody(&self, answer: Answer) {
+        if !self.kinds.is_empty() {
+            self.shared.tasks.spawn(everybody::answer(Arc::clone(&self.shared), answer));
+        }
+    }
+
+    /// Asks all other processes that serve next hops; gives the answers that came within 3 s.
+    pub async fn ask_everybody(&self, question: String) -> Result<Vec<String>, QueueError> {
+        everybody::ask(&self.shared, question).await.map_err(QueueError::Unavailable)
     }
 
     /// Leases no more, gives its partitions to others, and ends what goes on in the background.

@@ -31,6 +31,7 @@ mod config;
 mod crowd;
 mod draft;
 mod end;
+mod everybody;
 mod everywhere;
 mod frame;
 mod hand;
@@ -62,6 +63,7 @@ mod unreadable;
 mod usage;
 
 pub use config::Config;
+pub use everybody::Answer;
 pub use jet_queue::{JetQueue, OpenError};
 pub use metrics::Metrics;
 pub use server::ServerError;

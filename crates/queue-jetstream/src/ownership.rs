@@ -14,7 +14,7 @@
 mod choose;
 mod tenure;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +75,22 @@ pub(crate) async fn holder(shared: &Shared, partition: Partition) -> Result<Opti
     Ok(last
         .filter(|last| !last.payload.is_empty())
         .map(|last| String::from_utf8_lossy(&last.payload).into_owned()))
+}
+
+/// The processes that serve next hops, as the bucket's leader knows them.
+pub(crate) async fn members(shared: &Shared) -> Result<HashSet<String>, Cause> {
+    let mut members = HashSet::new();
+    let of_members = subject("m.");
+    for key in streams::subjects(shared, STREAM).await? {
+        if !key.starts_with(&of_members) {
+            continue;
+        }
+        // The mark of a key's end is empty.
+        let last = shared.broker.last(STREAM, &key).await?;
+        let lives = last.filter(|last| !last.payload.is_empty());
+        members.extend(lives.map(|last| String::from_utf8_lossy(&last.payload).into_owned()));
+    }
+    Ok(members)
 }
 
 /// What the bucket says of a partition.

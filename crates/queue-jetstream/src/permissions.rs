@@ -104,6 +104,8 @@ const PUBLISH: Rows = &[
     ),
     // Operators' questions: any owner passes on what it is asked.
     (&[Worker, Mda, Admin], &["postrider.owner.*", "postrider.answer.*"]),
+    // What became of mail: each process knows what it did itself.
+    (&[Worker, Mda], &["postrider.everybody"]),
     (&[Admin], &["$JS.API.STREAM.MSG.GET.KV_own"]),
     // The domain table.
     (
@@ -138,7 +140,7 @@ const PUBLISH: Rows = &[
 const SUBSCRIBE: Rows = &[
     (&[Ingress, Worker, Mda, Admin], &["{inbox}.>"]),
     (&[Ingress, Worker, Mda], &["postrider.usage"]),
-    (&[Worker, Mda], &["postrider.owner.*"]),
+    (&[Worker, Mda], &["postrider.owner.*", "postrider.everybody"]),
     (&[Worker, Mda, Admin], &["postrider.answer.*"]),
 ];
 

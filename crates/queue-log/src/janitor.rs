@@ -211,7 +211,7 @@ impl Janitor {
             MoveError::Io(_) | MoveError::InUse => None,
         };
         let Some(at) = damaged_at else {
-            tracing::warn!(%message, %error, "cannot move a message now");
+            tracing::warn!(id = %message, %error, "cannot move a message now");
             return Err(error);
         };
         match quarantine::take_out(&self.shared, message, at)? {

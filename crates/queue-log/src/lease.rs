@@ -95,8 +95,10 @@ impl Held {
         let kept = tokio::task::spawn_blocking(move || quarantine::keep(&shared, message, at));
         match kept.await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%message, %error, "cannot copy a damaged record"),
-            Err(error) => tracing::error!(%message, %error, "copying a damaged record failed"),
+            Ok(Err(error)) => {
+                tracing::error!(id = %message, %error, "cannot copy a damaged record")
+            }
+            Err(error) => tracing::error!(id = %message, %error, "copying a damaged record failed"),
         }
     }
 

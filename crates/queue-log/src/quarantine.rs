@@ -33,7 +33,13 @@ pub(crate) fn keep(shared: &Shared, message: QueueId, at: Location) -> io::Resul
     disk.open(&path)?.read_at(at.offset.into(), &mut octets)?;
     disk::write_whole(disk, disk::QUARANTINE, &copy, &octets)?;
     shared.metrics.quarantined.inc();
-    tracing::error!(%message, path, offset = at.offset, copy, "a damaged record: check the disk");
+    tracing::error!(
+        id = %message,
+        path,
+        offset = at.offset,
+        copy,
+        "a damaged record: check the disk"
+    );
     Ok(())
 }
 
@@ -88,7 +94,7 @@ pub(crate) fn take_out(shared: &Shared, message: QueueId, at: Location) -> io::R
         }
     }
     tracing::error!(
-        %message,
+        id = %message,
         jobs,
         copy = copy_path(message, at),
         "a message is damaged and has left the queue: tell its sender, as far as the copy of its \

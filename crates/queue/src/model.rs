@@ -327,7 +327,8 @@ pub struct FollowUp {
 
 /// Why a follow-up exists; with the job and the attempt it gives the id of its message, so that
 /// settling twice makes it once.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub enum FollowUpKind {
     FailedDsn,
     DelayedDsn,

@@ -2,6 +2,7 @@
 //! not know, and how source files look.
 
 mod layers;
+mod logged;
 mod sources;
 
 use std::fmt;
@@ -50,13 +51,19 @@ fn check(root: &Path) -> Result<Vec<Violation>> {
     for package in metadata.members() {
         violations.extend(check_package(package)?);
     }
+    let mut files = Vec::new();
     for path in rust_files(root)? {
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let name = path.strip_prefix(root).unwrap_or(&path);
-        violations.extend(sources::check(name, &text));
+        let text = read(&path)?;
+        files.push((path.strip_prefix(root).unwrap_or(&path).to_owned(), text));
     }
+    let sources = || files.iter().map(|(name, text)| (name.as_path(), text.as_str()));
+    violations.extend(sources().flat_map(|(name, text)| sources::check(name, text)));
+    violations.extend(logged::check(sources(), &read(&root.join(logged::PAGE))?));
     Ok(violations)
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// A crate says in its first lines what it is for, and forbids unsafe code.

@@ -5,6 +5,7 @@
 //!   bin/swaks  bin/smtp-source  bin/smtp-sink     run as they are
 //!   postfix/{usr,etc}  swaks/usr                  Debian packages, unpacked
 //!   dovecot/usr  exim/usr                         the same
+//!   bin/chromium  bin/chromedriver                as they are; chromium/usr
 //!   python/bin/python3                            with flufl.bounce
 //!   cargo-deny/bin/cargo-deny
 //!   nats-server/bin/nats-server  nats-cli/bin/nats
@@ -34,9 +35,10 @@ pub(crate) enum Tool {
     Nats,
     NatsCli,
     Faketime,
+    Chromium,
 }
 
-pub(crate) const ALL: [Tool; 9] = [
+pub(crate) const ALL: [Tool; 10] = [
     Tool::Deny,
     Tool::Postfix,
     Tool::Exim,
@@ -46,6 +48,7 @@ pub(crate) const ALL: [Tool; 9] = [
     Tool::Nats,
     Tool::NatsCli,
     Tool::Faketime,
+    Tool::Chromium,
 ];
 
 /// Where the tools are.
@@ -68,6 +71,7 @@ pub(crate) fn bring(tool: Tool) -> Result<Brought> {
         Tool::Nats => nats::bring_server(&dir)?,
         Tool::NatsCli => nats::bring_cli(&dir)?,
         Tool::Faketime => debian::bring_faketime(&dir)?,
+        Tool::Chromium => debian::bring_chromium(&dir)?,
     };
     Ok(Brought { dir, now })
 }

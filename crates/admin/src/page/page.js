@@ -4,8 +4,14 @@
 const PHASES = ["ready", "active", "deferred", "held", "quarantined"];
 const STATS_EVERY_MS = 5_000;
 const TOP_EVERY_MS = 30_000;
+const OUTCOMES_EVERY_MS = 15_000;
 /** Points of the chart: one hour. */
 const POINTS_MAX = 720;
+/** Points of a next hop's line: one hour. */
+const SPARK_MAX = 120;
+const OUTCOMES = ["delivered", "deferred", "bounced"];
+/** Replies that are shown of each outcome. */
+const REPLIES_MAX = 10;
 /** Lines that a search reads; then it hangs up, which ends the search in the process too. */
 const FOUND_MAX = 200;
 const QUESTIONS = {
@@ -20,6 +26,12 @@ const RESULTS = {
   done: "done",
   requested: "will be done as soon as a worker sees it",
   notApplicable: "does not apply in its phase",
+};
+
+const DSNS = {
+  failedDsn: "DSN of a failure",
+  delayedDsn: "DSN of a delay",
+  successDsn: "DSN of a delivery",
 };
 
 const byId = (id) => document.getElementById(id);
@@ -109,7 +121,10 @@ function enter() {
   byId("enter").hidden = true;
   byId("inside").hidden = false;
   byId("leave").hidden = false;
-  timers = [every(STATS_EVERY_MS, refreshStats), every(TOP_EVERY_MS, refreshTop)];
+  timers = [
+    every(STATS_EVERY_MS, refreshStats), every(TOP_EVERY_MS, refreshTop),
+    every(OUTCOMES_EVERY_MS, refreshOutcomes),
+  ];
   showChosen();
 }
 
@@ -132,10 +147,12 @@ function leave(why) {
   sessionStorage.removeItem("token");
   search.abort();
   points.length = 0;
-  for (const id of ["stats", "by-next-hop", "by-reason", "found"]) {
-    byId(id).tBodies[0].replaceChildren();
+  sparks.clear();
+  const tables = ["by-next-hop", "by-reason", "found", ...OUTCOMES.map((name) => `outcomes-${name}`)];
+  for (const id of tables) byId(id).tBodies[0].replaceChildren();
+  for (const id of ["stats", "store", "chart", "way", "found-count", "acted"]) {
+    byId(id).replaceChildren();
   }
-  for (const id of ["chart", "jobs", "found-count", "acted"]) byId(id).replaceChildren();
   byId("inside").hidden = true;
   byId("leave").hidden = true;
   byId("enter").hidden = false;
@@ -167,47 +184,115 @@ function drawChart() {
     const place = (point) => `${x(point.at).toFixed(1)},${y(point[phase]).toFixed(1)}`;
     return svg("polyline", { class: phase, points: points.map(place).join(" ") });
   });
-  byId("chart").replaceChildren(...lines);
+  const grid = [0.25, 0.5, 0.75].map((part) => {
+    const height = y(most * part);
+    return svg("line", { class: "grid", x1: 0, x2: 600, y1: height, y2: height });
+  });
+  byId("chart").replaceChildren(...grid, ...lines);
   byId("chart-from").textContent = new Date(from).toLocaleTimeString();
   const end = new Date(to).toLocaleTimeString();
   byId("chart-to").textContent = `top: ${number(most)} jobs · ${end}`;
 }
 
 function fillStats(stats) {
-  const rows = PHASES.map((phase) => {
+  const tiles = PHASES.map((phase) => {
     const key = svg("svg", { class: "key", viewBox: "0 0 32 10", "aria-hidden": "true" });
     key.append(svg("line", { class: phase, x1: 0, x2: 32, y1: 5, y2: 5 }));
-    return element("tr", {}, element("th", { scope: "row" }, key, phase), numberCell(stats[phase]));
+    const count = element("dd", { "data-phase": phase }, number(stats[phase]));
+    return element("div", {}, element("dt", {}, key, phase), count);
   });
-  const more = [
-    ["messages", `${number(stats.messages)}, ${size(stats.contentBytes)}`],
-    ["store", `${size(stats.storeBytes)} of ${size(stats.storeLimitBytes)}`],
-    ["oldest ready", time(stats.oldestReady)],
-  ].map(([name, text]) => {
-    const value = element("td", { class: "number" }, text);
-    return element("tr", {}, element("th", { scope: "row" }, name), value);
-  });
-  byId("stats").tBodies[0].replaceChildren(...rows, ...more);
+  byId("stats").replaceChildren(...tiles);
+  byId("store").replaceChildren(...pairs({
+    messages: `${number(stats.messages)}, ${size(stats.contentBytes)}`,
+    store: `${size(stats.storeBytes)} of ${size(stats.storeLimitBytes)}`,
+    "oldest ready": time(stats.oldestReady),
+  }));
 }
 
-// --- Most jobs ---
+/** The terms and descriptions of a list; those that say nothing are left out. */
+function pairs(facts) {
+  const known = Object.entries(facts).filter(([, value]) => value !== undefined && value !== "");
+  return known.flatMap(([name, value]) => {
+    return [element("dt", {}, name), element("dd", {}, String(value))];
+  });
+}
+
+// --- Waiting ---
+
+/** Jobs of each next hop, by the time at which they were counted. */
+const sparks = new Map();
 
 function refreshTop() {
   return trying(byId("said"), async () => {
-    fillTop(byId("by-next-hop"), await askJson("/v1/top?by=nextHop"), finderOf);
-    fillTop(byId("by-reason"), await askJson("/v1/top?by=reason&phase=deferred"), cell);
+    const hops = await askJson("/v1/top?by=nextHop");
+    remember(hops.rows);
+    fillTop(byId("by-next-hop"), hops, (name) => [finderOf(name), sparkOf(name)]);
+    const reasons = await askJson("/v1/top?by=reason&phase=deferred");
+    fillTop(byId("by-reason"), reasons, (name) => [cell(name)]);
   });
 }
 
-function fillTop(table, top, nameCell) {
-  const rows = top.rows.map((row) => element("tr", {}, nameCell(row.name), numberCell(row.jobs)));
-  if (top.other > 0) rows.push(element("tr", {}, cell("all others"), numberCell(top.other)));
-  if (top.rows.length === 0) rows.push(element("tr", {}, cell("none")));
+/** A next hop that is not among the first is forgotten. */
+function remember(rows) {
+  const at = Date.now();
+  const before = new Map(sparks);
+  sparks.clear();
+  for (const { name, jobs } of rows) {
+    sparks.set(name, [...(before.get(name) ?? []), { at, jobs }].slice(-SPARK_MAX));
+  }
+}
+
+function sparkOf(name) {
+  const line = sparks.get(name);
+  const [from, to] = [line[0].at, line.at(-1).at];
+  const most = Math.max(1, ...line.map(({ jobs }) => jobs));
+  const place = ({ at, jobs }) => {
+    const x = to === from ? 0 : (100 * (at - from)) / (to - from);
+    return `${x.toFixed(1)},${(19 - (18 * jobs) / most).toFixed(1)}`;
+  };
+  const drawn = svg("svg", { class: "spark", viewBox: "0 0 100 20", preserveAspectRatio: "none" });
+  drawn.setAttribute("aria-hidden", "true");
+  const points = line.length === 1 ? [line[0], { ...line[0], at: from }] : line;
+  drawn.append(svg("polyline", { points: points.map(place).join(" ") }));
+  return element("td", {}, drawn);
+}
+
+function fillTop(table, top, cells) {
+  const rows = top.rows.map((row) => tableRow(...cells(row.name), numberCell(row.jobs)));
+  const wide = top.rows.length === 0 ? [] : cells(top.rows[0].name).slice(1).map(() => cell(""));
+  if (top.other > 0) rows.push(tableRow(cell("all others"), ...wide, numberCell(top.other)));
+  if (top.rows.length === 0) rows.push(tableRow(cell("none")));
   if (!top.complete) {
     const bound = `only the ${number(top.lookedAt)} oldest were looked at`;
-    rows.push(element("tr", {}, cell(bound)));
+    rows.push(tableRow(cell(bound)));
   }
   table.tBodies[0].replaceChildren(...rows);
+}
+
+const tableRow = (...cells) => element("tr", {}, ...cells);
+
+// --- Attempts ---
+
+function refreshOutcomes() {
+  return trying(byId("said"), async () => {
+    const { rows, minutes } = await askJson("/v1/outcomes");
+    byId("outcomes-span").textContent =
+      minutes < 60 ? `in ${minutes} min, since the start` : "in the last hour";
+    for (const name of OUTCOMES) {
+      fillOutcomes(byId(`outcomes-${name}`), rows.filter((row) => row.outcome === name));
+    }
+  });
+}
+
+function fillOutcomes(table, rows) {
+  const sum = (some) => some.reduce((count, row) => count + row.recipients, 0);
+  table.caption.querySelector("b").textContent = number(sum(rows));
+  const shown = rows.slice(0, REPLIES_MAX);
+  const lines = shown.map((row) => tableRow(cell(row.reason), numberCell(row.recipients)));
+  const rest = sum(rows.slice(REPLIES_MAX));
+  if (rest > 0) lines.push(tableRow(cell("all others"), numberCell(rest)));
+  if (rows.length === 0) lines.push(tableRow(cell("none")));
+  table.tBodies[0].replaceChildren(...lines);
 }
 
 /** A cell that finds the jobs of a next hop, such as `smtp:example.net`. */
@@ -256,13 +341,13 @@ async function list(query) {
   }, mine);
   const count = body.rows.length;
   const more = isAll ? "" : ", the oldest; there are more: narrow the search";
-  const found = count === 0 ? "no such mail in the queue" : `${count} jobs${more}`;
+  const jobs = `${number(count)} ${count === 1 ? "job" : "jobs"}${more}`;
+  const found = count === 0 ? "no such mail in the queue" : jobs;
   byId("found-count").textContent = found;
 }
 
 function foundRow(job) {
-  const message = job.id.split(".")[0];
-  const link = element("a", { href: `#message=${encodeURIComponent(message)}` }, job.id);
+  const link = linkTo(job.id);
   const more = job.recipientsPending - job.recipients.length;
   const to = job.recipients.join(", ") + (more > 0 ? ` and ${more} more` : "");
   return element(
@@ -282,46 +367,79 @@ function showChosen() {
   byId("acted").textContent = "";
   byId("message-title").textContent = `Message ${id}`;
   byId("message-title").focus();
-  return showJobs(id);
+  return showWay(id);
 }
 
-function showJobs(id) {
+function showWay(id) {
   if (id !== chosen()) return undefined;
-  byId("jobs").replaceChildren();
+  byId("way").replaceChildren();
   return trying(byId("acted"), async () => {
-    const jobs = await askJson(`/v1/messages/${encodeURIComponent(id)}`);
+    const { message, dsns } = await askJson(`/v1/messages/${encodeURIComponent(id)}/trace`);
     if (id !== chosen()) return;
-    byId("acts").hidden = jobs.length === 0;
-    byId("jobs").replaceChildren(...jobs.flatMap(describe));
-    if (jobs.length === 0) {
-      const gone = "It is not in the queue; what became of it is in the log.";
-      byId("jobs").append(element("p", {}, gone));
+    byId("acts").hidden = message.jobs.every((traced) => traced.ended !== undefined);
+    byId("way").replaceChildren(...arrival(message), ...message.jobs.map(describe));
+    byId("way").append(...dsns.flatMap(describeDsn));
+    if (message.jobs.length === 0 && message.cause === undefined) {
+      const gone = "It is neither in the queue nor in the history; the log may have it.";
+      byId("way").append(element("p", {}, gone));
     }
   });
 }
 
-function describe(job) {
-  const { envelope } = job;
-  const facts = {
-    from: envelope.reverse_path === "" ? "<>" : envelope.reverse_path,
-    arrived: time(envelope.arrival),
-    expires: time(envelope.expires),
-    "next attempt": time(job.nextAttempt),
-    attempts: number(job.attempts),
-    size: size(job.size),
-    tenant: envelope.tenant,
-    login: envelope.identity,
-    client: envelope.origin.smtp?.client ?? "we made it",
-    trace: envelope.trace_parent?.split("-")[1],
-    quarantined: job.quarantineReason,
-  };
-  const list = element("dl");
-  for (const [name, value] of Object.entries(facts)) {
-    if (value === undefined || value === "") continue;
-    list.append(element("dt", {}, name), element("dd", {}, String(value)));
+/** How the message came: all of its jobs have that. */
+function arrival({ cause, jobs }) {
+  const list = element("dl", { class: "facts" });
+  if (cause !== undefined) {
+    const of = linkTo(cause.job);
+    list.append(element("dt", {}, DSNS[cause.kind]), element("dd", {}, "for ", of));
   }
-  const title = element("h3", {}, `${job.id} to ${job.nextHop}: ${job.phase}`);
-  return [title, list, wide(recipients(job)), wide(attempts(job))];
+  const job = jobs.find((traced) => traced.job !== undefined)?.job;
+  if (job !== undefined) list.append(...pairs(facts(job)));
+  return [list];
+}
+
+function facts({ envelope, size: octets }) {
+  const { smtp } = envelope.origin;
+  return {
+    came: smtp === undefined ? "we made it" : `${smtp.client} to ${smtp.listener ?? "smtp"}`,
+    session: smtp && `${smtp.protocol}, ${smtp.tls ?? "no TLS"}, HELO ${smtp.helo}`,
+    login: envelope.identity ?? undefined,
+    from: envelope.reverse_path === "" ? "<>" : envelope.reverse_path,
+    accepted: time(envelope.arrival),
+    expires: time(envelope.expires),
+    size: size(octets),
+    tenant: envelope.tenant,
+    trace: envelope.trace_parent?.split("-")[1],
+  };
+}
+
+function linkTo(job) {
+  const message = job.split(".")[0];
+  return element("a", { href: `#message=${encodeURIComponent(message)}` }, job);
+}
+
+function describe({ id, ended, job }) {
+  if (job === undefined) {
+    const when = `${id}: dropped by an operator, ${time(ended.at)}`;
+    return element("article", {}, element("h3", {}, when));
+  }
+  const phase = ended === undefined ? job.phase : "ended";
+  const badge = element("span", { class: `badge is-${phase}` }, phase);
+  const list = element("dl", { class: "facts" }, ...pairs({
+    job: id,
+    ended: time(ended?.at),
+    "next attempt": time(job.nextAttempt ?? undefined),
+    attempts: number(job.attempts),
+    "forwarded by": job.forward?.delivered_to ?? job.forward?.deliveredTo,
+    quarantined: job.quarantineReason ?? undefined,
+  }));
+  const title = element("h3", {}, `to ${job.nextHop}`, badge);
+  return element("article", {}, title, list, wide(recipients(job)), wide(attempts(job)));
+}
+
+function describeDsn({ id, cause, jobs }) {
+  const title = element("h3", {}, `${DSNS[cause.kind]}: `, linkTo(id));
+  return [element("article", {}, title, ...jobs.map(describe))];
 }
 
 const wide = (table) => element("div", { class: "wide" }, table);
@@ -370,7 +488,7 @@ function act(action) {
     await askLines("/v1/actions", request, Infinity, (acted) => {
       results.push(`${acted.job}: ${RESULTS[acted.result]}`);
     });
-    await showJobs(id);
+    await showWay(id);
     if (id !== chosen()) return;
     byId("acted").textContent = results.join("; ") || "nothing to do: it is not in the queue";
   });

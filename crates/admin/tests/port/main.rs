@@ -7,3 +7,4 @@ mod document;
 mod page;
 mod schema;
 mod served;
+mod trace;

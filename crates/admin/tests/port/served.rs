@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use admin::Sources;
 use axum::http::HeaderMap;
 use bytes::Bytes;
+use history::{History, Watched};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode};
@@ -31,6 +33,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) struct Served {
     pub(crate) queue: SimulatedQueue,
+    /// The same, as the roles have it.
+    pub(crate) watched: Arc<Watched>,
     pub(crate) token_file: PathBuf,
     address: SocketAddr,
     _dir: tempfile::TempDir,
@@ -58,12 +62,15 @@ impl Served {
         let dir = tempfile::tempdir().unwrap();
         let token_file = dir.path().join("token");
         write_token(&token_file, TOKEN);
-        let router = admin::port::router(Arc::new(queue.clone()), &token_file);
+        let history = history(dir.path());
+        let watched = Arc::new(Watched::new(Arc::new(queue.clone()), history.clone()));
+        let sources = Sources { queue: watched.clone(), past: Arc::new(history) };
+        let router = admin::port::router(sources, &token_file);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
         serving.spawn(async { axum::serve(listener, router).await });
-        Self { queue, token_file, address, _dir: dir, _serving: serving }
+        Self { queue, watched, token_file, address, _dir: dir, _serving: serving }
     }
 
     /// Asks with exactly these header fields.
@@ -112,13 +119,19 @@ impl Served {
         let next_hop = NextHop::smtp(&Host::Domain(address.domain().unwrap().clone()));
         let job = NewJob::new(next_hop, vec![Recipient::new(address)]);
         draft.commit(Head::default(), vec![job]).await.unwrap();
-        let mut leases = self.queue.lease(HopKind::Smtp, 1, 1).await.unwrap();
+        let mut leases = self.watched.lease(HopKind::Smtp, 1, 1).await.unwrap();
         leases[0].settle(&deferral(reply)).await.unwrap();
         draft.id()
     }
 }
 
-pub(crate) fn write_token(path: &std::path::Path, token: &str) {
+/// An empty history in a directory.
+fn history(dir: &Path) -> History {
+    let clock = VirtualClock::new(NOW).reader();
+    History::open(&dir.join("history"), history::Config::default(), clock).unwrap()
+}
+
+pub(crate) fn write_token(path: &Path, token: &str) {
     std::fs::write(path, format!("{token}\n")).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
@@ -128,12 +141,13 @@ fn with_token() -> [(&'static str, &'static str); 2] {
 }
 
 /// With every field that an envelope may have.
-fn envelope() -> Envelope {
+pub(crate) fn envelope() -> Envelope {
     let origin = SmtpOrigin {
         client: "192.0.2.1:4025".parse().unwrap(),
         helo: "client.example.org".into(),
         protocol: "ESMTPSA".into(),
         tls: Some("TLSv1.3".into()),
+        listener: Some("submissions".into()),
     };
     Envelope {
         reverse_path: ReversePath::parse("a@example.org").unwrap(),
@@ -150,7 +164,7 @@ fn envelope() -> Envelope {
     }
 }
 
-fn deferral(text: &str) -> Settlement {
+pub(crate) fn deferral(text: &str) -> Settlement {
     let reply = Reply::new(ReplyCode::new(451), EnhancedStatus::new(4, 7, 1), text);
     let report = Report { at: NOW, remote: Some("mx.example.net".into()), reply: reply.clone() };
     let attempt = Attempt {

@@ -45,6 +45,7 @@ impl Session {
             helo: self.core.helo().unwrap_or_default().to_owned(),
             protocol: transaction.protocol().to_string(),
             tls: self.tls.clone(),
+            listener: Some(listener(self.core.kind()).to_owned()),
         };
         let source = Source { origin, identity: self.login.as_ref().map(|login| &login.identity) };
         let expires = arrival + self.shared.message_lifetime;

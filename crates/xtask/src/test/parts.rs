@@ -32,7 +32,7 @@ pub(super) const PARTS: [Part; 16] = [
     part("tests", "unit, property and conformance tests of every crate", &[], tests),
     part("fuzz", "the corpora of the fuzz targets, replayed", &[], fuzz),
     part("sim", "all roles under faults, slow clients, a recovered destination", &[], sim),
-    part("interop", "Postfix, Exim, Dovecot, swaks and curl", INTEROP_NEEDS, interop),
+    part("interop", "Postfix, Exim, Dovecot, swaks, curl and Chromium", INTEROP_NEEDS, interop),
     part("crash", "kill -9 under load loses nothing", &[], crash),
     part("fault", "full disks and failing syncs lose nothing", &[], fault),
     part("powercut", "a power cut under load loses nothing", POWERCUT_NEEDS, powercut),
@@ -138,7 +138,9 @@ fn sim(context: &Context) -> Result<Counts> {
 }
 
 fn interop(context: &Context) -> Result<Counts> {
-    for tool in [Tool::Postfix, Tool::Exim, Tool::Dovecot, Tool::Swaks, Tool::Bounce] {
+    let tools =
+        [Tool::Postfix, Tool::Exim, Tool::Dovecot, Tool::Swaks, Tool::Bounce, Tool::Chromium];
+    for tool in tools {
         context.tool(tool)?;
     }
     of_files(&context.environment()?, "interop", &["--test-threads", "1"])

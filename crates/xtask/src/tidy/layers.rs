@@ -7,10 +7,11 @@ use crate::workspace::Metadata;
 
 /// Each crate's height: it may depend on lower ones only. One row is one layer, so crates of a row
 /// never know each other.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &["mail-types"],
     &["smtp", "message", "retry", "resolve", "nats"],
     &["domains", "queue"],
+    &["history"],
     &["queue-log", "queue-jetstream", "domains-kv", "outcome", "admin", "runtime"],
     &["handover"],
     &["ingress", "delivery", "mda"],

@@ -1,5 +1,5 @@
-//! Postfix, Exim, Dovecot, swaks and libfaketime, unpacked from Debian's packages beside the libraries
-//! that this machine lacks.
+//! Postfix, Exim, Dovecot, swaks, libfaketime and Chromium, unpacked from Debian's packages beside
+//! the libraries that this machine lacks.
 //!
 //! `apt-get --simulate` says which packages are missing here, `apt-get download` brings them and
 //! `dpkg -x` unpacks them: none of it needs root or changes the machine.
@@ -20,6 +20,10 @@ const EXIM: Pin = Pin { package: "exim4-daemon-light", upstream: "4.96-" };
 const DOVECOT: Pin = Pin { package: "dovecot-core", upstream: "1:2.3." };
 const SWAKS: Pin = Pin { package: "swaks", upstream: "20201014." };
 const FAKETIME: Pin = Pin { package: "libfaketime", upstream: "0.9.10" };
+/// Debian follows its authors from one major version to the next, for security.
+const CHROMIUM: Pin = Pin { package: "chromium", upstream: "156.0." };
+/// By which programs drive it; of the same version.
+const CHROMIUM_DRIVER: &str = "chromium-driver";
 
 /// The protocols that Dovecot speaks; each a package beside its core, of the same version.
 const DOVECOT_PROTOCOLS: [&str; 3] = ["dovecot-imapd", "dovecot-pop3d", "dovecot-lmtpd"];
@@ -44,14 +48,7 @@ pub(super) fn bring_postfix(dir: &Path) -> Result<bool> {
         unpack(dir, root, &POSTFIX, &[])?;
         for program in ["smtp-source", "smtp-sink"] {
             let path = root.join("usr/sbin").join(program);
-            let libraries = root.join("usr/lib");
-            let script = format!(
-                "#!/bin/sh\nLD_LIBRARY_PATH={0}/postfix:{0}/x86_64-linux-gnu:{0}/aarch64-linux-gnu \
-                 exec {1} \"$@\"\n",
-                quote(&libraries)?,
-                quote(&path)?
-            );
-            write_program(dir, program, &script)?;
+            write_program(dir, program, &with_libraries(root, &["postfix"], &path)?)?;
         }
         Ok(())
     })
@@ -79,6 +76,30 @@ pub(super) fn bring_swaks(dir: &Path) -> Result<bool> {
         );
         write_program(dir, "swaks", &script)
     })
+}
+
+/// A browser, and what drives it. A window, sound and a printer are not asked for.
+pub(super) fn bring_chromium(dir: &Path) -> Result<bool> {
+    cache::ensure(&dir.join("chromium"), &CHROMIUM.stamp(), |root| {
+        unpack(dir, root, &CHROMIUM, &[CHROMIUM_DRIVER])?;
+        let own = ["chromium", "x86_64-linux-gnu/pulseaudio", "aarch64-linux-gnu/pulseaudio"];
+        for (name, place) in
+            [("chromium", "usr/lib/chromium/chromium"), ("chromedriver", "usr/bin/chromedriver")]
+        {
+            write_program(dir, name, &with_libraries(root, &own, &root.join(place))?)?;
+        }
+        Ok(())
+    })
+}
+
+/// A script that runs a program with the libraries that were unpacked beside it, and those in its
+/// own directories of `usr/lib`.
+fn with_libraries(root: &Path, own: &[&str], program: &Path) -> Result<String> {
+    let libraries = root.join("usr/lib");
+    let dirs = own.iter().chain(&["x86_64-linux-gnu", "aarch64-linux-gnu"]);
+    let dirs: Result<Vec<String>> = dirs.map(|dir| quote(&libraries.join(dir))).collect();
+    let (dirs, program) = (dirs?.join(":"), quote(program)?);
+    Ok(format!("#!/bin/sh\nLD_LIBRARY_PATH={dirs} exec {program} \"$@\"\n"))
 }
 
 /// A library to be loaded before others: it steps the clock of a process.
