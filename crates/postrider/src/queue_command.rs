@@ -91,7 +91,7 @@ fn row(job: &JobSummary) -> String {
 }
 
 /// Octets in at most four digits.
-fn size(octets: u64) -> String {
+pub(crate) fn size(octets: u64) -> String {
     match octets {
         0..10_000 => format!("{octets}B"),
         10_000..10_240_000 => format!("{}K", octets >> 10),
