@@ -1,9 +1,9 @@
 //! The configuration of a process that works: read again when its file changes, on SIGHUP, and when
 //! an operator asks for it.
 //!
-//! All of a change is put in force or nothing of it: what is wrong, or what a running process cannot
-//! take up, leaves the configuration as it was. Sessions and attempts that have begun end as they
-//! began.
+//! All of a change is put in force or nothing of it: what is wrong, or what a running process can
+//! not take up, leaves the configuration as it was. Sessions and attempts that have begun end as
+//! they began.
 
 use std::path::PathBuf;
 

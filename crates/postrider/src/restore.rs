@@ -1,7 +1,7 @@
 //! `postrider restore DIR`: puts a backup into place, where nothing is yet.
 //!
-//! All of it is read and compared before anything is written. What is put into place is marked until
-//! all of it is there: a process does not start on half a restore.
+//! All of it is read and compared before anything is written. What is put into place is marked
+//! until all of it is there: a process does not start on half a restore.
 
 use std::fs::{self, File};
 use std::io;
