@@ -39,7 +39,7 @@ pub struct Accepted {
 }
 
 /// What was sent, by token.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Ledger {
     accepted: BTreeMap<String, Accepted>,
 }

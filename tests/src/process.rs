@@ -166,6 +166,11 @@ impl Postrider {
         self.signal("-CONT").await
     }
 
+    /// SIGHUP.
+    pub async fn hang_up(&self) -> Result<()> {
+        self.signal("-HUP").await
+    }
+
     async fn signal(&self, signal: &str) -> Result<()> {
         let pid = self.pid().to_string();
         let status = Command::new("kill").args([signal, &pid]).status().await?;

@@ -14,6 +14,7 @@ use queue::{Acted, JobSummary, Stats};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::process::{Kept, Reloaded, Snapshot};
 use crate::query::{ActRequest, Query};
 use crate::trace::Trace;
 use crate::view::JobView;
@@ -67,12 +68,12 @@ impl Client {
 
     /// The jobs of a message; empty when it is not in the queue.
     pub async fn show(&self, message: QueueId) -> Result<Vec<JobView>, ClientError> {
-        self.get(&format!("/v1/messages/{message}")).await
+        self.ask("GET", &format!("/v1/messages/{message}")).await
     }
 
     /// The way of a message; without jobs when nothing is known of it.
     pub async fn trace(&self, message: QueueId) -> Result<Trace, ClientError> {
-        self.get(&format!("/v1/messages/{message}/trace")).await
+        self.ask("GET", &format!("/v1/messages/{message}/trace")).await
     }
 
     /// Writes a message into `to`; gives its octets.
@@ -104,11 +105,33 @@ impl Client {
     }
 
     pub async fn stats(&self) -> Result<Stats, ClientError> {
-        self.get("/v1/stats").await
+        self.ask("GET", "/v1/stats").await
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let response = self.send("GET", path, Bytes::new()).await?;
+    /// Has the process read its configuration again; `Refused` says why nothing has changed.
+    pub async fn reload(&self) -> Result<Reloaded, ClientError> {
+        self.ask("POST", "/process/reload").await
+    }
+
+    /// Has nothing of the queue deleted until the snapshot ends.
+    pub async fn take_snapshot(&self) -> Result<Snapshot, ClientError> {
+        self.ask("POST", "/process/snapshot").await
+    }
+
+    /// Makes a snapshot last for another while; fails when it has ended.
+    pub async fn keep_snapshot(&self, id: u64) -> Result<(), ClientError> {
+        let Kept {} = self.ask("POST", &format!("/process/snapshot/{id}/keep")).await?;
+        Ok(())
+    }
+
+    /// Ends a snapshot; fails when it had ended before.
+    pub async fn end_snapshot(&self, id: u64) -> Result<(), ClientError> {
+        let Kept {} = self.ask("POST", &format!("/process/snapshot/{id}/end")).await?;
+        Ok(())
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: &str, path: &str) -> Result<T, ClientError> {
+        let response = self.send(method, path, Bytes::new()).await?;
         let body = response.into_body().collect().await?.to_bytes();
         Ok(serde_json::from_slice(&body)?)
     }

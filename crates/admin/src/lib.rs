@@ -13,6 +13,7 @@
 //! GET  /v1/openapi.json             what all of this looks like: docs/openapi.json
 //!
 //! GET  /                            on the port: a page for people, which asks the same
+//! POST /process/…                   on the socket: what the process itself does, see `process`
 //! ```
 //!
 //! Long answers are streams of lines, so that a queue of a million is neither collected nor waited
@@ -24,6 +25,7 @@ mod config;
 pub mod openapi;
 mod page;
 pub mod port;
+pub mod process;
 mod query;
 pub mod server;
 mod token;

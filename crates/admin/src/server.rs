@@ -5,16 +5,19 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use axum::Router;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Sources};
+use crate::process::{self, Process};
 
 /// The socket, bound and not yet serving.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
+    beside: Router,
 }
 
 /// Why the socket cannot be bound.
@@ -48,14 +51,20 @@ impl Server {
             let too_long = error.kind() == io::ErrorKind::InvalidInput;
             if too_long { BindError::LongPath } else { BindError::Io(error) }
         })?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned(), beside: Router::new() })
+    }
+
+    /// Has what is asked of the process itself answered too.
+    pub fn with_process(self, process: Arc<dyn Process>) -> Self {
+        Self { beside: process::router(process), ..self }
     }
 
     /// Serves until `stop`, then removes the socket.
     pub async fn serve(self, sources: Sources, stop: CancellationToken) -> io::Result<()> {
         // Not gracefully: an operator's endless list must not hold the process.
+        let router = api::router(sources).merge(self.beside);
         let served = tokio::select! {
-            served = async { axum::serve(self.listener, api::router(sources)).await } => served,
+            served = async { axum::serve(self.listener, router).await } => served,
             () = stop.cancelled() => Ok(()),
         };
         let _ = fs::remove_file(&self.path);

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use admin::client::{Client, ClientError};
+use admin::process::{Process, Reloaded, Snapshot, SnapshotFile};
 use admin::server::{BindError, Server};
 use admin::{ActRequest, Query, Sources};
 use bytes::Bytes;
@@ -146,4 +147,55 @@ async fn a_queue_that_fails_says_so_in_the_last_line() {
     tasks.join_next().await.unwrap().unwrap().unwrap();
     assert!(!path.exists());
     assert!(matches!(client.stats().await, Err(ClientError::NotRunning { .. })));
+}
+
+/// Changes one field at the first reload, and has a snapshot that ends when it is kept.
+#[derive(Default)]
+struct Scripted(std::sync::atomic::AtomicBool);
+
+#[async_trait::async_trait]
+impl Process for Scripted {
+    async fn reload(&self) -> Result<Reloaded, String> {
+        match self.0.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            false => Ok(Reloaded { changed: vec!["log.filter".into()] }),
+            true => Err("postrider.yaml:3:1: colour: unknown field".into()),
+        }
+    }
+
+    async fn take_snapshot(&self) -> Result<Snapshot, String> {
+        let log = vec![SnapshotFile { path: "log/1.seg".into(), bytes: 5 }];
+        Ok(Snapshot { id: u64::MAX, lasts_seconds: 30, log })
+    }
+
+    fn keep_snapshot(&self, id: u64) -> Result<(), String> {
+        if id == u64::MAX { Ok(()) } else { Err("it has ended".into()) }
+    }
+
+    fn end_snapshot(&self, id: u64) -> Result<(), String> {
+        self.keep_snapshot(id)
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_of_the_process_is_on_the_socket() {
+    let queue = SimulatedQueue::new(1, Settings::default(), VirtualClock::new(NOW).reader());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("admin.sock");
+    let server = Server::bind(&path).await.unwrap();
+    let server = server.with_process(Arc::new(Scripted::default()));
+    let stop = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(server.serve(Arc::new(queue), stop.clone()));
+    let client = Client::new(&path);
+    assert_eq!(client.reload().await.unwrap().changed, ["log.filter"]);
+    let refused = client.reload().await;
+    assert!(matches!(refused, Err(ClientError::Refused(why)) if why.contains(":3:1: colour")));
+    let Snapshot { id, log, .. } = client.take_snapshot().await.unwrap();
+    assert_eq!((&*log[0].path, log[0].bytes), ("log/1.seg", 5));
+    client.keep_snapshot(id).await.unwrap();
+    client.end_snapshot(id).await.unwrap();
+    assert!(matches!(client.end_snapshot(1).await, Err(ClientError::Refused(_))));
+    assert_eq!(client.stats().await.unwrap().messages, 0);
+    stop.cancel();
+    tasks.join_next().await.unwrap().unwrap().unwrap();
 }

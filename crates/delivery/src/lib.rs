@@ -37,6 +37,7 @@ mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use mail_types::Host;
 use outcome::{Route, Settler};
 use queue::Queue;
@@ -68,26 +69,64 @@ pub struct Setup {
 
 /// The role, configured.
 pub struct Delivery {
-    settings: Settings,
+    settings: Arc<ArcSwap<Settings>>,
     setup: Setup,
+}
+
+/// Changes the configuration of the role while it works.
+#[derive(Clone)]
+pub struct Live {
+    settings: Arc<ArcSwap<Settings>>,
+    lease: Duration,
+}
+
+/// A configuration that can be put in force.
+pub struct Change {
+    settings: Settings,
+    live: Live,
+}
+
+impl Live {
+    /// Checks the configuration and reads the files that it names; changes nothing. What is set up
+    /// once stays as it was: `connections_max`, `idle_connection_seconds` and
+    /// `probe_interval_seconds_max`.
+    pub fn prepare(&self, config: Config) -> Result<Change, ConfigError> {
+        Ok(Change { settings: Settings::new(config, self.lease)?, live: self.clone() })
+    }
+}
+
+impl Change {
+    /// Attempts that begin from now on are made by it.
+    pub fn apply(self) {
+        self.live.settings.store(Arc::new(self.settings));
+    }
 }
 
 impl Delivery {
     /// Checks the configuration and reads the files that it names.
     pub fn new(config: Config, setup: Setup) -> Result<Self, ConfigError> {
-        Ok(Self { settings: Settings::new(config, setup.lease)?, setup })
+        let settings = ArcSwap::from_pointee(Settings::new(config, setup.lease)?);
+        Ok(Self { settings: Arc::new(settings), setup })
+    }
+
+    /// By which its configuration is changed.
+    pub fn live(&self) -> Live {
+        Live { settings: Arc::clone(&self.settings), lease: self.setup.lease }
     }
 
     /// Works until `shutdown`; then leases no more, finishes what is in flight within `grace` and
     /// gives the rest back.
     pub async fn run(self, shutdown: CancellationToken, grace: Duration) {
-        let Self { settings, setup } = self;
+        let Self { settings: live, setup } = self;
+        let settings = live.load_full();
         let config = &settings.config;
         let probe_interval_max = Duration::from_secs(config.probe_interval_seconds_max);
         let worker = Worker {
-            settler: Settler::new(setup.name.clone(), setup.route, config.retry.clone()),
-            health: HopHealth::new(probe_interval_max),
-            pool: Pool::new(Duration::from_secs(config.idle_connection_seconds)),
+            settler: Settler::new(setup.name.clone(), setup.route.clone(), config.retry.clone()),
+            route: setup.route,
+            health: Arc::new(HopHealth::new(probe_interval_max)),
+            pool: Arc::new(Pool::new(Duration::from_secs(config.idle_connection_seconds))),
+            live,
             settings,
             name: setup.name,
             queue: setup.queue,

@@ -1,12 +1,13 @@
 //! Connections that wait a moment for the next message to the same next hop.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use queue::NextHop;
 use tokio::time::Instant;
 
+use crate::config::Settings;
 use crate::session::Session;
 
 /// Idle connections in total; beyond, a connection is closed after its message.
@@ -16,6 +17,8 @@ const IDLE_MAX: usize = 256;
 struct Idle {
     session: Session,
     since: Instant,
+    /// Those that it was opened by: another route may be in force by now.
+    settings: Arc<Settings>,
 }
 
 #[derive(Debug)]
@@ -29,14 +32,15 @@ impl Pool {
         Self { idle: Mutex::default(), keep }
     }
 
-    /// A connection to the hop, the one used last; those of which the peer has had enough are
-    /// passed over.
-    pub(crate) fn take(&self, hop: &NextHop) -> Option<Session> {
+    /// A connection to the hop by these settings, the one used last; those of which the peer has
+    /// had enough are passed over.
+    pub(crate) fn take(&self, hop: &NextHop, settings: &Arc<Settings>) -> Option<Session> {
         let mut all = self.lock();
         let idle = all.get_mut(hop)?;
         let mut found = None;
-        while let Some(Idle { mut session, since }) = idle.pop() {
-            if since.elapsed() < self.keep && session.is_reusable() {
+        while let Some(Idle { mut session, since, settings: by }) = idle.pop() {
+            let is_by_these = Arc::ptr_eq(&by, settings);
+            if is_by_these && since.elapsed() < self.keep && session.is_reusable() {
                 found = Some(session);
                 break;
             }
@@ -48,13 +52,18 @@ impl Pool {
     }
 
     /// Keeps a connection; gives it back when there is no room.
-    pub(crate) fn put(&self, hop: &NextHop, session: Session) -> Option<Session> {
+    pub(crate) fn put(
+        &self,
+        hop: &NextHop,
+        session: Session,
+        settings: &Arc<Settings>,
+    ) -> Option<Session> {
         let mut all = self.lock();
         let count: usize = all.values().map(Vec::len).sum();
         if count >= IDLE_MAX || self.keep.is_zero() {
             return Some(session);
         }
-        let idle = Idle { session, since: Instant::now() };
+        let idle = Idle { session, since: Instant::now(), settings: Arc::clone(settings) };
         all.entry(hop.clone()).or_default().push(idle);
         None
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use mail_types::Host;
 use outcome::{Effort, Original, OriginalPart, Plan, Settler, Verdict};
 use queue::{ContentError, HopKind, Job, Lease, LeaseReason, NextHop, Queue, QueueError};
@@ -32,16 +33,22 @@ const SETTLE_RETRY_MIN: Duration = Duration::from_millis(50);
 const SETTLE_RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Everything that attempts share.
+#[derive(Clone)]
 pub(crate) struct Worker {
-    pub(crate) settings: Settings,
+    /// Those that an attempt is made by, from its beginning to its end.
+    pub(crate) settings: Arc<Settings>,
+    /// Those in force.
+    pub(crate) live: Arc<ArcSwap<Settings>>,
     pub(crate) name: Host,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) resolver: Arc<dyn Resolver>,
     pub(crate) settler: Settler,
+    /// Where DSNs go.
+    pub(crate) route: outcome::Route,
     pub(crate) lease: Duration,
     pub(crate) metrics: Metrics,
-    pub(crate) health: HopHealth,
-    pub(crate) pool: Pool,
+    pub(crate) health: Arc<HopHealth>,
+    pub(crate) pool: Arc<Pool>,
     /// No more leases.
     pub(crate) stopping: CancellationToken,
 }
@@ -105,9 +112,23 @@ impl Worker {
         }
     }
 
-    async fn lease_jobs(self: Arc<Self>, tasks: &TaskTracker, abort: &CancellationToken) {
-        let config = &self.settings.config;
-        let permits = Arc::new(Semaphore::new(config.connections_max));
+    fn is_current(&self) -> bool {
+        Arc::ptr_eq(&self.live.load(), &self.settings)
+    }
+
+    /// The same with the settings in force.
+    fn renewed(self: Arc<Self>) -> Arc<Self> {
+        let settings = self.live.load_full();
+        if Arc::ptr_eq(&settings, &self.settings) {
+            return self;
+        }
+        let retry = settings.config.retry.clone();
+        let settler = Settler::new(self.name.clone(), self.route.clone(), retry);
+        Arc::new(Self { settings, settler, ..Self::clone(&self) })
+    }
+
+    async fn lease_jobs(mut self: Arc<Self>, tasks: &TaskTracker, abort: &CancellationToken) {
+        let permits = Arc::new(Semaphore::new(self.settings.config.connections_max));
         loop {
             // A dropped lease call has leased nothing, or gives it back (contract of `Queue`).
             let batch = tokio::select! {
@@ -116,6 +137,8 @@ impl Worker {
             };
             match batch {
                 Ok(batch) => {
+                    // They may have changed while it was waited for.
+                    self = self.renewed();
                     for (lease, permit) in batch {
                         let work = self.clone().serve(lease, permit);
                         tasks.spawn(abort.clone().run_until_cancelled_owned(work));
@@ -159,11 +182,13 @@ impl Worker {
             self.metrics.attempts_in_progress.inc();
             // A host may have closed it after the message before.
             let again = session.take().and_then(|mut it: Session| it.is_reusable().then_some(it));
-            let in_hand = again.or_else(|| self.pool.take(&hop));
+            let in_hand = again.or_else(|| self.pool.take(&hop, &self.settings));
             let span = attempt_span(lease.job());
             session = Box::pin(self.handle(lease, in_hand)).instrument(span).await;
             self.metrics.attempts_in_progress.dec();
-            if session.is_some() && !self.stopping.is_cancelled() {
+            // What comes next may be for another host by now.
+            let goes_on = self.is_current() && !self.stopping.is_cancelled();
+            if session.is_some() && goes_on {
                 next = self.queue.lease_more(&hop).await.unwrap_or_default();
             }
         }
@@ -176,7 +201,7 @@ impl Worker {
     async fn put_away(&self, hop: &NextHop, session: Session) {
         let kept = match self.stopping.is_cancelled() {
             true => Some(session),
-            false => self.pool.put(hop, session),
+            false => self.pool.put(hop, session, &self.settings),
         };
         if let Some(session) = kept {
             session.connection.quit().await;

@@ -9,7 +9,7 @@ use crate::spec::{API_VERSION, MailDomainSpec, MailboxSpec, Metadata};
 
 mod places;
 
-use places::Places;
+pub use places::Places;
 
 /// A resource of one of our kinds.
 #[derive(Clone, PartialEq, Eq, Debug)]

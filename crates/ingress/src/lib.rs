@@ -39,7 +39,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use domains::{Absence, Logins, Srs, Table};
 use mail_types::Host;
 use queue::Queue;
@@ -62,7 +62,7 @@ use self::replies::Canned;
 use self::session::Session;
 use self::shared::Shared;
 use self::stream::Stream;
-use self::tls::Certificates;
+use self::tls::{Certificates, Loaded};
 
 /// What the role works with.
 pub struct Services {
@@ -97,11 +97,53 @@ pub enum StartError {
 
 /// The role with its sockets bound; clients wait in the kernel until [`Ingress::serve`].
 pub struct Ingress {
-    shared: Arc<Shared>,
+    shared: Arc<ArcSwap<Shared>>,
     listening: Vec<Listening>,
     certificates: Option<Arc<Certificates>>,
     reload: Duration,
     grace: Duration,
+}
+
+/// Changes the configuration of the role while it works.
+#[derive(Clone)]
+pub struct Live {
+    shared: Arc<ArcSwap<Shared>>,
+    certificates: Option<Arc<Certificates>>,
+}
+
+/// A configuration that can be put in force.
+pub struct Change {
+    shared: Shared,
+    certificates: Option<Loaded>,
+    live: Live,
+}
+
+impl Live {
+    /// Checks the configuration and reads its certificates; changes nothing. What is set up once
+    /// stays as it was: listeners, the number of connections, the budget of memory, and what
+    /// checking passwords may cost.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn prepare(&self, config: &Config) -> Result<Change, StartError> {
+        let host = config.validate()?;
+        let certificates = match &self.certificates {
+            Some(_) => Some(Loaded::read(certificate_files(config, &host)?)?),
+            None => None,
+        };
+        let shared = self.shared.load().renewed(config, host);
+        Ok(Change { shared, certificates, live: self.clone() })
+    }
+}
+
+impl Change {
+    /// Connections that are opened from now on are served by it.
+    pub fn apply(self) {
+        if let (Some(loaded), Some(certificates)) = (self.certificates, &self.live.certificates) {
+            certificates.replace(loaded);
+        }
+        self.live.shared.store(Arc::new(self.shared));
+    }
 }
 
 /// Binds and serves until `stop`, then ends within the grace of the configuration.
@@ -140,7 +182,7 @@ impl Ingress {
             }
         }
         Ok(Self {
-            shared: Arc::new(Shared::new(config, host, services, acceptor)),
+            shared: Arc::new(ArcSwap::from_pointee(Shared::new(config, host, services, acceptor))),
             listening,
             certificates,
             reload: Duration::from_secs(config.tls.reload_seconds.max(1)),
@@ -151,6 +193,11 @@ impl Ingress {
     /// Where it listens: with port 0 in the configuration, the ports that were free.
     pub fn addresses(&self) -> Vec<(Kind, SocketAddr)> {
         self.listening.iter().map(|listening| (listening.kind.into(), listening.address)).collect()
+    }
+
+    /// By which its configuration is changed.
+    pub fn live(&self) -> Live {
+        Live { shared: Arc::clone(&self.shared), certificates: self.certificates.clone() }
     }
 
     /// Serves until `stop`: then accepts nobody, tells idle clients 421, and lets open transactions
@@ -182,20 +229,25 @@ impl Ingress {
 }
 
 fn load_certificates(config: &Config, host: &Host) -> Result<Option<Arc<Certificates>>, TlsError> {
-    let mut files = config.tls.certificates.clone();
-    if let (true, Some(directory)) = (files.is_empty(), &config.tls.self_signed_directory) {
-        files.push(tls::self_signed(directory, &host.to_string())?);
-    }
+    let files = certificate_files(config, host)?;
     if files.is_empty() {
         return Ok(None);
     }
     Certificates::load(files).map(Some)
 }
 
+fn certificate_files(config: &Config, host: &Host) -> Result<Vec<CertificateFiles>, TlsError> {
+    let mut files = config.tls.certificates.clone();
+    if let (true, Some(directory)) = (files.is_empty(), &config.tls.self_signed_directory) {
+        files.push(tls::self_signed(directory, &host.to_string())?);
+    }
+    Ok(files)
+}
+
 /// What accepts connections.
 #[derive(Clone)]
 struct Door {
-    shared: Arc<Shared>,
+    shared: Arc<ArcSwap<Shared>>,
     tracker: TaskTracker,
     /// Nobody is let in any more.
     stop: CancellationToken,
@@ -218,7 +270,7 @@ impl Door {
                 () = self.stop.cancelled() => return,
             };
             let kind = listening.kind;
-            self.shared.metrics.connected(kind);
+            self.shared.load().metrics.connected(kind);
             // Without it a reply could wait for the acknowledgement of the one before.
             let _ = tcp.set_nodelay(true);
             match (permit, &listening.proxies) {
@@ -239,9 +291,10 @@ impl Door {
         listening: &'a [Listening],
         turn: &mut usize,
     ) -> Option<(Permit, &'a Listening, TcpStream, SocketAddr)> {
-        let permit = self.shared.admission.permit().await?;
+        let admission = Arc::clone(&self.shared.load().admission);
+        let permit = admission.permit().await?;
         let (listening, tcp, peer) = accept(listening, turn).await;
-        Some((self.shared.admission.renew(permit), listening, tcp, peer))
+        Some((admission.renew(permit), listening, tcp, peer))
     }
 
     /// Opens a session for the client of whom a proxy tells.
@@ -259,7 +312,7 @@ impl Door {
             Some(Ok(Some(client))) => self.open(kind, tcp, client, permit),
             Some(Ok(None)) | None => {}
             Some(Err(error)) => {
-                self.shared.metrics.refused_connection(error.reason());
+                self.shared.load().metrics.refused_connection(error.reason());
                 tracing::debug!(event = "proxy_refused", proxy = %peer, %error);
             }
         }
@@ -272,11 +325,13 @@ impl Door {
         peer: SocketAddr,
         permit: OwnedSemaphorePermit,
     ) {
-        let max = self.shared.limits.connections_per_client_max;
-        let Some(slot) = self.shared.clients.enter(ClientKey::of(peer.ip()), max) else {
+        // What is changed later is for later connections.
+        let shared = self.shared.load_full();
+        let max = shared.limits.connections_per_client_max;
+        let Some(slot) = shared.clients.enter(ClientKey::of(peer.ip()), max) else {
             return self.turn_away(tcp, replies::TOO_MANY_FROM_CLIENT, "client", permit);
         };
-        let (shared, leave) = (Arc::clone(&self.shared), self.leave.clone());
+        let leave = self.leave.clone();
         let abort = self.abort.clone();
         let span = tracing::debug_span!(
             target: runtime::trace::TARGET,
@@ -305,7 +360,7 @@ impl Door {
         reason: &'static str,
         permit: OwnedSemaphorePermit,
     ) {
-        self.shared.metrics.refused_connection(reason);
+        self.shared.load().metrics.refused_connection(reason);
         let mut line = Vec::new();
         smtp::server::write_reply(&canned.reply(), &mut line);
         self.tracker.spawn(async move {

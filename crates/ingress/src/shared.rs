@@ -21,6 +21,7 @@ use crate::listener::Admission;
 use crate::metrics::Metrics;
 
 /// Settings, handles and limits of the role.
+#[derive(Clone)]
 pub(crate) struct Shared {
     /// Our name.
     pub(crate) host: Host,
@@ -33,14 +34,40 @@ pub(crate) struct Shared {
     pub(crate) logins: Arc<dyn Logins>,
     pub(crate) srs: Option<Arc<Srs>>,
     pub(crate) metrics: Metrics,
-    pub(crate) authenticator: Authenticator,
-    pub(crate) admission: Admission,
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) clients: Arc<Clients>,
     pub(crate) budget: Budget,
     acceptor: Option<TlsAcceptor>,
+    sessions: SessionConfigs,
+}
+
+/// What sessions are told, by listener.
+#[derive(Clone)]
+struct SessionConfigs {
     relay: Arc<ServerConfig>,
     submission: Arc<ServerConfig>,
     submissions: Arc<ServerConfig>,
+}
+
+impl SessionConfigs {
+    fn new(config: &Config, host: &Host, has_tls: bool) -> Self {
+        let starttls = if has_tls { StartTls::Offered } else { StartTls::Unavailable };
+        let session = |kind| {
+            Arc::new(ServerConfig {
+                kind,
+                // In A-labels: replies are ASCII (RFC 6531 §3.7.1).
+                hostname: host.to_string(),
+                starttls,
+                limits: config.session_limits(),
+            })
+        };
+        Self {
+            relay: session(ListenerKind::Relay),
+            submission: session(ListenerKind::Submission),
+            submissions: session(ListenerKind::Submissions),
+        }
+    }
 }
 
 /// How long things may take.
@@ -65,17 +92,8 @@ impl Shared {
     ) -> Self {
         let Services { queue, domains, absence, logins, srs, metrics } = services;
         let limits = config.limits.clone();
-        let starttls = if acceptor.is_some() { StartTls::Offered } else { StartTls::Unavailable };
-        let session = |kind| {
-            Arc::new(ServerConfig {
-                kind,
-                // In A-labels: replies are ASCII (RFC 6531 §3.7.1).
-                hostname: host.to_string(),
-                starttls,
-                limits: config.session_limits(),
-            })
-        };
         let memory_wait = Duration::from_secs(limits.memory_wait_seconds);
+        let sessions = SessionConfigs::new(config, &host, acceptor.is_some());
         Self {
             message_lifetime: Duration::from_secs(config.message_lifetime_seconds),
             times: Times::new(&limits),
@@ -84,8 +102,8 @@ impl Shared {
             absence,
             logins,
             srs,
-            authenticator: Authenticator::new(&config.auth),
-            admission: Admission::new(limits.connections_max),
+            authenticator: Arc::new(Authenticator::new(&config.auth)),
+            admission: Arc::new(Admission::new(limits.connections_max)),
             clients: Arc::default(),
             budget: Budget::new(
                 limits.memory_budget_bytes,
@@ -95,19 +113,30 @@ impl Shared {
             ),
             metrics,
             acceptor,
-            relay: session(ListenerKind::Relay),
-            submission: session(ListenerKind::Submission),
-            submissions: session(ListenerKind::Submissions),
+            sessions,
             limits,
             host,
         }
     }
 
+    /// The same with another configuration, for sessions that begin from now on. What bounds all
+    /// sessions together is shared with those before, and as it was set up.
+    pub(crate) fn renewed(&self, config: &Config, host: Host) -> Self {
+        Self {
+            message_lifetime: Duration::from_secs(config.message_lifetime_seconds),
+            times: Times::new(&config.limits),
+            sessions: SessionConfigs::new(config, &host, self.acceptor.is_some()),
+            limits: config.limits.clone(),
+            host,
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn session_config(&self, kind: ListenerKind) -> Arc<ServerConfig> {
         Arc::clone(match kind {
-            ListenerKind::Relay => &self.relay,
-            ListenerKind::Submission => &self.submission,
-            ListenerKind::Submissions => &self.submissions,
+            ListenerKind::Relay => &self.sessions.relay,
+            ListenerKind::Submission => &self.sessions.submission,
+            ListenerKind::Submissions => &self.sessions.submissions,
         })
     }
 

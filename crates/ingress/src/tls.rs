@@ -49,12 +49,13 @@ pub enum TlsError {
 /// The certificates in use.
 #[derive(Debug)]
 pub(crate) struct Certificates {
-    files: Vec<CertificateFiles>,
     current: ArcSwap<Loaded>,
 }
 
+/// Certificates as they were read.
 #[derive(Debug)]
-struct Loaded {
+pub(crate) struct Loaded {
+    files: Vec<CertificateFiles>,
     default: Arc<CertifiedKey>,
     by_name: HashMap<String, Arc<CertifiedKey>>,
     /// When the files were last changed, to see that they changed again.
@@ -64,8 +65,12 @@ struct Loaded {
 impl Certificates {
     /// Reads all files. `files` has at least one.
     pub(crate) fn load(files: Vec<CertificateFiles>) -> Result<Arc<Self>, TlsError> {
-        let current = ArcSwap::from_pointee(Loaded::read(&files)?);
-        Ok(Arc::new(Self { files, current }))
+        Ok(Arc::new(Self { current: ArcSwap::from_pointee(Loaded::read(files)?) }))
+    }
+
+    /// Puts others in use.
+    pub(crate) fn replace(&self, loaded: Loaded) {
+        self.current.store(Arc::new(loaded));
     }
 
     /// An acceptor for TLS 1.2 and 1.3 that always uses the newest certificates.
@@ -85,12 +90,14 @@ impl Certificates {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(every) => {}
             }
-            if self.current.load().stamps == stamps(&self.files) {
+            let current = self.current.load_full();
+            if current.stamps == stamps(&current.files) {
                 continue;
             }
-            match Loaded::read(&self.files) {
+            match Loaded::read(current.files.clone()) {
                 Ok(loaded) => {
-                    self.current.store(Arc::new(loaded));
+                    // Unless others were put in use meanwhile.
+                    self.current.compare_and_swap(&current, Arc::new(loaded));
                     tracing::info!(event = "certificates_reloaded");
                 }
                 Err(error) => {
@@ -110,11 +117,12 @@ impl ResolvesServerCert for Certificates {
 }
 
 impl Loaded {
-    fn read(files: &[CertificateFiles]) -> Result<Self, TlsError> {
-        let stamps = stamps(files);
+    /// Reads all files; there must be one.
+    pub(crate) fn read(files: Vec<CertificateFiles>) -> Result<Self, TlsError> {
+        let stamps = stamps(&files);
         let mut by_name = HashMap::new();
         let mut default = None;
-        for files in files {
+        for files in &files {
             let key = Arc::new(read_certificate(files)?);
             for name in names(&key) {
                 by_name.entry(name).or_insert_with(|| Arc::clone(&key));
@@ -122,7 +130,7 @@ impl Loaded {
             default.get_or_insert(key);
         }
         let default = default.ok_or(TlsError::Empty { path: PathBuf::new() })?;
-        Ok(Self { default, by_name, stamps })
+        Ok(Self { files, default, by_name, stamps })
     }
 
     fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
@@ -214,7 +222,7 @@ mod tests {
         let first = fs::read(&files.certificate).unwrap();
         assert_eq!(self_signed(directory.path(), "mx.example.org").unwrap(), files);
         assert_eq!(fs::read(&files.certificate).unwrap(), first);
-        let loaded = Loaded::read(&[files]).unwrap();
+        let loaded = Loaded::read(vec![files]).unwrap();
         assert!(loaded.find("MX.example.org").is_some());
         assert!(loaded.find("other.example.org").is_none());
     }
@@ -232,7 +240,7 @@ mod tests {
         };
         let long: Vec<String> = (0..40).map(|i| format!("name-{i}.example.org")).collect();
         let long: Vec<&str> = long.iter().map(String::as_str).collect();
-        let loaded = Loaded::read(&[
+        let loaded = Loaded::read(vec![
             write("a", &["a.example.org"]),
             write("b", &["b.example.org", "*.wild.example.org"]),
             write("c", &long),
@@ -251,7 +259,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let files = self_signed(directory.path(), "mx.example.org").unwrap();
         let missing = CertificateFiles { key: directory.path().join("none"), ..files };
-        let error = Loaded::read(&[missing]).unwrap_err();
+        let error = Loaded::read(vec![missing]).unwrap_err();
         assert!(error.to_string().contains("none"), "{error}");
     }
 }

@@ -47,10 +47,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use domains::{Absence, Table};
 use mail_types::Host;
-use outcome::{Route, Settler};
+use outcome::Route;
 use queue::Queue;
 use retry::Policy;
 use smtp::client::{ClientConfig, Protocol, Timeouts};
@@ -62,7 +62,7 @@ pub use metrics::Metrics;
 
 use crate::lmtp::Server;
 use crate::maildir::Store;
-use crate::worker::{Mailboxes, Worker};
+use crate::worker::{Mailboxes, Terms, Worker};
 
 /// What the role works with.
 pub struct Setup {
@@ -91,6 +91,38 @@ pub struct Mda {
     config: Config,
     setup: Setup,
     mailboxes: Mailboxes,
+    terms: Arc<ArcSwap<Terms>>,
+}
+
+/// Changes the configuration of the role while it works.
+#[derive(Clone)]
+pub struct Live {
+    terms: Arc<ArcSwap<Terms>>,
+    name: Host,
+    route: Route,
+}
+
+/// A configuration that can be put in force.
+pub struct Change {
+    terms: Terms,
+    live: Live,
+}
+
+impl Live {
+    /// Checks the configuration; changes nothing. `retry` is that of [`Setup::retry`]. Of
+    /// `config` only [`Config::retry`] can be changed.
+    pub fn prepare(&self, config: &Config, retry: &Policy) -> Result<Change, ConfigError> {
+        config.validate(retry)?;
+        let terms = Terms::new(&self.name, &self.route, config.retry.of(retry));
+        Ok(Change { terms, live: self.clone() })
+    }
+}
+
+impl Change {
+    /// Attempts that begin from now on are judged by it.
+    pub fn apply(self) {
+        self.live.terms.store(Arc::new(self.terms));
+    }
 }
 
 impl Mda {
@@ -106,7 +138,15 @@ impl Mda {
                 Mailboxes::Maildirs(Arc::new(store))
             }
         };
-        Ok(Self { config, setup, mailboxes })
+        let policy = config.retry.of(&setup.retry);
+        let terms = ArcSwap::from_pointee(Terms::new(&setup.name, &setup.route, policy));
+        Ok(Self { config, setup, mailboxes, terms: Arc::new(terms) })
+    }
+
+    /// By which its configuration is changed.
+    pub fn live(&self) -> Live {
+        let Setup { name, route, .. } = &self.setup;
+        Live { terms: Arc::clone(&self.terms), name: name.clone(), route: route.clone() }
     }
 
     /// Where the Maildirs are, if any are written.
@@ -120,13 +160,11 @@ impl Mda {
     /// Works until `shutdown`; then leases no more, finishes what is in flight within `grace` and
     /// gives the rest back.
     pub async fn run(self, shutdown: CancellationToken, grace: Duration) {
-        let Self { config, setup, mailboxes } = self;
-        let policy = config.retry.of(&setup.retry);
+        let Self { config, setup, mailboxes, terms } = self;
         // Permits first: a job is leased when there is a connection for it.
         let connections_max = config.lmtp.map(|lmtp| lmtp.connections_max);
         let worker = Worker {
-            settler: Settler::new(setup.name, setup.route, policy.clone()),
-            policy,
+            terms,
             jobs_max: connections_max.unwrap_or(config.deliveries_max),
             queue: setup.queue,
             domains: setup.domains,

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use domains::{Absence, Table};
-use mail_types::Timestamp;
-use outcome::{Effort, Original, Plan, Settler};
+use mail_types::{Host, Timestamp};
+use outcome::{Effort, Original, Plan, Route, Settler};
 use queue::{
     ContentError, HopKind, Job, JobId, Lease, LeaseReason, NextHop, Queue, QueueError, SettleError,
     Settlement,
@@ -45,16 +45,28 @@ pub(crate) enum Mailboxes {
     Server(Box<Server>),
 }
 
+/// How outcomes are judged.
+pub(crate) struct Terms {
+    pub(crate) policy: Policy,
+    pub(crate) settler: Settler,
+}
+
+impl Terms {
+    pub(crate) fn new(name: &Host, route: &Route, policy: Policy) -> Self {
+        let settler = Settler::new(name.clone(), route.clone(), policy.clone());
+        Self { policy, settler }
+    }
+}
+
 /// Everything that attempts share.
 pub(crate) struct Worker {
     /// Jobs worked on at the same time.
     pub(crate) jobs_max: usize,
-    pub(crate) policy: Policy,
+    pub(crate) terms: Arc<ArcSwap<Terms>>,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) domains: Arc<ArcSwapOption<Table>>,
     pub(crate) absence: Arc<dyn Absence>,
     pub(crate) mailboxes: Mailboxes,
-    pub(crate) settler: Settler,
     pub(crate) lease: Duration,
     pub(crate) metrics: Metrics,
     /// When the process began; who knows what one before it did with older mail.
@@ -176,12 +188,13 @@ impl Worker {
             }
             LeaseReason::Deadline => {
                 let now = runtime::clock::now();
-                let policy = &self.policy;
-                let plan = self.settler.deadline(&job, policy, now, &mut rand::rng());
+                let Terms { policy, settler } = &*self.terms.load_full();
+                let plan = settler.deadline(&job, policy, now, &mut rand::rng());
                 self.record(&mut *lease, &job, plan).await;
             }
             LeaseReason::Cancelled => {
-                let plan = self.settler.cancellation(&job, runtime::clock::now());
+                let terms = self.terms.load_full();
+                let plan = terms.settler.cancellation(&job, runtime::clock::now());
                 self.record(&mut *lease, &job, plan).await;
             }
         }
@@ -213,8 +226,9 @@ impl Worker {
         };
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let effort = Effort { at, took_ms, relay: Some(relay), tls: None };
-        let (policy, now) = (&self.policy, runtime::clock::now());
-        let plan = self.settler.attempt(job, policy, effort, verdicts, now, &mut rand::rng());
+        let Terms { policy, settler } = &*self.terms.load_full();
+        let now = runtime::clock::now();
+        let plan = settler.attempt(job, policy, effort, verdicts, now, &mut rand::rng());
         self.record(lease, job, plan).await;
     }
 
@@ -263,7 +277,8 @@ impl Worker {
             Mailboxes::Server(server) => Some(server.endpoint().to_string()),
         };
         log::news(job, &plan, server.as_deref(), &self.metrics);
-        let settlement = plan.settlement(&self.settler, job, &original, &mut rand::rng());
+        let terms = self.terms.load_full();
+        let settlement = plan.settlement(&terms.settler, job, &original, &mut rand::rng());
         self.settle(lease, job, &settlement).await;
     }
 

@@ -47,6 +47,39 @@ pub(crate) enum Command {
     /// The hosted domains: list them, publish them.
     #[command(subcommand)]
     Domain(DomainCommand),
+    /// Have the running process read its configuration again.
+    ///
+    /// It does so by itself when `postrider.yaml` changes, and on SIGHUP. What is wrong, or needs a
+    /// restart, changes nothing: exits with 1 and says why.
+    Reload(Target),
+    /// Copy queue, mailboxes, domains, keys and configuration into a new directory, while mail
+    /// flows.
+    ///
+    /// What was accepted before it began is in it, unless it was done with. Without a running
+    /// process it copies what is on the disk. With a queue on JetStream it copies the rest. Run it
+    /// as the user that serves. The copy has mail and private keys.
+    Backup {
+        /// The directory to make; nothing may be in it.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Put a backup into place: compare all of it with what was saved, then copy it.
+    ///
+    /// `dataDir` must be empty. Configuration and domains that are there stay as they are. What was
+    /// delivered after the backup began is in its queue and is delivered again. Run it as the user
+    /// that serves.
+    Restore {
+        /// What `postrider backup` has made.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// Hold all mail in the queue until `postrider queue release`.
+        #[arg(long)]
+        hold: bool,
+        #[command(flatten)]
+        target: Target,
+    },
     /// Helpers for Mailbox resources.
     #[command(subcommand)]
     Mailbox(MailboxCommand),

@@ -1,23 +1,29 @@
 //! `postrider.yaml`: the sections of the roles, and what they share.
 
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use domains::yaml::Places;
 use mail_types::{Host, Mailbox};
+use runtime::config::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::secrets::Secrets;
 use crate::srs;
 
 /// The file in a configuration directory.
-const FILE: &str = "postrider.yaml";
+pub(crate) const FILE: &str = "postrider.yaml";
 
 /// What every role reads. Paths are relative to the file's directory.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Config {
+    /// The directory that paths are relative to; absolute.
+    #[serde(skip)]
+    pub(crate) directory: PathBuf,
     /// Our name: in the greeting, in EHLO, in trace fields and DSNs.
     pub(crate) hostname: String,
     /// Where queue, mailboxes and generated certificates are kept.
@@ -107,6 +113,31 @@ pub(crate) fn refused(section: &'static str) -> impl Fn(&dyn fmt::Display) -> an
     move |problem| anyhow::Error::new(Refused(format!("{FILE}: {section}.{problem}")))
 }
 
+/// What the reader says, with the field that it stumbled over.
+fn with_field(error: ConfigError) -> String {
+    let ConfigError::Field { path, line, column, reason } = &error else {
+        return error.to_string();
+    };
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let field = Places::of_document(&text).field_at(*line, *column);
+    if field.is_empty() {
+        return error.to_string();
+    }
+    let (path, line, column) = (path.clone(), *line, *column);
+    ConfigError::Field { path, line, column, reason: format!("{field}: {reason}") }.to_string()
+}
+
+/// Says where in the file the field stands that an error begins with.
+pub(crate) fn placed(directory: &Path, error: anyhow::Error) -> anyhow::Error {
+    let path = directory.join(FILE);
+    let Some(Refused(text)) = error.downcast_ref() else { return error };
+    let problem = text.strip_prefix(FILE).and_then(|problem| problem.strip_prefix(": "));
+    let (Some(problem), Ok(text)) = (problem, fs::read_to_string(&path)) else { return error };
+    let field = problem.split([':', ' ']).next().unwrap_or_default();
+    let (line, column) = Places::of_document(&text).of(field);
+    Refused(format!("{}:{line}:{column}: {problem}", path.display())).into()
+}
+
 /// Makes an error with its causes one that names the file.
 fn refused_whole(error: &anyhow::Error) -> anyhow::Error {
     anyhow::Error::new(Refused(format!("{FILE}: {error:#}")))
@@ -115,8 +146,13 @@ fn refused_whole(error: &anyhow::Error) -> anyhow::Error {
 impl Config {
     /// Reads the file in `directory`, and makes paths absolute.
     pub(crate) fn load(directory: &Path) -> anyhow::Result<Self> {
-        let mut config: Self = runtime::config::load(&directory.join(FILE))
-            .map_err(|error| Refused(error.to_string()))?;
+        Self::load_for(directory, directory)
+    }
+
+    /// Reads the file in `saved` as if it was in `directory`.
+    pub(crate) fn load_for(saved: &Path, directory: &Path) -> anyhow::Result<Self> {
+        let read = runtime::config::load(&saved.join(FILE));
+        let mut config: Self = read.map_err(|error| Refused(with_field(error)))?;
         let base = std::path::absolute(directory)?;
         config.data_dir = base.join(&config.data_dir);
         config.domains_dir = base.join(&config.domains_dir);
@@ -130,27 +166,33 @@ impl Config {
         if ingress.tls.self_signed_directory.is_none() {
             ingress.tls.self_signed_directory = Some(config.data_dir.join("tls"));
         }
-        for files in &mut ingress.tls.certificates {
-            files.certificate = base.join(&files.certificate);
-            files.key = base.join(&files.key);
-        }
-        for file in config.jetstream.iter_mut().flat_map(|jetstream| jetstream.files_mut()) {
-            *file = base.join(&*file);
-        }
-        let files = config.secrets.files_mut().chain(config.telemetry.files_mut());
-        for file in files.chain(config.srs.files_mut()) {
-            *file = base.join(&*file);
-        }
-        if let Some(file) = &mut config.admin.token_file {
-            *file = base.join(&*file);
-        }
         if let Some(socket) = config.mda.lmtp.as_mut().and_then(|lmtp| lmtp.socket.as_mut()) {
             *socket = base.join(&*socket);
         }
-        for auth in config.delivery.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
-            auth.password_file = base.join(&auth.password_file);
-        }
+        config.files_mut().for_each(|file| *file = base.join(&*file));
+        config.directory = base;
         Ok(config)
+    }
+
+    /// The files that sections name: keys, certificates, passwords.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        self.clone().files_mut().map(|file| file.clone()).collect()
+    }
+
+    fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let Self { ingress, jetstream, secrets, srs, delivery, admin, telemetry, .. } = self;
+        let certificates = ingress.tls.certificates.iter_mut();
+        let certificates = certificates.flat_map(|files| [&mut files.certificate, &mut files.key]);
+        let jetstream = jetstream.iter_mut().flat_map(|jetstream| jetstream.files_mut());
+        let auths = delivery.routes.iter_mut().filter_map(|route| route.auth.as_mut());
+        certificates
+            .chain(jetstream)
+            .chain(secrets.files_mut())
+            .chain(srs.files_mut())
+            .chain(delivery.tls_ca_file.as_mut())
+            .chain(auths.map(|auth| &mut auth.password_file))
+            .chain(admin.token_file.as_mut())
+            .chain(telemetry.files_mut())
     }
 
     /// Checks every section, as `serve` and `check` both do before anything else.
@@ -180,9 +222,11 @@ impl Config {
 
     /// The same, with the secrets that only who serves can read.
     pub(crate) fn validate_serving(&self) -> anyhow::Result<()> {
-        self.validate()?;
-        self.srs.load()?;
-        self.admin_port().map(drop)
+        let validated = self.validate().and_then(|()| {
+            self.srs.load()?;
+            self.admin_port().map(drop)
+        });
+        validated.map_err(|error| placed(&self.directory, error))
     }
 
     /// Our name, checked.
@@ -234,6 +278,16 @@ impl Config {
         self.data_dir.join("history")
     }
 
+    /// Where Maildirs are, if any are written.
+    pub(crate) fn mail_directory(&self) -> PathBuf {
+        self.data_dir.join(&self.mda.directory)
+    }
+
+    /// There as long as a restore has not put everything into place.
+    pub(crate) fn restore_marker(&self) -> PathBuf {
+        self.data_dir.join("restoring")
+    }
+
     /// Where operators reach the process by TCP, if they may.
     pub(crate) fn admin_port(&self) -> anyhow::Result<Option<admin::Port>> {
         self.admin.port().map_err(|error| refused("admin")(&error))
@@ -258,11 +312,11 @@ mod tests {
 
     fn parse(text: &str) -> serde_json::Value {
         let dir = std::env::temp_dir().join(format!("postrider-config-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        fs::create_dir_all(&dir).unwrap();
         let path = dir.join(format!("{}.yaml", text.len()));
-        std::fs::write(&path, text).unwrap();
+        fs::write(&path, text).unwrap();
         let config: Config = runtime::config::load(&path).unwrap();
-        std::fs::remove_file(path).unwrap();
+        fs::remove_file(path).unwrap();
         serde_json::to_value(config).unwrap()
     }
 

@@ -4,6 +4,7 @@
 //! roles do is in their crates.
 
 mod backend;
+mod backup;
 mod check;
 mod cli;
 mod config;
@@ -14,10 +15,13 @@ mod nats_command;
 mod output;
 mod password;
 mod past;
+mod process;
 mod progress;
 mod queue_command;
 mod queue_metrics;
+mod reload;
 mod resources;
+mod restore;
 mod secrets;
 mod serve;
 mod srs;
@@ -72,7 +76,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         | Command::Mda(_)
         | Command::Domain(_)
         | Command::Queue(_)
-        | Command::Trace(_) => {}
+        | Command::Trace(_)
+        | Command::Reload(_)
+        | Command::Backup { .. }
+        | Command::Restore { .. } => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -84,6 +91,12 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Queue(command) => queue_command::run(command).await,
             Command::Trace(trace) => trace_command::run(&trace).await,
             Command::Domain(command) => domain_command::run(command).await,
+            Command::Reload(target) => reload::ask(&target).await,
+            Command::Backup { directory, target } => backup::run(directory, target).await,
+            Command::Restore { directory, hold, target } => {
+                let mail = if hold { restore::Mail::Held } else { restore::Mail::GoesOn };
+                restore::run(&directory, mail, target).await
+            }
             Command::Check(_) | Command::Mailbox(_) | Command::Nats(_) => Ok(()),
             Command::Completions { .. } | Command::Man { .. } => Ok(()),
         }

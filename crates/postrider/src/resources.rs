@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Refused};
 
 /// How often the directory is looked at.
-const LOOK: Duration = Duration::from_secs(2);
+pub(crate) const LOOK: Duration = Duration::from_secs(2);
 
 /// Compiles every `*.yaml` of the directory, in order of their names.
 pub(crate) fn load(config: &Config) -> anyhow::Result<Table> {
@@ -51,11 +51,16 @@ fn files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
 const CONFIRM: Duration = Duration::from_secs(60);
 
 /// What changes when a file does.
-type Fingerprint = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
+pub(crate) type Fingerprint = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
 
 fn fingerprint(directory: &Path) -> Fingerprint {
-    let files = files(directory).unwrap_or_default().into_iter();
+    fingerprint_of(files(directory).unwrap_or_default())
+}
+
+/// That of files; those that are not there are left out.
+pub(crate) fn fingerprint_of(files: impl IntoIterator<Item = PathBuf>) -> Fingerprint {
     files
+        .into_iter()
         .filter_map(|path| {
             let metadata = fs::metadata(&path).ok()?;
             Some((path, (metadata.len(), metadata.modified().ok())))
@@ -63,20 +68,25 @@ fn fingerprint(directory: &Path) -> Fingerprint {
         .collect()
 }
 
-/// Which files the table was made of, and which were seen last.
-struct Watch {
+/// Which files are in use, and which were seen last.
+pub(crate) struct Watch {
     used: Fingerprint,
     seen: Fingerprint,
 }
 
 impl Watch {
-    fn new(used: Fingerprint) -> Self {
+    pub(crate) fn new(used: Fingerprint) -> Self {
         Self { seen: used.clone(), used }
+    }
+
+    /// These are in use, whatever was seen before.
+    pub(crate) fn use_now(&mut self, used: Fingerprint) {
+        *self = Self::new(used);
     }
 
     /// Whether there is something new to read: other files than those used, and the same as at the
     /// last look. What is being written would make recipients vanish, and a vanished one is a 550.
-    fn look(&mut self, now: Fingerprint) -> bool {
+    pub(crate) fn look(&mut self, now: Fingerprint) -> bool {
         let is_settled = now == self.seen;
         self.seen = now;
         is_settled && self.seen != self.used

@@ -12,7 +12,7 @@ use history::{History, Watched};
 use prometheus_client::registry::Registry;
 use queue::{HopKind, Queue};
 use runtime::readiness::Readiness;
-use runtime::telemetry::Format;
+use runtime::telemetry::{Filter, Format};
 use runtime::trace::{Export, Origin};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -20,11 +20,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::Backend;
+use crate::backup::snapshot::Snapshots;
 use crate::cli::LogFormat;
 use crate::config::{Config, Refused, refused};
+use crate::process::Control;
 use crate::queue_metrics::Watched as Numbers;
+use crate::reload::{Live, Reloader, Reloading, Setting, Source};
 use crate::table::Domains;
-use crate::{backend, dsn_route, output, past, srs};
+use crate::{backend, dsn_route, output, past, reload, srs};
 
 /// What a connection to the port of operators may last: a list of a long queue takes its time.
 const ADMIN_LASTING: Duration = Duration::from_secs(600);
@@ -65,27 +68,50 @@ pub(crate) async fn serve(
     roles: &[Role],
     log: Option<LogFormat>,
 ) -> anyhow::Result<()> {
-    let mut config = Config::load(directory)?;
-    config.validate_serving()?;
+    let config = read_config(directory, log)?;
+    ensure_restored(&config)?;
     if roles != Role::ALL && config.jetstream.is_none() {
         let problem = "postrider.yaml: jetstream is not set: a role of its own needs a queue that \
                        processes share; run `postrider serve` to have all roles in one process";
         return Err(Refused::of_lines(&[problem.to_owned()]).into());
     }
+    let export = open_export(&config, roles)?;
+    let started = runtime::telemetry::start(&config.log, export.as_ref());
+    let filter = started.map_err(|error| refused("log")(&error))?;
+    let source = Source { directory: directory.to_owned(), log };
+    // Boxed: opening the queue and the roles is large.
+    let served = Box::pin(serve_logged(source, roles, config, filter)).await;
+    if let Some(export) = export {
+        export.close().await;
+    }
+    served
+}
+
+/// What a process serves by; all of it is checked.
+pub(crate) fn read_config(directory: &Path, log: Option<LogFormat>) -> anyhow::Result<Config> {
+    let mut config = Config::load(directory)?;
+    config.validate_serving()?;
     if let Some(format) = log {
         config.log.format = Some(match format {
             LogFormat::Json => Format::Json,
             LogFormat::Human => Format::Human,
         });
     }
-    let export = open_export(&config, roles)?;
-    let started = runtime::telemetry::start(&config.log, export.as_ref());
-    started.map_err(|error| refused("log")(&error))?;
-    let served = serve_logged(directory, roles, config).await;
-    if let Some(export) = export {
-        export.close().await;
+    Ok(config)
+}
+
+/// Half a restore would be taken for all the mail that there is.
+fn ensure_restored(config: &Config) -> anyhow::Result<()> {
+    let marker = config.restore_marker();
+    if !marker.exists() {
+        return Ok(());
     }
-    served
+    let (marker, place) = (marker.display(), config.data_dir.display());
+    let problem = format!(
+        "{marker}: a restore has begun and has not ended; wait for it, or if nobody restores, \
+         remove what is in {place} and run `postrider restore` again"
+    );
+    Err(Refused::of_lines(&[problem]).into())
 }
 
 fn open_export(config: &Config, roles: &[Role]) -> anyhow::Result<Option<Export>> {
@@ -97,21 +123,29 @@ fn open_export(config: &Config, roles: &[Role]) -> anyhow::Result<Option<Export>
     Export::open(&config.telemetry, origin).map_err(|error| refused("telemetry")(&error))
 }
 
-async fn serve_logged(directory: &Path, roles: &[Role], config: Config) -> anyhow::Result<()> {
+async fn serve_logged(
+    source: Source,
+    roles: &[Role],
+    config: Config,
+    filter: Filter,
+) -> anyhow::Result<()> {
+    let directory = source.directory.clone();
     let tasks = TaskTracker::new();
     let stop = runtime::shutdown::on_signals(&tasks).context("cannot listen for signals")?;
     let (doors, last) = (JoinSet::new(), CancellationToken::new());
     let readiness = Readiness::default();
     let domains = Domains::open(&config, roles, &readiness).await?;
-    let opening = Opening { config, domains, doors, last, readiness };
+    let opening = Opening { config, source, filter, domains, doors, last, readiness };
     let Some(process) = opening.open(roles, &stop).await? else { return Ok(()) };
-    process.announce(directory)?;
+    process.announce(&directory)?;
     process.run(stop).await
 }
 
 /// A process whose queue is not open yet. It tells its health already.
 struct Opening {
     config: Config,
+    source: Source,
+    filter: Filter,
     domains: Domains,
     /// Health and metrics: they are served from the first to the last.
     doors: JoinSet<()>,
@@ -133,6 +167,7 @@ impl Opening {
         let counted = backend::Metrics::register(config, &mut registry);
         let metrics = RoleMetrics::register(roles, &mut registry);
         let numbers = Numbers::register(&mut registry);
+        let reloads = reload::Metrics::register(&mut registry);
         self.readiness.not_ready("roles", "starting");
         self.readiness.not_ready("queue", "opening");
         let http = runtime::http::Http::bind(config.http, self.readiness.clone(), registry);
@@ -152,13 +187,32 @@ impl Opening {
         let parts =
             Parts { config, queue: &queue, domains: &self.domains, srs: srs::open(config)? };
         let made = metrics.make(&parts)?;
-        let socket = config.admin_socket();
+        let (reloading, reloader) = Reloader::new(
+            Setting { source: self.source.clone(), roles: roles.to_vec(), config: config.clone() },
+            made.live(&self.filter),
+            reloads,
+        )?;
+        self.open_socket(&backend, sources.clone(), reloading).await?;
+        let admin_address = self.open_port(sources).await?;
+        Ok(Some(Process { opening: self, backend, made, reloader, http_address, admin_address }))
+    }
+
+    /// The socket for operators.
+    async fn open_socket(
+        &mut self,
+        backend: &Backend,
+        sources: Sources,
+        reloading: Reloading,
+    ) -> anyhow::Result<()> {
+        let socket = self.config.admin_socket();
         let admin = admin::server::Server::bind(&socket).await;
         let admin = admin.with_context(|| format!("cannot listen on {}", socket.display()))?;
-        let admin = admin.serve(sources.clone(), self.last.clone());
+        let snapshots = Arc::new(Snapshots::of(backend));
+        self.doors.spawn(Arc::clone(&snapshots).watch(self.last.clone()));
+        let admin = admin.with_process(Arc::new(Control::new(reloading, snapshots)));
+        let admin = admin.serve(sources, self.last.clone());
         self.doors.spawn(async move { admin.await.unwrap_or_else(|error| log_admin(&error)) });
-        let admin_address = self.open_port(sources).await?;
-        Ok(Some(Process { opening: self, backend, made, http_address, admin_address }))
+        Ok(())
     }
 
     /// The port for operators, if there is to be one.
@@ -225,11 +279,24 @@ impl RoleMetrics {
     }
 }
 
+impl Made {
+    /// What of the configuration can be changed while they work.
+    fn live(&self, filter: &Filter) -> Live {
+        Live {
+            ingress: self.ingress.as_ref().map(ingress::Ingress::live),
+            delivery: self.delivery.as_ref().map(delivery::Delivery::live),
+            mda: self.mda.as_ref().map(mda::Mda::live),
+            log: filter.clone(),
+        }
+    }
+}
+
 /// A process that is ready to work.
 struct Process {
     opening: Opening,
     backend: Backend,
     made: Made,
+    reloader: Reloader,
     http_address: SocketAddr,
     admin_address: Option<SocketAddr>,
 }
@@ -263,7 +330,7 @@ impl Process {
     /// A role that ends by itself is a bug: the process ends with an error, and whoever started it
     /// starts it again. What was accepted is in the queue.
     async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Opening { config, domains, mut doors, last, readiness } = self.opening;
+        let Opening { config, domains, mut doors, last, readiness, .. } = self.opening;
         let grace = Duration::from_secs(config.ingress.stop_grace_seconds);
         let mut roles = JoinSet::new();
         // Roles are told to stop once we are not ready: nobody sends us work that we refuse.
@@ -280,6 +347,7 @@ impl Process {
             roles.spawn(with_table(domains.clone(), leave.clone(), run));
         }
         roles.spawn(domains.keep_fresh(config, readiness.clone(), leave.clone()));
+        roles.spawn(self.reloader.run(leave.clone()));
         readiness.ready("roles");
         // Cancel-safe: a role that has ended is still there for the loop below.
         tokio::select! {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use mail_types::{QueueId, Timestamp};
 use queue::stored::{StoredMessage, StoredState};
 use queue::{JobId, Phase};
-use tokio::sync::oneshot;
+use tokio::sync::{SemaphorePermit, oneshot};
 
 use crate::checkpoint::{self, Position};
 use crate::content::{self, ReadError, Whole, body_path, front_path};
@@ -118,7 +118,13 @@ impl Janitor {
         }
     }
 
+    /// The right to delete what was committed; `None` while it is copied.
+    fn unlinking(&self) -> Option<SemaphorePermit<'_>> {
+        self.shared.unlinking.try_acquire().ok()
+    }
+
     fn delete_garbage(&self) {
+        let Some(_turn) = self.unlinking() else { return };
         let garbage = self.shared.index().take_garbage();
         for message in garbage {
             self.delete_file(&front_path(message));
@@ -144,6 +150,7 @@ impl Janitor {
     /// Unlinks the oldest segments while nothing in them is needed; one after the other, so that a
     /// crash cannot bring back the beginning of a job without its end.
     fn free_dead(&self) {
+        let Some(_turn) = self.unlinking() else { return };
         while let Some(sequence) = self.oldest(|live| live == 0) {
             let path = segment::path(sequence);
             let removed = match self.shared.disk.remove(&path) {
@@ -170,10 +177,12 @@ impl Janitor {
     fn move_sparse(&mut self) {
         while self.is_sparse() && !self.shared.is_closed() {
             let Some(sequence) = self.oldest(|live| live > 0) else { return };
+            let Some(turn) = self.unlinking() else { return };
             if let Err(error) = self.move_out(sequence) {
                 tracing::warn!(sequence, %error, "cannot move mail out of an old segment");
                 return;
             }
+            drop(turn);
             self.free_dead();
         }
     }
@@ -342,6 +351,7 @@ impl Janitor {
         if self.orphans_after.is_none_or(|after| now < after) {
             return;
         }
+        let Ok(_turn) = self.shared.unlinking.try_acquire() else { return };
         self.orphans_after = Some(now + ORPHANS);
         let Ok(files) = self.shared.disk.list(disk::CONTENT) else { return };
         for file in files {

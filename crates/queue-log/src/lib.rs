@@ -42,6 +42,7 @@ mod recovery;
 mod room;
 mod segment;
 mod shared;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -51,6 +52,7 @@ pub use any_octets::check_segment;
 pub use config::Config;
 pub use log_queue::{LogQueue, OpenError};
 pub use metrics::Metrics;
+pub use snapshot::{AtRest, LogFile, Snapshot};
 
 /// Reads the octets of a segment as recovery does; tells how many entries it has.
 #[cfg(test)]

@@ -16,7 +16,7 @@ use queue::{
     AcceptError, Acted, Action, Admission, Content, ContentError, Draft, Filter, HopKind, Job,
     JobSummary, Lease, NextHop, Queue, QueueError, Stats,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::act;
 use crate::cache::Cache;
@@ -31,7 +31,8 @@ use crate::lease::Held;
 use crate::list;
 use crate::metrics::Metrics;
 use crate::recovery::{self, Recovered, RecoveryError};
-use crate::shared::{Clock, Shared};
+use crate::shared::{Clock, Message, Shared, closed};
+use crate::snapshot::Snapshot;
 use crate::writer::Writer;
 
 /// Requests that may wait for the writer.
@@ -196,6 +197,26 @@ impl LogQueue {
 }
 
 impl LogQueue {
+    /// The queue as it is now, to be copied. Until it is dropped nothing of it is deleted, and a
+    /// second snapshot waits.
+    ///
+    /// # Errors
+    /// When the queue is closed, or its directory cannot be listed.
+    pub async fn snapshot(&self) -> Result<Snapshot, QueueError> {
+        let unavailable = |_| QueueError::Unavailable(closed());
+        let unlinking = Arc::clone(&self.shared.unlinking).acquire_owned();
+        let unlinking = unlinking.await.map_err(|error| QueueError::Unavailable(error.into()))?;
+        let (reply, position) = oneshot::channel();
+        let asked = self.shared.requests.send(Message::Position(reply)).await;
+        asked.map_err(|_| QueueError::Unavailable(closed()))?;
+        let position = position.await.map_err(unavailable)?;
+        let shared = Arc::clone(&self.shared);
+        let taken = move || Snapshot::take(shared, unlinking, position);
+        let taken = tokio::task::spawn_blocking(taken).await;
+        let taken = taken.map_err(|error| QueueError::Unavailable(error.into()))?;
+        taken.map_err(|error| QueueError::Unavailable(error.into()))
+    }
+
     /// Ends the threads, as if the process had ended.
     pub(crate) fn halt(&self) {
         self.shared.is_closed.store(true, Ordering::Release);
@@ -227,7 +248,7 @@ impl Drop for LogQueue {
 
 fn start(
     shared: &Arc<Shared>,
-    receiver: mpsc::Receiver<crate::shared::Message>,
+    receiver: mpsc::Receiver<Message>,
     found: &Recovered,
 ) -> std::io::Result<Threads> {
     let (poke, pokes) = std::sync::mpsc::sync_channel(1);

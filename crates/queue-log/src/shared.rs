@@ -9,6 +9,7 @@ use mail_types::{QueueId, Timestamp};
 use queue::contract::Cause;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
+use crate::checkpoint::Position;
 use crate::config::Config;
 use crate::disk::Disk;
 use crate::index::{Effect, Index, Places};
@@ -29,6 +30,9 @@ pub(crate) struct Shared {
     pub(crate) changed: Notify,
     /// One operator's action at a time.
     pub(crate) acting: Semaphore,
+    /// The right to delete, rename or move what was committed: the janitor's, unless a snapshot is
+    /// copied.
+    pub(crate) unlinking: Arc<Semaphore>,
     /// Octets in files of content.
     pub(crate) file_bytes: AtomicU64,
     /// What the file system has left.
@@ -62,6 +66,7 @@ impl Shared {
             requests,
             changed: Notify::new(),
             acting: Semaphore::new(1),
+            unlinking: Arc::new(Semaphore::new(1)),
             file_bytes: AtomicU64::new(0),
             room: Arc::default(),
             is_short: AtomicBool::new(false),
@@ -134,6 +139,8 @@ pub(crate) enum Message {
     Append(Box<Request>),
     /// Look whether there is room again.
     Tick,
+    /// Say where the log ends; all that was asked for before lies in front of it, synced.
+    Position(oneshot::Sender<Position>),
     Stop,
 }
 

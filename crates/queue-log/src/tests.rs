@@ -7,6 +7,7 @@ mod format;
 pub(crate) mod mail;
 mod opening;
 mod rot;
+mod snapshot;
 mod space;
 
 pub(crate) use mail::NOW;

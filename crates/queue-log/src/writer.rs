@@ -85,6 +85,8 @@ impl Writer {
             match message {
                 Message::Stop => break,
                 Message::Tick => self.tick(),
+                // Nobody waits when the future was dropped.
+                Message::Position(reply) => _ = reply.send(self.position()),
                 Message::Append(first) => {
                     let (batch, next) = self.gather(*first);
                     carried = next;
@@ -92,10 +94,14 @@ impl Writer {
                 }
             }
         }
-        match self.tail {
-            Tail::Open { file, at } => Position { segment: file.sequence.get(), offset: at },
+        self.position()
+    }
+
+    fn position(&self) -> Position {
+        match &self.tail {
+            Tail::Open { file, at } => Position { segment: file.sequence.get(), offset: *at },
             Tail::Sealed { sequence, valid_to, .. } => {
-                Position { segment: sequence, offset: valid_to }
+                Position { segment: *sequence, offset: *valid_to }
             }
         }
     }
@@ -304,10 +310,25 @@ impl Writer {
 
     /// A segment of at least `bytes`: the spare one, or a new one.
     fn take_file(&mut self, bytes: u64) -> io::Result<File> {
-        match self.spare.take_if(|spare| u64::from(spare.capacity) >= bytes) {
-            Some(spare) => Ok(spare),
-            None => self.create(bytes.max(self.shared.config.segment_bytes.into())),
+        if let Some(spare) = self.spare.take_if(|spare| u64::from(spare.capacity) >= bytes) {
+            return Ok(spare);
         }
+        let larger = self.create(bytes.max(self.shared.config.segment_bytes.into()))?;
+        // Segments are read in the order of their numbers: used after it, the spare one would be
+        // read before it.
+        if let Some(spare) = self.spare.take() {
+            self.discard(spare.sequence.get());
+        }
+        Ok(larger)
+    }
+
+    /// Deletes a segment that was not begun. One that stays is deleted when the log is opened.
+    fn discard(&self, sequence: u32) {
+        let path = segment::path(sequence);
+        if let Err(error) = self.shared.disk.remove(&path) {
+            tracing::warn!(path, %error, "cannot delete an unused segment");
+        }
+        self.shared.index().segments.remove(&sequence);
     }
 
     /// Has a segment ready beforehand: a full disk shows while there is still room to drain.

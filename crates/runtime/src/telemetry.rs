@@ -6,12 +6,14 @@
 mod clean;
 
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{EnvFilter, ParseError, filter_fn};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::clean::Clean;
@@ -69,9 +71,27 @@ impl Config {
     }
 }
 
+/// Changes what is logged while the process runs.
+#[derive(Clone)]
+pub struct Filter(Arc<dyn Fn(EnvFilter) + Send + Sync>);
+
+impl Filter {
+    /// Puts another filter in force; that of a configuration that is not valid is not.
+    pub fn set(&self, config: &Config) {
+        if let Ok(filter) = config.env_filter() {
+            (self.0)(filter);
+        }
+    }
+
+    fn of<S: 'static>(handle: reload::Handle<EnvFilter, S>) -> Self {
+        // It fails when nobody logs any more.
+        Self(Arc::new(move |filter| drop(handle.reload(filter))))
+    }
+}
+
 /// Starts logging for the process, and with `export` the recording of spans.
-pub fn start(config: &Config, export: Option<&Export>) -> Result<(), TelemetryError> {
-    let filter = config.env_filter()?;
+pub fn start(config: &Config, export: Option<&Export>) -> Result<Filter, TelemetryError> {
+    let (filter, handle) = reload::Layer::new(config.env_filter()?);
     let is_ours = filter_fn(|metadata| metadata.is_span() && metadata.target() == TARGET);
     let spans = export.map(|export| {
         let layer = tracing_opentelemetry::layer().with_tracer(export.tracer());
@@ -87,7 +107,8 @@ pub fn start(config: &Config, export: Option<&Export>) -> Result<(), TelemetryEr
             registry.with(for_people(|| Clean(io::stderr())).with_filter(filter)).try_init()
         }
     };
-    started.map_err(|_| TelemetryError::Twice)
+    started.map_err(|_| TelemetryError::Twice)?;
+    Ok(Filter::of(handle))
 }
 
 fn json<S, W>(writer: W) -> impl tracing_subscriber::Layer<S>

@@ -6,11 +6,11 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Error, Location, Spanned};
 
 /// A line and a column of the file, counted from 1.
-pub(super) type Place = (u64, u64);
+type Place = (u64, u64);
 
 /// The places of all fields of a document, by path, in the order of the text.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Places(Vec<Field>);
+pub struct Places(Vec<Field>);
 
 #[derive(Clone, Debug)]
 struct Field {
@@ -22,6 +22,11 @@ struct Field {
 }
 
 impl Places {
+    /// Those of a text that is one document; none, if it is no YAML.
+    pub fn of_document(text: &str) -> Self {
+        Self::read(text, 1).unwrap_or_default()
+    }
+
     /// Reads a document that begins on line `first_line` of its file.
     pub(super) fn read(text: &str, first_line: u64) -> Result<Self, Error> {
         let root: Spanned<Node> = serde_saphyr::from_str(text)?;
@@ -53,7 +58,7 @@ impl Places {
     }
 
     /// Where a field stands, or else the nearest that encloses it.
-    pub(super) fn of(&self, path: &str) -> Place {
+    pub fn of(&self, path: &str) -> (u64, u64) {
         let mut path = path;
         loop {
             if let Some(field) = self.0.iter().find(|field| field.path == path) {
@@ -65,6 +70,13 @@ impl Places {
                 None => path = "",
             }
         }
+    }
+
+    /// The path of the field whose name or value stands here; empty when none does.
+    pub fn field_at(&self, line: u64, column: u64) -> String {
+        let place = (line, column);
+        let paths = [self.key_at(place), self.value_at(place), self.map_at(place)];
+        paths.into_iter().find(|path| !path.is_empty()).unwrap_or_default()
     }
 
     /// The path of the field whose name stands here.

@@ -129,7 +129,7 @@ impl Copying<'_> {
         at: Timestamp,
     ) -> Attempted {
         let (mut verdicts, mut obstacle) = (Vec::new(), None);
-        for index in due_recipients(job, &self.worker.policy, at, RECIPIENTS_MAX) {
+        for index in due_recipients(job, &self.worker.terms.load().policy, at, RECIPIENTS_MAX) {
             let outcome = match self.deliver(lease, job, index).await {
                 Ok(()) => recipient::delivered(runtime::clock::now()),
                 Err(Failure::Undelivered(undelivered)) => {

@@ -46,7 +46,7 @@ impl Worker {
         at: Timestamp,
     ) -> Attempted {
         let (mut open, mut verdicts) = (Vec::new(), Vec::new());
-        for index in due_recipients(job, &self.policy, at, RECIPIENTS_MAX) {
+        for index in due_recipients(job, &self.terms.load().policy, at, RECIPIENTS_MAX) {
             match self.addressee(job, index).await {
                 Ok(recipient) => open.push((index, recipient)),
                 Err(undelivered) => {

@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use queue::{Admission, HopKind, Queue, QueueError};
+use bytes::Bytes;
+use queue::{Admission, Head, HopKind, Queue, QueueError};
 
-use super::mail::{NOW, body, content, envelope, head, job, lease_all, read, send, small_segments};
+use super::mail::{
+    NOW, body, content, done, envelope, head, job, lease_all, read, send, small_segments,
+};
 use crate::{Config, LogQueue, Metrics, OpenError};
 
 fn try_open(dir: &Path, config: Config) -> Result<LogQueue, OpenError> {
@@ -142,4 +145,20 @@ async fn a_missing_segment_stops_no_other_mail() {
     assert!(stats.quarantined > 0, "{stats:?}");
     assert_eq!(leases.len() as u64 + stats.quarantined, 20, "{stats:?}");
     assert!(!leases.is_empty());
+}
+
+/// A segment is made for it; the one that was ready before is too small and has a lower number.
+#[tokio::test]
+async fn what_comes_after_a_record_larger_than_a_segment_is_read_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let queue = try_open(dir.path(), small_segments()).unwrap();
+    let mut draft = queue.begin(envelope(), Admission::Outside).await.unwrap();
+    let header = Bytes::from(vec![b'x'; 200 << 10]);
+    draft.commit(Head { header, ..head() }, vec![job()]).await.unwrap();
+    for mut lease in lease_all(&queue).await {
+        lease.settle(&done()).await.unwrap();
+    }
+    drop((draft, queue));
+    let queue = try_open(dir.path(), small_segments()).unwrap();
+    assert_eq!(queue.stats().await.unwrap().messages, 0, "it was done with");
 }

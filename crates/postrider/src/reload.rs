@@ -1,0 +1,393 @@
+//! The configuration of a process that works: read again when its file changes, on SIGHUP, and when
+//! an operator asks for it.
+//!
+//! All of a change is put in force or nothing of it: what is wrong, or what a running process can
+//! not take up, leaves the configuration as it was. Sessions and attempts that have begun end as
+//! they began.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use runtime::telemetry::Filter;
+use serde_json::Value;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{LogFormat, Output, Target};
+use crate::config::{Config, FILE, Refused, placed};
+use crate::output;
+use crate::resources::{Fingerprint, LOOK, Watch, fingerprint_of};
+use crate::serve::{Role, read_config};
+
+/// Operators that may wait for an answer.
+const ASKS: usize = 8;
+
+/// Fields, and sections, that a process takes up while it works. All others are read at its start.
+const LIVE: [&str; 30] = [
+    "ingress.tls.certificates",
+    "ingress.auth.failuresPerSessionMax",
+    "ingress.limits.connectionsPerClientMax",
+    "ingress.limits.messageSizeBytes",
+    "ingress.limits.headerBlockBytes",
+    "ingress.limits.commandLineBytes",
+    "ingress.limits.authLineBytes",
+    "ingress.limits.textLineBytes",
+    "ingress.limits.recipientsMax",
+    "ingress.limits.errorsMax",
+    "ingress.limits.commandsMax",
+    "ingress.limits.receivedMax",
+    "ingress.limits.commandTimeoutSeconds",
+    "ingress.limits.contentTimeoutSeconds",
+    "ingress.limits.writeTimeoutSeconds",
+    "ingress.limits.tlsHandshakeTimeoutSeconds",
+    "delivery.port",
+    "delivery.connectionsPerDestinationMax",
+    "delivery.messagesPerConnectionMax",
+    "delivery.recipientsPerTransactionMax",
+    "delivery.addressesPerAttemptMax",
+    "delivery.connectTimeoutSeconds",
+    "delivery.allowPrivateAddresses",
+    "delivery.tlsCaFile",
+    "delivery.retry",
+    "delivery.routes",
+    "mda.retry",
+    "log.filter",
+    // Of programs that are started anew each time.
+    "secrets.publicKeys",
+    "secrets.compareKey",
+];
+
+/// Where a configuration is read from.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) directory: PathBuf,
+    /// What the command line says instead of the file.
+    pub(crate) log: Option<LogFormat>,
+}
+
+/// A configuration in force.
+#[derive(Clone)]
+pub(crate) struct Setting {
+    pub(crate) source: Source,
+    pub(crate) roles: Vec<Role>,
+    pub(crate) config: Config,
+}
+
+/// Those who take up changes.
+#[derive(Clone)]
+pub(crate) struct Live {
+    pub(crate) ingress: Option<ingress::Live>,
+    pub(crate) delivery: Option<delivery::Live>,
+    pub(crate) mda: Option<mda::Live>,
+    pub(crate) log: Filter,
+}
+
+/// A configuration that all of them can take up.
+struct Prepared {
+    config: Config,
+    ingress: Option<ingress::Change>,
+    delivery: Option<delivery::Change>,
+    mda: Option<mda::Change>,
+    /// Fields that are not as they were.
+    changed: Vec<String>,
+}
+
+impl Live {
+    fn prepare(&self, config: Config, changed: Vec<String>) -> anyhow::Result<Prepared> {
+        let ingress = self.ingress.as_ref().map(|live| live.prepare(&config.ingress));
+        let delivery = self.delivery.as_ref().map(|live| live.prepare(config.delivery.clone()));
+        let retry = &config.delivery.retry;
+        let mda = self.mda.as_ref().map(|live| live.prepare(&config.mda, retry));
+        let (ingress, delivery, mda) = (
+            ingress.transpose().context("ingress")?,
+            delivery.transpose().context("delivery")?,
+            mda.transpose().context("mda")?,
+        );
+        Ok(Prepared { config, ingress, delivery, mda, changed })
+    }
+
+    /// None of it can fail.
+    fn apply(&self, prepared: Prepared) -> (Config, Vec<String>) {
+        let Prepared { config, ingress, delivery, mda, changed } = prepared;
+        if let Some(change) = ingress {
+            change.apply();
+        }
+        if let Some(change) = delivery {
+            change.apply();
+        }
+        if let Some(change) = mda {
+            change.apply();
+        }
+        self.log.set(&config.log);
+        (config, changed)
+    }
+}
+
+impl Setting {
+    /// Reads what is in the file now; tells what all of it changes.
+    fn read_again(&self) -> anyhow::Result<(Config, Vec<String>)> {
+        let config = read_config(&self.source.directory, self.source.log)?;
+        let changed = changes(&self.config, &config)?;
+        let at_start = changed.iter().filter(|field| !is_live(field, &self.roles));
+        let at_start: Vec<&str> = at_start.map(String::as_str).collect();
+        let Some((first, others)) = at_start.split_first() else { return Ok((config, changed)) };
+        let others = match others {
+            [] => String::new(),
+            others => format!(", and so do {}", others.join(", ")),
+        };
+        let problem = format!(
+            "{FILE}: {first} needs a restart{others}: restart the process, or take this back to \
+             have the rest in force"
+        );
+        Err(placed(&config.directory, Refused::of_lines(&[problem]).into()))
+    }
+}
+
+/// The fields that differ.
+fn changes(old: &Config, new: &Config) -> anyhow::Result<Vec<String>> {
+    let mut changed = Vec::new();
+    compare("", &serde_json::to_value(old)?, &serde_json::to_value(new)?, &mut changed);
+    Ok(changed)
+}
+
+fn compare(path: &str, old: &Value, new: &Value, changed: &mut Vec<String>) {
+    let (Value::Object(old), Value::Object(new)) = (old, new) else {
+        if old != new {
+            changed.push(path.to_owned());
+        }
+        return;
+    };
+    let added = new.keys().filter(|name| !old.contains_key(*name));
+    for name in old.keys().chain(added) {
+        let dot = if path.is_empty() { "" } else { "." };
+        let value = |of: &serde_json::Map<String, Value>| of.get(name).cloned().unwrap_or_default();
+        compare(&format!("{path}{dot}{name}"), &value(old), &value(new), changed);
+    }
+}
+
+/// Whether a process with these roles takes up a field, or has nothing to do with it.
+fn is_live(field: &str, roles: &[Role]) -> bool {
+    let is_in = |section: &str| {
+        field.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let has = |role| roles.contains(&role);
+    // How long a message may take to come says when what nobody refers to is deleted.
+    let is_for_all = is_in("ingress.limits.contentTotalSeconds");
+    let is_foreign = !is_for_all && is_in("ingress") && !has(Role::Ingress)
+        || is_in("mda") && !has(Role::Mda)
+        || is_in("delivery") && !is_in("delivery.timeouts") && !has(Role::Worker);
+    is_foreign || LIVE.into_iter().any(is_in)
+}
+
+/// What came of the last reload, as Prometheus tells it of itself.
+pub(crate) struct Metrics {
+    is_successful: Gauge,
+    succeeded_at: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let (is_successful, succeeded_at) = (Gauge::default(), Gauge::default());
+        registry.register(
+            "config_last_reload_successful",
+            "Whether the configuration in force is the one that was read last",
+            is_successful.clone(),
+        );
+        registry.register(
+            "config_last_reload_success_timestamp_seconds",
+            "When the configuration in force was read",
+            succeeded_at.clone(),
+        );
+        let metrics = Self { is_successful, succeeded_at };
+        metrics.succeeded();
+        metrics
+    }
+
+    fn succeeded(&self) {
+        self.is_successful.set(1);
+        self.succeeded_at.set(runtime::clock::now().unix_ms() / 1000);
+    }
+}
+
+type Reply = oneshot::Sender<Result<Vec<String>, String>>;
+
+/// Asks the reloader.
+#[derive(Clone)]
+pub(crate) struct Reloading(mpsc::Sender<Reply>);
+
+impl Reloading {
+    /// The fields that have changed, or why nothing has.
+    pub(crate) async fn reload(&self) -> Result<Vec<String>, String> {
+        let stopping = || "the process is stopping".to_owned();
+        let (reply, answer) = oneshot::channel();
+        self.0.send(reply).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+}
+
+/// Keeps the configuration in force up to date.
+pub(crate) struct Reloader {
+    setting: Setting,
+    live: Live,
+    metrics: Metrics,
+    asks: mpsc::Receiver<Reply>,
+    hangups: Signal,
+    watch: Watch,
+}
+
+impl Reloader {
+    pub(crate) fn new(
+        setting: Setting,
+        live: Live,
+        metrics: Metrics,
+    ) -> anyhow::Result<(Reloading, Self)> {
+        let hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        let (sender, asks) = mpsc::channel(ASKS);
+        let watch = Watch::new(fingerprint(&setting));
+        Ok((Reloading(sender), Self { setting, live, metrics, asks, hangups, watch }))
+    }
+
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(LOOK);
+        loop {
+            // Cancel-safe: a tick, a signal or a question that is not taken is there the next time.
+            let reply = tokio::select! {
+                _ = ticks.tick() => match self.watch.look(fingerprint(&self.setting)) {
+                    true => None,
+                    false => continue,
+                },
+                _ = self.hangups.recv() => None,
+                Some(reply) = self.asks.recv() => Some(reply),
+                () = stop.cancelled() => return,
+            };
+            let result = self.reload().await;
+            if let Some(reply) = reply {
+                // Who asked may have gone away.
+                let _ = reply.send(result);
+            }
+        }
+    }
+
+    async fn reload(&mut self) -> Result<Vec<String>, String> {
+        self.watch.use_now(fingerprint(&self.setting));
+        let (setting, live) = (self.setting.clone(), self.live.clone());
+        // Files are read: not on a thread that other tasks need.
+        let prepared = tokio::task::spawn_blocking(move || {
+            let (config, changed) = setting.read_again()?;
+            live.prepare(config, changed)
+        });
+        let prepared = prepared.await.context("reading the configuration panicked");
+        match prepared.and_then(|prepared| prepared) {
+            Ok(prepared) => {
+                let (config, changed) = self.live.apply(prepared);
+                self.setting.config = config;
+                self.metrics.succeeded();
+                tracing::info!(event = "config_changed", fields = changed.join(", "));
+                Ok(changed)
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                self.metrics.is_successful.set(0);
+                tracing::error!(
+                    event = "config_refused",
+                    error,
+                    "the configuration before stays in force"
+                );
+                Err(error)
+            }
+        }
+    }
+}
+
+fn fingerprint(setting: &Setting) -> Fingerprint {
+    fingerprint_of([setting.source.directory.join(FILE)])
+}
+
+/// `postrider reload`.
+pub(crate) async fn ask(target: &Target) -> anyhow::Result<()> {
+    let config = Config::load(&target.config)?;
+    let reloaded = admin::client::Client::new(&config.admin_socket()).reload().await?;
+    match (target.output, &*reloaded.changed) {
+        (Output::Json, _) => output::json(&reloaded)?,
+        (Output::Table, []) => output::line("no field has changed; files it names were read again"),
+        (Output::Table, changed) => output::line(&format!("changed: {}", changed.join(", "))),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(dir: &std::path::Path, text: &str) -> Config {
+        std::fs::write(dir.join(FILE), format!("hostname: mx.example.org\n{text}")).unwrap();
+        Config::load(dir).unwrap()
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = config(dir.path(), "");
+        let changed = |text| changes(&old, &config(dir.path(), text)).unwrap();
+        assert_eq!(changed("# a comment\ndataDir: data\n"), Vec::<String>::new());
+        assert_eq!(
+            changed("ingress: {limits: {recipientsMax: 500}}"),
+            ["ingress.limits.recipientsMax"]
+        );
+        assert_eq!(changed("dataDir: other"), ["dataDir", "ingress.tls.selfSignedDirectory"]);
+        assert_eq!(
+            changed("delivery: {port: 26, routes: [{domain: a.example}]}"),
+            ["delivery.port", "delivery.routes"]
+        );
+        assert_eq!(changed("jetstream: {}"), ["jetstream"]);
+        assert_eq!(
+            changed("delivery: {retry: {expireSeconds: 86400}}"),
+            ["delivery.retry.expireSeconds"]
+        );
+    }
+
+    #[test]
+    fn every_field_that_is_live_is_a_field() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = serde_json::to_value(config(dir.path(), "")).unwrap();
+        for field in LIVE {
+            let pointer = format!("/{}", field.replace('.', "/"));
+            assert!(all.pointer(&pointer).is_some(), "{field}");
+        }
+    }
+
+    #[test]
+    fn what_needs_a_restart() {
+        let live: [(&str, &[Role]); 8] = [
+            ("ingress.limits.recipientsMax", &Role::ALL),
+            ("delivery.retry.expireSeconds", &Role::ALL),
+            ("log.filter", &[Role::Mda]),
+            ("ingress.listeners", &[Role::Worker, Role::Mda]),
+            ("mda.directory", &[Role::Ingress]),
+            ("mda.lmtp.address", &[Role::Worker]),
+            ("delivery.connectionsMax", &[Role::Mda]),
+            ("ingress.tls.certificates", &[Role::Ingress]),
+        ];
+        for (field, roles) in live {
+            assert!(is_live(field, roles), "{field} {roles:?}");
+        }
+        let at_start: [(&str, &[Role]); 10] = [
+            ("hostname", &Role::ALL),
+            ("dataDir", &Role::ALL),
+            ("ingress.listeners", &Role::ALL),
+            ("ingress.limits.connectionsMax", &[Role::Ingress]),
+            ("ingress.limits.contentTotalSeconds", &[Role::Worker]),
+            ("delivery.timeouts.dataSeconds", &[Role::Mda]),
+            ("delivery.connectionsMax", &[Role::Worker]),
+            ("queue.maxBytes", &Role::ALL),
+            ("log.format", &[Role::Mda]),
+            ("delivery.portable", &[Role::Worker]),
+        ];
+        for (field, roles) in at_start {
+            assert!(!is_live(field, roles), "{field} {roles:?}");
+        }
+    }
+}
