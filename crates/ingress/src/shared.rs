@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domains::{Absence, Logins, Srs, Table};
+use domains::{Absence, FullMailboxes, Logins, Srs, Table};
 use mail_types::Host;
 use queue::Queue;
 use smtp::{ListenerKind, ServerConfig, StartTls};
@@ -30,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) domains: Arc<ArcSwapOption<Table>>,
     pub(crate) absence: Arc<dyn Absence>,
+    pub(crate) full: Arc<FullMailboxes>,
     pub(crate) logins: Arc<dyn Logins>,
     pub(crate) srs: Option<Arc<Srs>>,
     pub(crate) metrics: Metrics,
@@ -63,7 +64,7 @@ impl Shared {
         services: Services,
         acceptor: Option<TlsAcceptor>,
     ) -> Self {
-        let Services { queue, domains, absence, logins, srs, metrics } = services;
+        let Services { queue, domains, absence, full, logins, srs, metrics } = services;
         let limits = config.limits.clone();
         let starttls = if acceptor.is_some() { StartTls::Offered } else { StartTls::Unavailable };
         let session = |kind| {
@@ -82,6 +83,7 @@ impl Shared {
             queue,
             domains,
             absence,
+            full,
             logins,
             srs,
             authenticator: Authenticator::new(&config.auth),

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::backend::Backend;
 use crate::cli::LogFormat;
 use crate::config::{Config, Refused, refused};
+use crate::fullness::Fullness;
 use crate::queue_metrics::Watched;
 use crate::table::Domains;
 use crate::{backend, dsn_route, output, srs};
@@ -145,8 +146,14 @@ impl Opening {
         self.readiness.ready("queue");
         let queue = backend.queue();
         watched.watch(backend.clone());
-        let parts =
-            Parts { config, queue: &queue, domains: &self.domains, srs: srs::open(config)? };
+        let fullness = Fullness::new(config, roles)?;
+        let parts = Parts {
+            config,
+            queue: &queue,
+            domains: &self.domains,
+            fullness: &fullness,
+            srs: srs::open(config)?,
+        };
         let made = metrics.make(&parts)?;
         let socket = config.admin_socket();
         let admin = admin::server::Server::bind(&socket).await;
@@ -154,7 +161,7 @@ impl Opening {
         let admin = admin.serve(queue.clone(), self.last.clone());
         self.doors.spawn(async move { admin.await.unwrap_or_else(|error| log_admin(&error)) });
         let admin_address = self.open_port(queue).await?;
-        Ok(Some(Process { opening: self, backend, made, http_address, admin_address }))
+        Ok(Some(Process { opening: self, backend, fullness, made, http_address, admin_address }))
     }
 
     /// The port for operators, if there is to be one.
@@ -183,6 +190,7 @@ struct Parts<'a> {
     config: &'a Config,
     queue: &'a Arc<dyn Queue>,
     domains: &'a Domains,
+    fullness: &'a Fullness,
     srs: Option<Arc<Srs>>,
 }
 
@@ -219,6 +227,7 @@ impl RoleMetrics {
 struct Process {
     opening: Opening,
     backend: Backend,
+    fullness: Fullness,
     made: Made,
     http_address: SocketAddr,
     admin_address: Option<SocketAddr>,
@@ -269,6 +278,7 @@ impl Process {
             let run = mda.run(leave.clone(), grace);
             roles.spawn(with_table(domains.clone(), leave.clone(), run));
         }
+        roles.spawn(self.fullness.carry(leave.clone()));
         roles.spawn(domains.keep_fresh(config, readiness.clone(), leave.clone()));
         readiness.ready("roles");
         // Cancel-safe: a role that has ended is still there for the loop below.
@@ -304,11 +314,12 @@ fn log_admin(error: &std::io::Error) {
 }
 
 fn bind_ingress(parts: &Parts<'_>, metrics: ingress::Metrics) -> anyhow::Result<ingress::Ingress> {
-    let Parts { config, queue, domains, srs } = parts;
+    let Parts { config, queue, domains, fullness, srs } = parts;
     let services = ingress::Services {
         queue: Arc::clone(queue),
         domains: domains.table.clone(),
         absence: domains.absence(),
+        full: fullness.heard.clone(),
         logins: domains.logins(),
         srs: srs.clone(),
         metrics,
@@ -325,7 +336,7 @@ fn make_delivery(
     parts: &Parts<'_>,
     metrics: delivery::Metrics,
 ) -> anyhow::Result<delivery::Delivery> {
-    let Parts { config, queue, domains, srs } = parts;
+    let Parts { config, queue, domains, srs, .. } = parts;
     let resolver = resolve::Dns::new(&config.resolver).context("resolver")?;
     let setup = delivery::Setup {
         queue: Arc::clone(queue),
@@ -340,11 +351,12 @@ fn make_delivery(
 }
 
 fn make_mda(parts: &Parts<'_>, metrics: mda::Metrics) -> anyhow::Result<mda::Mda> {
-    let Parts { config, queue, domains, srs } = parts;
+    let Parts { config, queue, domains, fullness, srs } = parts;
     let setup = mda::Setup {
         queue: Arc::clone(queue),
         domains: domains.table.clone(),
         absence: domains.absence(),
+        full: fullness.told.clone(),
         name: config.host()?,
         route: dsn_route::route(&domains.table, srs.clone()),
         lease: config.lease(),
