@@ -36,6 +36,7 @@ pub mod postfix;
 pub mod powercut;
 pub mod probe;
 pub mod process;
+pub mod quota;
 pub mod scenario;
 pub mod sim;
 pub mod sink;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwapOption;
-use domains::{AtHome, Table};
+use domains::{AtHome, FullMailboxes, Table};
 use mail_types::{Host, Mailbox, Recipient};
 use outcome::Route;
 use prometheus_client::registry::Registry;
@@ -48,11 +48,13 @@ impl World {
     pub fn start(queue: &Arc<dyn Queue>, sink: SocketAddr, dir: &Path) -> Result<Self> {
         log::start();
         let table = Arc::new(ArcSwapOption::from_pointee(table()?));
+        let full = Arc::<FullMailboxes>::default();
         let mut registry = Registry::default();
         let services = ingress::Services {
             queue: Arc::clone(queue),
             domains: Arc::clone(&table),
             absence: Arc::new(AtHome),
+            full: full.clone(),
             srs: None,
             logins: Arc::new(AtHome),
             metrics: ingress::Metrics::register(&mut registry),
@@ -60,7 +62,7 @@ impl World {
         let ingress = ingress::Ingress::bind(&ingress_config(dir)?, services)?;
         let submission = ingress.addresses().first().context("no listener")?.1;
         let delivery = delivery(queue, sink, &mut registry)?;
-        let mda = mda(queue, table, dir, &mut registry)?;
+        let mda = mda(queue, table, full, dir, &mut registry)?;
         let mail = mda.directory().context("no Maildirs")?.to_owned();
         let (stop, mut roles) = (CancellationToken::new(), JoinSet::new());
         roles.spawn(ingress.serve(stop.clone()));
@@ -168,6 +170,7 @@ fn delivery(
 fn mda(
     queue: &Arc<dyn Queue>,
     domains: Arc<ArcSwapOption<Table>>,
+    full: Arc<FullMailboxes>,
     dir: &Path,
     registry: &mut Registry,
 ) -> Result<mda::Mda> {
@@ -175,6 +178,7 @@ fn mda(
         queue: Arc::clone(queue),
         domains,
         absence: Arc::new(AtHome),
+        full,
         name: name()?,
         route: dsn_route(),
         lease: LEASE,

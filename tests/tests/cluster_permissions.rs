@@ -140,6 +140,14 @@ const CELLS: &[(&str, &str, &str)] = &[
     ("iwma", "PUB", "$JS.API.STREAM.MSG.GET.KV_domains"),
     ("iwma", "PUB", "$JS.API.CONSUMER.CREATE.KV_domains.x.$KV.domains.>"),
     ("iwma", "PUB", "$JS.FC.KV_domains.x.y"),
+    // Full mailboxes.
+    ("m", "PUB", "$KV.mailboxes.full.0a"),
+    ("", "PUB", "$KV.mailboxes.other.0a"),
+    ("m", "PUB", "$JS.API.STREAM.CREATE.KV_mailboxes"),
+    ("", "PUB", "$JS.API.STREAM.PURGE.KV_mailboxes"),
+    ("m", "PUB", "$JS.API.DIRECT.GET.KV_mailboxes.$KV.mailboxes.full.0a"),
+    ("im", "PUB", "$JS.API.CONSUMER.CREATE.KV_mailboxes.x.$KV.mailboxes.>"),
+    ("im", "PUB", "$JS.FC.KV_mailboxes.x.y"),
 ];
 
 #[tokio::test]

@@ -258,7 +258,7 @@ impl Bucket {
     }
 }
 
-async fn options(config: &Config) -> Result<ConnectOptions, Cause> {
+pub(crate) async fn options(config: &Config) -> Result<ConnectOptions, Cause> {
     let login = Login {
         nkey_file: config.nkey_file.as_deref(),
         ca_file: config.ca_file.as_deref(),

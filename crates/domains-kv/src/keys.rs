@@ -1,6 +1,6 @@
 //! What keys are called.
 
-use domains::Row;
+use domains::{Keeping, Row};
 use mail_types::{Domain, Mailbox};
 use nats::token;
 
@@ -28,7 +28,8 @@ pub(crate) fn parse(key: &str) -> Option<(Domain, Option<String>)> {
 
 /// The key of a mailbox's row.
 pub(crate) fn of_mailbox(address: &Mailbox) -> Option<String> {
-    of_row(&Row::Mailbox { address: address.clone(), send_only: false, login: None })
+    let (address, keeping) = (address.clone(), Keeping::default());
+    of_row(&Row::Mailbox { address, send_only: false, keeping, login: None })
 }
 
 /// The key of a row; no two rows of a table have the same.

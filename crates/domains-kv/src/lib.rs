@@ -34,12 +34,16 @@
 //! no answer, no marker or a newer one, is no proof. (A leader that was cut off from the others and
 //! has not noticed yet speaks for the table as it was some seconds before.)
 //!
+//! **Full mailboxes** are in a bucket of their own, `mailboxes`, see `full`: what the MDA knows of
+//! them is no part of a generation, and is forgotten by itself when nobody says it again.
+//!
 //! **Does not know** YAML, SMTP, nor what the bucket's readers do with the table.
 
 mod bucket;
 mod class;
 mod compare;
 mod contents;
+mod full;
 mod key;
 mod keys;
 mod loader;
@@ -58,6 +62,7 @@ use futures::StreamExt;
 pub use bucket::BucketError;
 pub use class::Class;
 pub use contents::Incomplete;
+pub use full::{hear_full, tell_full};
 pub use key::{KeyError, Pair, make_compare_key};
 pub use loader::Loader;
 pub use publish::{Progress, PublishError, Published, Shrinking, publish};

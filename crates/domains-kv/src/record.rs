@@ -146,6 +146,15 @@ mod tests {
         r#"{"since":1,"now":{"row":{"kind":"mailbox","address":"app@b.example","sendOnly":true,"#,
         r#""login":{"addresses":[],"domains":["b.example","c.example"]}}}}"#,
     );
+    const KEPT: &str = concat!(
+        r#"{"since":1,"now":{"row":{"kind":"mailbox","address":"a@b.example","keeping":{"#,
+        r#""storageId":"7a64adf28737ea90719cbdf0b1a87a5ebfabc37432958b063360d3ad6461c9c4","#,
+        r#""quota":{"bytes":70000,"onFull":"reject"}}}}}"#,
+    );
+    const DOMAIN_WITH_QUOTA: &str = concat!(
+        r#"{"since":1,"now":{"row":{"kind":"domain","domain":"c.example","inbound":true,"#,
+        r#""tenant":"default","quota":{"bytes":70000}}}}"#,
+    );
     const MARKER: &str = concat!(
         r#"{"version":2,"history":"h","generation":7,"domains":1,"mailboxes":1,"#,
         r#""rows":2,"digest":"00","postmaster":"a@b.example","keys":{"passwords":"0011"}}"#,
@@ -158,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_format_is_read_and_written() {
-        for text in [VERSIONS, DOMAIN, ALIAS_DOMAIN, SEND_ONLY] {
+        for text in [VERSIONS, DOMAIN, ALIAS_DOMAIN, SEND_ONLY, KEPT, DOMAIN_WITH_QUOTA] {
             let versions: Versions = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&versions).unwrap(), text);
         }

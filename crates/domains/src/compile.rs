@@ -10,8 +10,11 @@ use crate::identity::{Identity, key, name};
 use crate::password;
 use crate::problem::{Problem, Source};
 use crate::spec::{Alias, Inbound, MailDomainSpec, MailboxSpec, Metadata, Password};
+use crate::storage::{Keeping, Quota};
 use crate::table::{Declaration, Entry, Settings, Table, Target};
 use crate::yaml::{self, Declared, Resource};
+
+mod storage_ids;
 
 const ALIASES_MAX: usize = 500;
 const ALIAS_TARGETS_MAX: usize = 64;
@@ -24,6 +27,10 @@ const PASSWORDS_MAX: usize = 10;
 /// RFC 5321 §4.5.3.1.7.
 const MESSAGE_SIZE_BYTES_LEAST: u64 = 64 * 1024;
 const MESSAGE_SIZE_BYTES_MAX: u64 = 1 << 30;
+/// Room for a message of the size that everybody must take.
+const QUOTA_BYTES_LEAST: u64 = MESSAGE_SIZE_BYTES_LEAST;
+const QUOTA_BYTES_MAX: u64 = 1 << 50;
+
 impl Table {
     /// Builds a table of everything declared, or says all that is wrong with it.
     pub fn compile(declared: &[Declared], settings: &Settings) -> Result<Self, Vec<Problem>> {
@@ -60,6 +67,8 @@ struct Compiler {
     alias_domains: HashSet<Domain>,
     /// The aliases of each domain that has any.
     aliases: HashMap<Domain, Vec<Domain>>,
+    /// By the halves of storage ids that stand for domains; made when somebody gives an id.
+    storage_owners: Option<HashMap<[u8; 16], TenantId>>,
 }
 
 impl Compiler {
@@ -89,6 +98,7 @@ impl Compiler {
                 self.add_aliases(at, spec);
             }
         }
+        self.check_storage_ids(declared);
         if !self.is_partial {
             self.check_destinations(declared);
             self.set_postmaster(settings);
@@ -151,6 +161,7 @@ impl Compiler {
             tenant: tenant(metadata),
             alias_of: None,
             max_message_size_bytes: spec.inbound.max_message_size_bytes,
+            quota: spec.quota,
             entries: HashMap::new(),
             catch_all: None,
         };
@@ -163,6 +174,10 @@ impl Compiler {
         if !spec.inbound.aliases.is_empty() || spec.inbound.catch_all.is_some() {
             let message = format!("{domain} has the names of {of}, and none of its own");
             self.wrong(at, "spec.inbound", message, "declare them in that domain");
+        }
+        if !spec.quota.is_nothing() {
+            let message = format!("{domain} has the mailboxes of {of}, and none of its own");
+            self.wrong(at, "spec.quota", message, "set it in that domain");
         }
         let (field, remedy) = ("spec.aliasOf", "write a name such as example.org");
         let Some(target) = self.own_domain(at, field, of, remedy, metadata) else { return };
@@ -207,7 +222,18 @@ impl Compiler {
             let remedy = "write 65536 to 1073741824, or leave it out for the listener's limit";
             self.wrong(at, field, format!("{size} is out of range"), remedy);
         }
+        self.check_quota(at, &spec.quota);
         self.check_count(at, "spec.inbound.aliases", spec.inbound.aliases.len(), 0..=ALIASES_MAX);
+    }
+
+    fn check_quota(&mut self, at: &Declared, quota: &Quota) {
+        let sizes = QUOTA_BYTES_LEAST..=QUOTA_BYTES_MAX;
+        if let Some(bytes) = quota.bytes
+            && !sizes.contains(&bytes)
+        {
+            let remedy = "write 65536 to 1125899906842624, or leave it out for any number";
+            self.wrong(at, "spec.quota.bytes", format!("{bytes} is out of range"), remedy);
+        }
     }
 
     fn check_count(
@@ -231,11 +257,14 @@ impl Compiler {
             self.wrong(at, "spec.aliases", message, "write them as identities");
         }
         self.check_passwords(at, &spec.passwords);
+        self.check_quota(at, &spec.quota);
         let Some(address) = self.own_address(at, "spec.address", &spec.address, metadata) else {
             return;
         };
         let mut addresses: Vec<String> = self.keys(&address).collect();
-        let entry = Entry::mailbox(&address, spec.send_only);
+        let storage_id = spec.storage_id.as_deref().and_then(|text| text.parse().ok());
+        let keeping = Keeping { storage_id, quota: spec.quota };
+        let entry = Entry::mailbox(&address, spec.send_only, keeping);
         self.add_entry(at, "spec.address", &address, entry);
         for (n, alias) in spec.aliases.iter().enumerate() {
             let field = format!("spec.aliases[{n}]");

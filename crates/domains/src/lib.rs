@@ -15,6 +15,7 @@
 
 mod absence;
 mod compile;
+mod full;
 mod graph;
 mod identity;
 mod logins;
@@ -24,15 +25,18 @@ mod resolve;
 mod row;
 pub mod spec;
 mod srs;
+mod storage;
 mod table;
 pub mod yaml;
 
 pub use absence::{Absence, AtHome};
+pub use full::FullMailboxes;
 pub use identity::{Identity, detail};
 pub use logins::{Claimant, Logins, Unknown};
 pub use problem::{Problem, Source};
 pub use resolve::{Destination, Resolution};
 pub use row::{Login, Row, RowError};
 pub use srs::{Srs, SrsKeyError};
+pub use storage::{Keeping, OnFull, Quota, Storage, StorageId, StorageIdError};
 pub use table::{Settings, Table};
 pub use yaml::{Declared, Resource};

@@ -99,10 +99,8 @@ impl Table {
     /// The mailbox or alias of a local part: itself, or what it is a sub-address of.
     pub(crate) fn named(&self, local_part: &LocalPart, domain: &Domain) -> Option<Target<'_>> {
         let domain = self.canonical(domain);
-        let entries = &self.domain(domain)?.entries;
-        let name = name(local_part);
-        let found = |name: &str| entries.get(name)?.target(name, domain);
-        found(&name).or_else(|| found(split_tag(&name)?.0))
+        let (name, entry) = self.domain(domain)?.entry(&name(local_part))?;
+        entry.target(name, domain)
     }
 }
 

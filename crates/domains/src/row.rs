@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{Identity, key, name};
 use crate::password;
+use crate::storage::{Keeping, Quota};
 use crate::table::{Declaration, Entry, Table, Target};
 
 /// What a table says of a domain, or of one name in it. Pieces of a compiled table, not what people
@@ -30,6 +31,9 @@ pub enum Row {
         alias_of: Option<Domain>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_message_size_bytes: Option<u64>,
+        /// Of each mailbox that says nothing else.
+        #[serde(default, skip_serializing_if = "Quota::is_nothing")]
+        quota: Quota,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         catch_all: Vec<Mailbox>,
     },
@@ -38,6 +42,8 @@ pub enum Row {
         /// It takes no mail.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         send_only: bool,
+        #[serde(default, skip_serializing_if = "Keeping::is_nothing")]
+        keeping: Keeping,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         login: Option<Login>,
     },
@@ -179,18 +185,19 @@ impl Table {
             Target::Alias(to) => {
                 Row::Alias { domain: domain.clone(), name: name.to_owned(), to: to.to_vec() }
             }
-            Target::Mailbox(address) => self.row_of_mailbox(address, false),
-            Target::SendOnly(address) => self.row_of_mailbox(address, true),
+            Target::Mailbox(address) => self.row_of_mailbox(address, false, entry),
+            Target::SendOnly(address) => self.row_of_mailbox(address, true, entry),
         })
     }
 
-    fn row_of_mailbox(&self, address: Mailbox, send_only: bool) -> Row {
+    fn row_of_mailbox(&self, address: Mailbox, send_only: bool, entry: &Entry) -> Row {
         let login = self.identities.get(&key(&address)).map(|identity| Login {
             hashes: identity.hashes.clone(),
             addresses: identity.addresses.clone(),
             domains: identity.domains.clone(),
         });
-        Row::Mailbox { address, send_only, login }
+        let keeping = entry.keeping().unwrap_or_default();
+        Row::Mailbox { address, send_only, keeping, login }
     }
 
     /// Puts a table together again, without its logins.
@@ -215,13 +222,16 @@ impl Table {
         let declaration = Arc::make_mut(declaration);
         let entry = match row {
             Row::Alias { to, .. } => Entry::Alias(to.as_slice().into()),
-            Row::Mailbox { address, send_only, .. } => Entry::mailbox(address, *send_only),
+            Row::Mailbox { address, send_only, keeping, .. } => {
+                Entry::mailbox(address, *send_only, *keeping)
+            }
             Row::Domain {
                 domain: _,
                 inbound,
                 tenant,
                 alias_of,
                 max_message_size_bytes,
+                quota,
                 catch_all,
             } => {
                 declaration.is_declared = true;
@@ -229,6 +239,7 @@ impl Table {
                 declaration.tenant = tenant.clone();
                 declaration.alias_of.clone_from(alias_of);
                 declaration.max_message_size_bytes = *max_message_size_bytes;
+                declaration.quota = *quota;
                 declaration.catch_all = (!catch_all.is_empty()).then(|| catch_all[..].into());
                 return;
             }
@@ -274,6 +285,7 @@ fn row_of_domain(domain: &Domain, declaration: &Declaration) -> Row {
         tenant: declaration.tenant.clone(),
         alias_of: declaration.alias_of.clone(),
         max_message_size_bytes: declaration.max_message_size_bytes,
+        quota: declaration.quota,
         catch_all: declaration.catch_all.as_deref().unwrap_or_default().to_vec(),
     }
 }
@@ -281,15 +293,18 @@ fn row_of_domain(domain: &Domain, declaration: &Declaration) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::{OnFull, StorageId};
     use crate::table::Settings;
 
     const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$cG9zdHJpZGVydGVzdCE$\
                         dtVUC3i4NMEgQwr0y6TKgIs3oFWNg7H/sICDLoUAHdk";
 
     fn table() -> Table {
+        let id = StorageId::of(&"rob@a.example".parse().unwrap()).unwrap();
         let text = format!(
             "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
-             metadata: {{name: a, namespace: t}}\nspec:\n  domain: a.example\n  inbound:\n    \
+             metadata: {{name: a, namespace: t}}\nspec:\n  domain: a.example\n  \
+             quota: {{bytes: 70000}}\n  inbound:\n    \
              maxMessageSizeBytes: 70000\n    catchAll: all@b.example\n    aliases:\n    \
              - {{match: postmaster, to: [Alice@a.example, \"\\\"x y\\\"@c.example\"]}}\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: b}}\n\
@@ -299,7 +314,8 @@ mod tests {
              aliases: [\"\\\"a b\\\"@a.example\"]\n  \
              passwords: [{{name: phone, hash: \"{HASH}\"}}]\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\n\
-             metadata: {{name: bob, namespace: t}}\nspec: {{address: bob@a.example}}\n\
+             metadata: {{name: bob, namespace: t}}\nspec:\n  address: bob@a.example\n  \
+             storageId: {id}\n  quota: {{onFull: reject}}\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
              metadata: {{name: z, namespace: t}}\nspec: {{domain: z.example, aliasOf: a.example}}\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\n\
@@ -320,6 +336,9 @@ mod tests {
         let again = Table::from_rows(read.iter().rev(), table.postmaster().cloned()).unwrap();
         assert_eq!(again.domains, table.domains);
         assert_eq!(again.postmaster, table.postmaster);
+        let bob = again.storage(&"bob+x@z.example".parse().unwrap()).unwrap();
+        assert_eq!(Some(bob.id), StorageId::of(&"rob@a.example".parse().unwrap()));
+        assert_eq!((bob.quota_bytes, bob.on_full), (Some(70000), OnFull::Reject));
         assert!(!format!("{rows:?}").contains("argon2"));
         for row in &rows {
             let found = table.row(row.domain().unwrap(), row.name().as_deref());

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::storage::Quota;
+
 /// The only version there is.
 pub const API_VERSION: &str = "postrider.dev/v1alpha1";
 
@@ -29,6 +31,9 @@ pub struct MailDomainSpec {
     pub alias_of: Option<String>,
     #[serde(default)]
     pub inbound: Inbound,
+    /// Of each of its mailboxes that does not say otherwise.
+    #[serde(default, skip_serializing_if = "Quota::is_nothing")]
+    pub quota: Quota,
 }
 
 /// How mail for the domain is taken.
@@ -89,6 +94,12 @@ pub struct MailboxSpec {
     /// Refuses logins; mail is still received.
     #[serde(default)]
     pub suspended: bool,
+    #[serde(default, skip_serializing_if = "Quota::is_nothing")]
+    pub quota: Quota,
+    /// Where its mail is kept: for a mailbox that had another address, the id that it has from
+    /// there. 64 of `0-9a-f`, of a domain of its namespace; without it, made of the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_id: Option<String>,
 }
 
 /// A password, by its hash.

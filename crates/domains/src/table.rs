@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use mail_types::{Domain, Host, LocalPart, Mailbox, TenantId, Timestamp};
 
-use crate::identity::{Identity, key, name};
+use crate::identity::{Identity, key, name, split_tag};
 use crate::srs::Srs;
+use crate::storage::{Keeping, Quota};
 
 /// What the process says about all domains.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -37,6 +38,8 @@ pub(crate) struct Declaration {
     /// The domain whose names are this one's.
     pub(crate) alias_of: Option<Domain>,
     pub(crate) max_message_size_bytes: Option<u64>,
+    /// Of each mailbox that says nothing else.
+    pub(crate) quota: Quota,
     /// By local part in lower case.
     pub(crate) entries: HashMap<Box<str>, Entry>,
     pub(crate) catch_all: Option<Box<[Mailbox]>>,
@@ -51,20 +54,37 @@ impl Default for Declaration {
             tenant: TenantId::new("default"),
             alias_of: None,
             max_message_size_bytes: None,
+            quota: Quota::default(),
             entries: HashMap::new(),
             catch_all: None,
         }
     }
 }
 
+impl Declaration {
+    /// The entry of a name, or of what it is a sub-address of, with the name that it is under.
+    pub(crate) fn entry(&self, name: &str) -> Option<(&str, &Entry)> {
+        let found = |name: &str| self.entries.get_key_value(name);
+        let (name, entry) = found(name).or_else(|| found(split_tag(name)?.0))?;
+        Some((&**name, entry))
+    }
+}
+
 /// What a name in a domain is: as small as can be, for there may be a million.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Entry {
-    /// The address where it is another than the name in its domain.
-    Mailbox(Option<Box<Mailbox>>),
+    Mailbox(Option<Box<Particulars>>),
     /// A mailbox that takes no mail.
-    SendOnly(Option<Box<Mailbox>>),
+    SendOnly(Option<Box<Particulars>>),
     Alias(Box<[Mailbox]>),
+}
+
+/// What few mailboxes have.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Particulars {
+    /// The address where it is another than the name in its domain.
+    address: Option<Mailbox>,
+    keeping: Keeping,
 }
 
 /// The same with its address.
@@ -76,18 +96,30 @@ pub(crate) enum Target<'a> {
 }
 
 impl Entry {
-    pub(crate) fn mailbox(address: &Mailbox, send_only: bool) -> Self {
+    pub(crate) fn mailbox(address: &Mailbox, send_only: bool, keeping: Keeping) -> Self {
         let local_part = address.local_part();
         let is_plain = LocalPart::parse(&name(local_part)).is_ok_and(|plain| plain == *local_part);
-        let address = (!is_plain).then(|| Box::new(address.clone()));
-        if send_only { Self::SendOnly(address) } else { Self::Mailbox(address) }
+        let particulars = Particulars { address: (!is_plain).then(|| address.clone()), keeping };
+        let has_any = particulars != Particulars::default();
+        let particulars = has_any.then(|| Box::new(particulars));
+        if send_only { Self::SendOnly(particulars) } else { Self::Mailbox(particulars) }
+    }
+
+    /// What was declared of how its mail is kept; `None` for an alias.
+    pub(crate) fn keeping(&self) -> Option<Keeping> {
+        match self {
+            Self::Mailbox(own) | Self::SendOnly(own) => {
+                Some(own.as_ref().map(|own| own.keeping).unwrap_or_default())
+            }
+            Self::Alias(_) => None,
+        }
     }
 
     /// `None` when `name` is not its own.
     pub(crate) fn target(&self, name: &str, domain: &Domain) -> Option<Target<'_>> {
-        let address = |address: &Option<Box<Mailbox>>| match address {
-            Some(address) => Some(Mailbox::clone(address)),
-            None => {
+        let address = |own: &Option<Box<Particulars>>| match own.as_deref() {
+            Some(Particulars { address: Some(address), .. }) => Some(address.clone()),
+            Some(Particulars { address: None, .. }) | None => {
                 let host = Host::Domain(domain.clone());
                 Some(Mailbox::new(LocalPart::parse(name).ok()?, host))
             }

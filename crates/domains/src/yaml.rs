@@ -36,11 +36,16 @@ impl Declared {
         &self.resource
     }
 
+    /// Where `field` of this resource stands, or what encloses it.
+    pub(crate) fn place(&self, field: &str) -> Source {
+        let (line, column) = self.places.of(field);
+        Source { file: self.file.clone(), line, column }
+    }
+
     /// A problem with `field` of this resource.
     pub(crate) fn problem(&self, field: &str, message: String, remedy: &str) -> Problem {
-        let (line, column) = self.places.of(field);
         Problem {
-            at: Source { file: self.file.clone(), line, column },
+            at: self.place(field),
             field: field.to_owned(),
             message,
             remedy: remedy.to_owned(),

@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
-use domains::{Destination, Resolution, Settings, Srs, Table, yaml};
+use domains::{Destination, OnFull, Resolution, Settings, Srs, StorageId, Table, yaml};
 use mail_types::{Domain, ForwardPath, Host, Mailbox, Timestamp};
 use proptest::prelude::*;
 
@@ -291,6 +291,68 @@ fn a_suspended_mailbox_receives_and_does_not_log_in() {
     assert_eq!(resolve(&table, "alice@example.org"), local(&["alice@example.org"]));
 }
 
+#[test]
+fn a_mailbox_is_stored_by_its_address_or_the_id_it_is_given() {
+    let alias = "\n---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
+                 metadata: {name: b}\nspec: {domain: b.example, aliasOf: example.org}\n";
+    let table = compile(&(QUICKSTART.to_owned() + alias)).unwrap();
+    let id = |table: &Table, address: &str| table.storage(&mailbox(address)).map(|it| it.id);
+    let alice = StorageId::of(&mailbox("alice@example.org"));
+    for address in
+        ["alice@example.org", "ALICE@example.org", "alice+x@example.org", "alice@b.example"]
+    {
+        assert_eq!(id(&table, address), alice, "{address}");
+    }
+    assert_ne!(id(&table, "bob@example.org"), alice);
+    for address in ["team@example.org", "nobody@example.org", "alice@example.net"] {
+        assert_eq!(id(&table, address), None, "{address}");
+    }
+    // Alice marries, and a new Alice comes.
+    let renamed = format!("  address: al@example.org\n  storageId: {}", alice.unwrap());
+    let renamed = QUICKSTART.replace("[alice@example.org", "[al@example.org").replacen(
+        "  address: alice@example.org",
+        &renamed,
+        1,
+    );
+    assert_eq!(id(&compile(&renamed).unwrap(), "al@example.org"), alice);
+    let new = alice.unwrap().to_string().replacen(char::is_numeric, "f", 1);
+    let both = renamed
+        + &format!(
+            "\n---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\nmetadata: {{name: new}}\n\
+             spec: {{address: alice@example.org, storageId: {new}}}\n"
+        );
+    let table = compile(&both).unwrap();
+    assert_eq!(id(&table, "al@example.org"), alice);
+    assert_eq!(id(&table, "alice@example.org").unwrap().to_string(), new);
+}
+
+#[test]
+fn a_quota_is_the_mailboxes_own_or_else_its_domains() {
+    let own = "  address: alice@example.org\n  quota: {onFull: reject}";
+    let text = QUICKSTART
+        .replacen("  domain: example.org\n", "  domain: example.org\n  quota: {bytes: 70000}\n", 1)
+        .replacen("  address: alice@example.org", own, 1)
+        .replacen(
+            "  address: bob@example.org",
+            "  address: bob@example.org\n  quota: {bytes: 80000}",
+            1,
+        );
+    let table = compile(&text).unwrap();
+    let quota = |address: &str| {
+        let storage = table.storage(&mailbox(address)).unwrap();
+        (storage.quota_bytes, storage.on_full)
+    };
+    assert_eq!(quota("alice@example.org"), (Some(70_000), OnFull::Reject));
+    assert_eq!(quota("bob@example.org"), (Some(80_000), OnFull::Defer));
+    let mut bounded: Vec<_> =
+        table.mailboxes_with_quota().map(|(address, _)| address.to_string()).collect();
+    bounded.sort();
+    assert_eq!(bounded, ["alice@example.org", "bob@example.org"]);
+    let boundless = compile(QUICKSTART).unwrap();
+    assert_eq!(boundless.mailboxes_with_quota().count(), 0);
+    assert_eq!(boundless.storage(&mailbox("bob@example.org")).unwrap().quota_bytes, None);
+}
+
 /// The comments at the beginning of a bad file: all that is wrong with it.
 fn expected(text: &str) -> Vec<String> {
     let comments = text.lines().map_while(|line| line.strip_prefix("# "));
@@ -316,7 +378,7 @@ fn bad_files_are_refused_with_their_messages() {
         checked += 1;
     }
     assert!(mistaken.is_empty(), "{mistaken}");
-    assert!(checked >= 47, "{checked} files");
+    assert!(checked >= 54, "{checked} files");
 }
 
 proptest! {

@@ -11,6 +11,7 @@
 //!
 //! **Security.** No network address is trusted: relaying is for those who authenticated, sender and
 //! From are bound to their identity, recipients are checked at RCPT against the domain table.
+//! For a mailbox that is known to be full it is `452` or `552`, as its owner wishes.
 //! Without a complete table the answer is `451`, and so it is for a recipient that is not in it
 //! until that is proven to be no lag. Passwords are checked under TLS only, few at a
 //! time, as slowly for users that do not exist. See `smtp` for framing.
@@ -40,7 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use domains::{Absence, Logins, Srs, Table};
+use domains::{Absence, FullMailboxes, Logins, Srs, Table};
 use mail_types::Host;
 use queue::Queue;
 use smtp::ListenerKind;
@@ -71,6 +72,8 @@ pub struct Services {
     pub domains: Arc<ArcSwapOption<Table>>,
     /// Asked before a recipient is refused because the table lacks it.
     pub absence: Arc<dyn Absence>,
+    /// The mailboxes that take no mail for want of room, as far as is known.
+    pub full: Arc<FullMailboxes>,
     /// Asked who logs in.
     pub logins: Arc<dyn Logins>,
     /// Rewrites the reverse-path of what aliases lead elsewhere, and takes bounces of it.

@@ -3,9 +3,9 @@
 //! No network address is trusted. An address means what its grammar says: `%`, `!` and a second `@`
 //! in a local part are characters of a name, never a route (RFC 5321 §2.3.11).
 
-use domains::{Destination, Identity, Resolution, Srs, Table};
+use domains::{Destination, FullMailboxes, Identity, OnFull, Resolution, Srs, Table};
 use mail_types::{ForwardPath, Host, Mailbox, ReversePath, TenantId, Timestamp};
-use queue::{Forward, NextHop};
+use queue::{Forward, HopKind, NextHop};
 
 use crate::replies::{self, Canned};
 
@@ -63,6 +63,32 @@ impl Policy<'_> {
             },
             Resolution::UnknownRecipient => Err(replies::NO_SUCH_USER),
         }
+    }
+
+    /// Why nobody takes the mail of a route, if each address that it leads to is a full mailbox. If
+    /// one of several takes it, it is accepted, and waits for the full ones.
+    pub(crate) fn no_room(&self, route: &Route, full: &FullMailboxes) -> Option<Canned> {
+        if full.is_empty() {
+            return None;
+        }
+        let mut refusal = replies::MAILBOX_FULL_FOR_GOOD;
+        for hop in &route.hops {
+            match self.full_mailbox(hop, full)? {
+                OnFull::Defer => refusal = replies::MAILBOX_FULL,
+                OnFull::Reject => {}
+            }
+        }
+        Some(refusal)
+    }
+
+    /// What is to be said of a full mailbox; `None` of whatever else a hop leads to.
+    fn full_mailbox(&self, hop: &Hop, full: &FullMailboxes) -> Option<OnFull> {
+        if hop.next_hop.kind() != HopKind::Mailbox {
+            return None;
+        }
+        let storage = self.table.storage(&hop.address)?;
+        let is_full = storage.quota_bytes.is_some() && full.contains(&storage.id);
+        is_full.then_some(storage.on_full)
     }
 
     /// Whom a bounce is for, if it is one of mail that we forwarded. Others than bounces have no

@@ -55,6 +55,9 @@ pub(crate) const NOT_YOUR_FROM: Canned =
 pub(crate) const BAD_FROM: Canned =
     Canned::new(550, (5, 6, 0), "From must be one field with addresses that can be read");
 pub(crate) const NO_SUCH_USER: Canned = Canned::new(550, (5, 1, 1), "No such user here");
+pub(crate) const MAILBOX_FULL: Canned =
+    Canned::new(452, (4, 2, 2), "Mailbox is full, try again later");
+pub(crate) const MAILBOX_FULL_FOR_GOOD: Canned = Canned::new(552, (5, 2, 2), "Mailbox is full");
 pub(crate) const NO_RELAY: Canned = Canned::new(550, (5, 7, 1), "Relaying is not permitted");
 
 pub(crate) const NO_MEMORY: Canned =

@@ -385,6 +385,10 @@ impl Session {
                 return self.refuse("rcpt", refusal);
             }
         };
+        if let Some(refusal) = policy.no_room(&route, &self.shared.full) {
+            self.log_refusal("rcpt", &rcpt.forward_path, refusal);
+            return self.refuse("rcpt", refusal);
+        }
         if let Some(transaction) = &mut self.transaction {
             transaction.add(rcpt, route);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domains::{Absence, Logins, Srs, Table};
+use domains::{Absence, FullMailboxes, Logins, Srs, Table};
 use mail_types::Host;
 use queue::Queue;
 use smtp::{ListenerKind, ServerConfig, StartTls};
@@ -31,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) domains: Arc<ArcSwapOption<Table>>,
     pub(crate) absence: Arc<dyn Absence>,
+    pub(crate) full: Arc<FullMailboxes>,
     pub(crate) logins: Arc<dyn Logins>,
     pub(crate) srs: Option<Arc<Srs>>,
     pub(crate) metrics: Metrics,
@@ -90,7 +91,7 @@ impl Shared {
         services: Services,
         acceptor: Option<TlsAcceptor>,
     ) -> Self {
-        let Services { queue, domains, absence, logins, srs, metrics } = services;
+        let Services { queue, domains, absence, full, logins, srs, metrics } = services;
         let limits = config.limits.clone();
         let memory_wait = Duration::from_secs(limits.memory_wait_seconds);
         let sessions = SessionConfigs::new(config, &host, acceptor.is_some());
@@ -100,6 +101,7 @@ impl Shared {
             queue,
             domains,
             absence,
+            full,
             logins,
             srs,
             authenticator: Arc::new(Authenticator::new(&config.auth)),

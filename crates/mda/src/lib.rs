@@ -2,10 +2,10 @@
 //! hands them to a mailbox server by LMTP (RFC 2033).
 //!
 //! ```text
-//! <directory>/<domain>/<local part, escaped>/tmp/…   written, fdatasync
-//!                                           /new/…   renamed, directory fsync: delivered
-//!                                           /cur/…   the reader's
-//!                                           /.Name/  a folder of the owner's, alike (Maildir++)
+//! <directory>/<2 digits>/<id>/tmp/…   written, fdatasync
+//!                            /new/…   renamed, directory fsync: delivered
+//!                            /cur/…   the reader's
+//!                            /.Name/  a folder of the owner's, alike (Maildir++)
 //! ```
 //!
 //! **Queues.** Jobs of kind [`queue::HopKind::Mailbox`] are leased, as many as may be written
@@ -17,13 +17,22 @@
 //! is room again. So is an LMTP server that cannot be reached. As many jobs are leased as it may
 //! have connections; a job is one transaction, in which each recipient has a reply of its own.
 //!
-//! **Security.** No part of an address becomes part of a path unescaped; nothing is written outside
-//! the directory. Files and directories are the owner's alone. A sub-address (`alice+lists`) goes
-//! to the folder of that name if its owner has made one; no stranger makes one. What becomes of it
-//! at an LMTP server is that server's to decide, and so are Return-Path and Delivered-To.
+//! A mailbox with a quota is *full* when it holds that much. Everybody is told at once
+//! ([`Setup::full`]), so that its mail is refused at RCPT. What was accepted before is stored,
+//! beyond the quota by one message or a tenth; the rest waits in the queue until its owner has made
+//! room. It is not bounced before it expires. Full mailboxes are looked at every 5 seconds, all
+//! others with a quota every 10 minutes, and more seldom where looking would take more than a
+//! twentieth of a thread.
+//!
+//! **Security.** No part of an address is ever part of a path: a mailbox's directory is named by an
+//! opaque id ([`domains::StorageId`]), its files by those of jobs. Files and directories are the
+//! owner's alone. A sub-address (`alice+lists`) goes to the folder of that name if its owner has
+//! made one; the name is compared with those of the disk, and no stranger makes one. What becomes
+//! of it at an LMTP server is that server's to decide, and so are Return-Path and Delivered-To.
 //!
 //! **Diagnostics.** One line for each recipient `stored` (with LMTP, for each group of the same
-//! reply), and for each group `deferred`, `bounced`, `expired` or `double_bounce`; and [`Metrics`].
+//! reply), and for each group `deferred`, `bounced`, `expired` or `double_bounce`; `mailbox_full`
+//! and `mailbox_has_room`; and [`Metrics`].
 //!
 //! **Failure behaviour.** A disk that is full or broken defers and never bounces. A recipient that
 //! exists no more is bounced only when the domain table says so and is the one in force: without a
@@ -41,6 +50,7 @@ mod maildir;
 mod metrics;
 mod path;
 mod recipient;
+mod usage;
 mod worker;
 
 use std::path::PathBuf;
@@ -48,7 +58,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use domains::{Absence, Table};
+use domains::{Absence, FullMailboxes, Table};
 use mail_types::Host;
 use outcome::Route;
 use queue::Queue;
@@ -58,10 +68,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, ConfigError};
 pub use lmtp::{LmtpConfig, LmtpError};
+pub use maildir::{Held, count};
 pub use metrics::Metrics;
 
 use crate::lmtp::Server;
 use crate::maildir::Store;
+use crate::usage::Usage;
 use crate::worker::{Mailboxes, Terms, Worker};
 
 /// What the role works with.
@@ -71,6 +83,8 @@ pub struct Setup {
     pub domains: Arc<ArcSwapOption<Table>>,
     /// Asked before a recipient bounces because the table lacks it.
     pub absence: Arc<dyn Absence>,
+    /// Told which Maildirs are full, and which are so no longer.
+    pub full: Arc<FullMailboxes>,
     /// Our name: the Reporting-MTA of DSNs, the argument of LHLO.
     pub name: Host,
     /// Where DSNs go.
@@ -135,7 +149,8 @@ impl Mda {
                 let directory = setup.data_dir.join(&config.directory);
                 let store = Store::open(&directory)
                     .map_err(|source| ConfigError::Directory { directory, source })?;
-                Mailboxes::Maildirs(Arc::new(store))
+                let usage = Usage::new(setup.full.clone(), setup.metrics.mailboxes_full.clone());
+                Mailboxes::Maildirs { store: Arc::new(store), usage }
             }
         };
         let policy = config.retry.of(&setup.retry);
@@ -152,7 +167,7 @@ impl Mda {
     /// Where the Maildirs are, if any are written.
     pub fn directory(&self) -> Option<&std::path::Path> {
         match &self.mailboxes {
-            Mailboxes::Maildirs(store) => Some(store.root()),
+            Mailboxes::Maildirs { store, .. } => Some(store.root()),
             Mailboxes::Server(_) => None,
         }
     }

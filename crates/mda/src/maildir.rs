@@ -12,7 +12,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use domains::Storage;
 use mail_types::Timestamp;
+
+mod held;
+
+pub use held::{Held, count};
 
 /// A file in `tmp` that is older was left by a crash (Maildir specification).
 const LEFTOVER_AGE: Duration = Duration::from_secs(36 * 3600);
@@ -30,7 +35,7 @@ pub(crate) struct DiskError {
 }
 
 impl DiskError {
-    fn at(step: &'static str, place: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn at(step: &'static str, place: &Path) -> impl FnOnce(io::Error) -> Self {
         let place = place.to_owned();
         move |source| Self { step, place, source }
     }
@@ -67,8 +72,9 @@ pub(crate) struct Store {
 pub(crate) struct Target {
     /// The Maildir of the mailbox, which is its inbox.
     inbox: PathBuf,
-    /// The name of a folder, in either case: where the copy goes if the owner has made one. A
-    /// stranger makes none.
+    /// The name of a folder, in either case: where the copy goes if the owner has made one. Senders
+    /// choose it, so it is no part of a path and no folder is made of it: it is only compared with
+    /// the names that are there.
     folder: Option<String>,
     /// From [`crate::path::unique_name`].
     unique: String,
@@ -171,6 +177,11 @@ impl Store {
 
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The Maildir of a mailbox.
+    pub(crate) fn inbox(&self, storage: &Storage) -> PathBuf {
+        self.root.join(storage.id.directory())
     }
 
     /// Opens a file for a copy and writes its beginning, unless the copy is stored already.
@@ -287,7 +298,9 @@ impl Draft {
         fs::rename(&self.path, new.join(self.target.file_name()))
             .map_err(DiskError::at("rename", &new))?;
         self.is_published = true;
-        sync_dir(&new)
+        sync_dir(&new)?;
+        note_size(&self.target.inbox, self.target.size);
+        Ok(())
     }
 }
 
@@ -308,6 +321,14 @@ fn is_for_strangers(folder: &str) -> bool {
 /// The name of a folder by its directory; `None` for an inbox, which is in no `.Name`.
 fn folder_name(maildir: &Path) -> Option<String> {
     Some(maildir.file_name()?.to_str()?.strip_prefix('.')?.to_owned())
+}
+
+/// Adds a message to the count that a reader keeps of the mailbox in `maildirsize` (Maildir++), if
+/// one does. We count files ourselves; who finds its own count wrong counts again, so a failure
+/// does no harm.
+fn note_size(inbox: &Path, size: u64) {
+    let file = OpenOptions::new().append(true).open(inbox.join("maildirsize"));
+    let _ = file.and_then(|mut file| file.write_all(format!("{size} 1\n").as_bytes()));
 }
 
 fn sync_dir(dir: &Path) -> Result<(), DiskError> {

@@ -27,6 +27,7 @@ pub struct Metrics {
     pub(crate) attempts_in_progress: Gauge,
     pub(crate) disk_failures: Family<Cause, Counter>,
     pub(crate) hops_without_room: Gauge,
+    pub(crate) mailboxes_full: Gauge,
     pub(crate) connections: Counter,
     pub(crate) connections_reused: Counter,
     pub(crate) hops_unreachable: Gauge,
@@ -49,6 +50,7 @@ impl Metrics {
             attempts_in_progress: Gauge::default(),
             disk_failures: Family::default(),
             hops_without_room: Gauge::default(),
+            mailboxes_full: Gauge::default(),
             connections: Counter::default(),
             connections_reused: Counter::default(),
             hops_unreachable: Gauge::default(),
@@ -86,6 +88,11 @@ impl Metrics {
             "hops_without_room",
             "Hosted domains whose mailboxes lack room",
             m.hops_without_room,
+        );
+        registry.register(
+            "mailboxes_full",
+            "Mailboxes that hold their quota or more, as far as is known",
+            m.mailboxes_full,
         );
         registry.register("connections", "Connections made to the LMTP server", m.connections);
         registry.register(

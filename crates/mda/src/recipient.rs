@@ -1,6 +1,6 @@
 //! Which mailboxes a recipient stands for now, and what is said of the others.
 
-use domains::{Destination, Resolution, Table, detail};
+use domains::{Destination, Resolution, Storage, Table, detail};
 use mail_types::{EnhancedStatus, ForwardPath, Mailbox, Reply, ReplyCode, Timestamp};
 use outcome::{Delivery, Outcome};
 use queue::{Report, Wait};
@@ -23,6 +23,9 @@ pub(crate) enum Undelivered {
     LeadsElsewhere,
     #[error("the mailbox store has no room")]
     NoRoom(#[source] DiskError),
+    /// The mailbox holds more than its quota.
+    #[error("the mailbox is full")]
+    Full,
     #[error("the mailbox store does not work at the moment")]
     Disk(#[source] DiskError),
     #[error("the message cannot be read at the moment")]
@@ -38,6 +41,7 @@ pub(crate) enum Undelivered {
 pub(crate) struct Place {
     /// The mailbox's own address.
     pub(crate) mailbox: Mailbox,
+    pub(crate) storage: Storage,
     /// What a sub-address asks for: a folder, if there is one of that name.
     pub(crate) detail: Option<String>,
     /// The address that led to it, sub-address and all.
@@ -45,9 +49,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn new(mailbox: Mailbox, used: Mailbox) -> Self {
+    /// `None` if the address is no mailbox's.
+    fn of(table: &Table, used: Mailbox) -> Option<Self> {
+        let mailbox = table.mailbox(&used)?;
+        let storage = table.storage(&mailbox)?;
         let detail = detail(&used, &mailbox).map(str::to_owned);
-        Self { mailbox, detail, used }
+        Some(Self { mailbox, storage, detail, used })
     }
 }
 
@@ -57,8 +64,8 @@ pub(crate) fn places(table: Option<&Table>, address: &Mailbox) -> Result<Vec<Pla
     if !address.domain().is_some_and(|domain| table.is_hosted(domain)) {
         return Err(Undelivered::NotHosted);
     }
-    if let Some(own) = table.mailbox(address) {
-        return Ok(vec![Place::new(own, address.clone())]);
+    if let Some(own) = Place::of(table, address.clone()) {
+        return Ok(vec![own]);
     }
     // It was a mailbox when the mail was accepted.
     match table.resolve(&ForwardPath::Mailbox(address.clone())) {
@@ -66,9 +73,7 @@ pub(crate) fn places(table: Option<&Table>, address: &Mailbox) -> Result<Vec<Pla
         Resolution::Remote(_) => Err(Undelivered::NotHosted),
         Resolution::Local(destinations) => {
             let place = |destination| match destination {
-                Destination::Mailbox { address } => {
-                    Some(Place::new(table.mailbox(&address)?, address))
-                }
+                Destination::Mailbox { address } => Place::of(table, address),
                 Destination::Remote { .. } => None,
             };
             let found: Option<Vec<Place>> = destinations.into_iter().map(place).collect();
@@ -88,6 +93,7 @@ impl Undelivered {
         let (code, status) = match self {
             Self::Absent => (550, status(5, 1, 1)),
             Self::NoRoom(_) => (452, status(4, 3, 1)),
+            Self::Full => (452, status(4, 2, 2)),
             Self::NotHosted | Self::LeadsElsewhere | Self::LeadsToSeveral => (451, status(4, 3, 5)),
             Self::Unreachable => (451, status(4, 4, 1)),
             Self::Uncertain | Self::NoTable | Self::Disk(_) | Self::Content => {
@@ -107,6 +113,7 @@ impl Undelivered {
             | Self::LeadsElsewhere
             | Self::LeadsToSeveral
             | Self::Disk(_)
+            | Self::Full
             | Self::Content => Outcome::Deferred { report, waiting_for: Wait::Time },
         }
     }

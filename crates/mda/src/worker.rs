@@ -24,6 +24,7 @@ use crate::lmtp::Server;
 use crate::log;
 use crate::maildir::Store;
 use crate::metrics::Metrics;
+use crate::usage::Usage;
 
 mod attempt;
 mod handing;
@@ -41,7 +42,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Who keeps the mail.
 pub(crate) enum Mailboxes {
-    Maildirs(Arc<Store>),
+    Maildirs { store: Arc<Store>, usage: Usage },
     Server(Box<Server>),
 }
 
@@ -129,7 +130,7 @@ impl Worker {
 
     async fn sweep(&self) {
         match &self.mailboxes {
-            Mailboxes::Maildirs(_) => std::future::pending().await,
+            Mailboxes::Maildirs { store, usage } => usage.keep_true(store, &self.domains).await,
             Mailboxes::Server(server) => server.sweep().await,
         }
     }
@@ -204,8 +205,8 @@ impl Worker {
         let at = runtime::clock::now();
         let started = Instant::now();
         let attempted = match &self.mailboxes {
-            Mailboxes::Maildirs(store) => {
-                let copying = Copying { worker: self, store, search: self.search(job) };
+            Mailboxes::Maildirs { store, usage } => {
+                let copying = Copying { worker: self, store, usage, search: self.search(job) };
                 copying.store_copies(lease, job, at).await
             }
             Mailboxes::Server(server) => self.hand_over(server, lease, job, at).await,
@@ -252,7 +253,7 @@ impl Worker {
             self.queue.hop_up(hop);
         }
         let gauge = match &self.mailboxes {
-            Mailboxes::Maildirs(_) => &self.metrics.hops_without_room,
+            Mailboxes::Maildirs { .. } => &self.metrics.hops_without_room,
             Mailboxes::Server(_) => &self.metrics.hops_unreachable,
         };
         gauge.set(obstructed.len() as i64);
@@ -273,7 +274,7 @@ impl Worker {
             }
         };
         let server = match &self.mailboxes {
-            Mailboxes::Maildirs(_) => None,
+            Mailboxes::Maildirs { .. } => None,
             Mailboxes::Server(server) => Some(server.endpoint().to_string()),
         };
         log::news(job, &plan, server.as_deref(), &self.metrics);

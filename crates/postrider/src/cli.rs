@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use domains_kv::Class;
-use mail_types::{Domain, QueueId, TenantId};
+use mail_types::{Domain, Mailbox, QueueId, TenantId};
 use queue::{Filter, Phase};
 
 use crate::check::clock::sntp::TimeServer;
@@ -261,6 +261,16 @@ enum PhaseArg {
 pub(crate) enum DomainCommand {
     /// List the hosted domains.
     List {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Tell where a mailbox's mail is kept, how much it is and how much it may be.
+    ///
+    /// Run it on the machine that has the mailboxes: what it holds is counted there.
+    Mailbox {
+        /// Its address.
+        #[arg(value_name = "ADDRESS")]
+        address: Mailbox,
         #[command(flatten)]
         target: Target,
     },

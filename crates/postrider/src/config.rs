@@ -288,6 +288,11 @@ impl Config {
         self.data_dir.join("restoring")
     }
 
+    /// Where the Maildirs are, each below it in the directory of its storage id; none with LMTP.
+    pub(crate) fn maildirs(&self) -> Option<PathBuf> {
+        self.mda.lmtp.is_none().then(|| self.data_dir.join(&self.mda.directory))
+    }
+
     /// Where operators reach the process by TCP, if they may.
     pub(crate) fn admin_port(&self) -> anyhow::Result<Option<admin::Port>> {
         self.admin.port().map_err(|error| refused("admin")(&error))

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::cli::{DomainCommand, Output, Target};
 use crate::config::{Config, DomainsFrom};
-use crate::{output, resources, secrets};
+use crate::{domain_mailbox, output, resources, secrets};
 
 /// Between two lines of progress.
 const SHOW: Duration = Duration::from_secs(2);
@@ -28,6 +28,7 @@ struct Row {
 pub(crate) async fn run(command: DomainCommand) -> anyhow::Result<()> {
     match command {
         DomainCommand::List { target } => list(&target).await,
+        DomainCommand::Mailbox { address, target } => domain_mailbox::show(&address, &target).await,
         DomainCommand::Keys { directory, classes } => secrets::make(&directory, &classes),
         DomainCommand::Apply { directory, confirm_shrink, target } => {
             let shrinking = if confirm_shrink { Shrinking::Confirmed } else { Shrinking::Refused };
@@ -53,7 +54,7 @@ async fn list(target: &Target) -> anyhow::Result<()> {
 }
 
 /// The table that a process with this configuration has.
-async fn in_force(config: &Config) -> anyhow::Result<Table> {
+pub(crate) async fn in_force(config: &Config) -> anyhow::Result<Table> {
     match config.domains_from() {
         DomainsFrom::Files => resources::load(config),
         DomainsFrom::Kv => {

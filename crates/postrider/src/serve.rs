@@ -23,6 +23,7 @@ use crate::backend::Backend;
 use crate::backup::snapshot::Snapshots;
 use crate::cli::LogFormat;
 use crate::config::{Config, Refused, refused};
+use crate::fullness::Fullness;
 use crate::process::Control;
 use crate::queue_metrics::Watched as Numbers;
 use crate::reload::{Live, Reloader, Reloading, Setting, Source};
@@ -184,8 +185,14 @@ impl Opening {
         let queue: Arc<dyn Queue> = Arc::new(Watched::new(backend.queue(), history.clone()));
         let sources = Sources { queue: Arc::clone(&queue), past: past::of(&backend, history) };
         numbers.watch(backend.clone());
-        let parts =
-            Parts { config, queue: &queue, domains: &self.domains, srs: srs::open(config)? };
+        let fullness = Fullness::new(config, roles)?;
+        let parts = Parts {
+            config,
+            queue: &queue,
+            domains: &self.domains,
+            fullness: &fullness,
+            srs: srs::open(config)?,
+        };
         let made = metrics.make(&parts)?;
         let (reloading, reloader) = Reloader::new(
             Setting { source: self.source.clone(), roles: roles.to_vec(), config: config.clone() },
@@ -194,7 +201,15 @@ impl Opening {
         )?;
         self.open_socket(&backend, sources.clone(), reloading).await?;
         let admin_address = self.open_port(sources).await?;
-        Ok(Some(Process { opening: self, backend, made, reloader, http_address, admin_address }))
+        Ok(Some(Process {
+            opening: self,
+            backend,
+            fullness,
+            made,
+            reloader,
+            http_address,
+            admin_address,
+        }))
     }
 
     /// The socket for operators.
@@ -247,6 +262,7 @@ struct Parts<'a> {
     config: &'a Config,
     queue: &'a Arc<dyn Queue>,
     domains: &'a Domains,
+    fullness: &'a Fullness,
     srs: Option<Arc<Srs>>,
 }
 
@@ -295,6 +311,7 @@ impl Made {
 struct Process {
     opening: Opening,
     backend: Backend,
+    fullness: Fullness,
     made: Made,
     reloader: Reloader,
     http_address: SocketAddr,
@@ -346,6 +363,7 @@ impl Process {
             let run = mda.run(leave.clone(), grace);
             roles.spawn(with_table(domains.clone(), leave.clone(), run));
         }
+        roles.spawn(self.fullness.carry(leave.clone()));
         roles.spawn(domains.keep_fresh(config, readiness.clone(), leave.clone()));
         roles.spawn(self.reloader.run(leave.clone()));
         readiness.ready("roles");
@@ -382,11 +400,12 @@ fn log_admin(error: &std::io::Error) {
 }
 
 fn bind_ingress(parts: &Parts<'_>, metrics: ingress::Metrics) -> anyhow::Result<ingress::Ingress> {
-    let Parts { config, queue, domains, srs } = parts;
+    let Parts { config, queue, domains, fullness, srs } = parts;
     let services = ingress::Services {
         queue: Arc::clone(queue),
         domains: domains.table.clone(),
         absence: domains.absence(),
+        full: fullness.heard.clone(),
         logins: domains.logins(),
         srs: srs.clone(),
         metrics,
@@ -403,7 +422,7 @@ fn make_delivery(
     parts: &Parts<'_>,
     metrics: delivery::Metrics,
 ) -> anyhow::Result<delivery::Delivery> {
-    let Parts { config, queue, domains, srs } = parts;
+    let Parts { config, queue, domains, srs, .. } = parts;
     let resolver = resolve::Dns::new(&config.resolver).context("resolver")?;
     let setup = delivery::Setup {
         queue: Arc::clone(queue),
@@ -418,11 +437,12 @@ fn make_delivery(
 }
 
 fn make_mda(parts: &Parts<'_>, metrics: mda::Metrics) -> anyhow::Result<mda::Mda> {
-    let Parts { config, queue, domains, srs } = parts;
+    let Parts { config, queue, domains, fullness, srs } = parts;
     let setup = mda::Setup {
         queue: Arc::clone(queue),
         domains: domains.table.clone(),
         absence: domains.absence(),
+        full: fullness.told.clone(),
         name: config.host()?,
         route: dsn_route::route(&domains.table, srs.clone()),
         lease: config.lease(),

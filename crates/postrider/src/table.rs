@@ -106,7 +106,7 @@ fn needs(config: &Config, roles: &[Role]) -> Vec<Class> {
 }
 
 /// The prefix of the subjects where a process with these roles is answered.
-fn inbox(roles: &[Role]) -> String {
+pub(crate) fn inbox(roles: &[Role]) -> String {
     use queue_jetstream::permissions::Role as User;
     match roles {
         [Role::Ingress] => User::Ingress.inbox(),

@@ -132,6 +132,25 @@ const PUBLISH: Rows = &[
             "$JS.FC.KV_domains.>",
         ],
     ),
+    // Full mailboxes: told by those who store mail, heard by those who accept it.
+    (
+        &[Mda],
+        &[
+            "$KV.mailboxes.full.*",
+            "$JS.API.STREAM.CREATE.KV_mailboxes",
+            "$JS.API.DIRECT.GET.KV_mailboxes.>",
+        ],
+    ),
+    (
+        &[Ingress, Mda],
+        &[
+            "$JS.API.CONSUMER.CREATE.KV_mailboxes",
+            "$JS.API.CONSUMER.CREATE.KV_mailboxes.>",
+            "$JS.API.CONSUMER.INFO.KV_mailboxes.*",
+            "$JS.API.CONSUMER.DELETE.KV_mailboxes.*",
+            "$JS.FC.KV_mailboxes.>",
+        ],
+    ),
     // Streams: all look whether they are as they must be.
     (&[Ingress, Worker, Mda, Admin], &["$JS.API.STREAM.INFO.*"]),
     (&[Worker, Admin], &["$JS.API.STREAM.CREATE.{stream}"]),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher;
-use domains::{Absence, AtHome, Settings, Srs, Table, yaml};
+use domains::{Absence, AtHome, FullMailboxes, Settings, Srs, Table, yaml};
 use ingress::{Config, Ingress, Kind, Listener, Metrics, Services};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ pub(super) const PASSWORD: &str = "correct horse";
 pub(super) struct Server {
     pub(super) queue: Arc<MemoryQueue>,
     pub(super) domains: Arc<ArcSwapOption<Table>>,
+    pub(super) full: Arc<FullMailboxes>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
     pub(super) directory: tempfile::TempDir,
@@ -52,10 +53,12 @@ impl Server {
         let mut registry = Registry::default();
         let queue = Arc::new(MemoryQueue::default());
         let domains = Arc::new(ArcSwapOption::from_pointee(table()));
+        let full = Arc::new(FullMailboxes::default());
         let services = Services {
             queue: Arc::new(Handle(Arc::clone(&queue))),
             domains: Arc::clone(&domains),
             absence,
+            full: Arc::clone(&full),
             logins: Arc::new(AtHome),
             srs: Some(Arc::new(Srs::new(&[7; 32], &[]).unwrap())),
             metrics: Metrics::register(&mut registry),
@@ -65,7 +68,7 @@ impl Server {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(ingress.serve(stop.clone()));
         tasks.close();
-        Self { queue, domains, stop, tasks, directory, addresses, registry }
+        Self { queue, domains, full, stop, tasks, directory, addresses, registry }
     }
 
     pub(super) fn address(&self, kind: Kind) -> SocketAddr {
@@ -100,6 +103,13 @@ impl Server {
         client.says("EHLO client.example", "250").await;
         client.says(&login("alice@example.org", PASSWORD), "235 2.7.0").await;
         client
+    }
+
+    /// As the MDA tells.
+    pub(super) fn fill(&self, address: &str) {
+        let address = address.parse().unwrap();
+        let id = self.domains.load().as_ref().unwrap().storage(&address).unwrap().id;
+        assert!(self.full.insert(id, &address));
     }
 
     pub(super) fn only_message(&self) -> Stored {
@@ -144,11 +154,13 @@ kind: MailDomain
 metadata: {{ name: example-org, namespace: tenant-a }}
 spec:
   domain: example.org
+  quota: {{ bytes: 1000000 }}
   inbound:
     enabled: true
     aliases:
       - {{ match: postmaster, to: [alice@example.org] }}
       - {{ match: team, to: [alice@example.org, bob@example.org, carol@elsewhere.example] }}
+      - {{ match: both, to: [alice@example.org, bob@example.org] }}
       - {{ match: away, to: [carol@elsewhere.example] }}
 ---
 apiVersion: postrider.dev/v1alpha1
@@ -164,6 +176,14 @@ kind: Mailbox
 metadata: {{ name: bob, namespace: tenant-a }}
 spec:
   address: bob@example.org
+  quota: {{ onFull: reject }}
+---
+apiVersion: postrider.dev/v1alpha1
+kind: Mailbox
+metadata: {{ name: bill, namespace: tenant-a }}
+spec:
+  address: bill@example.org
+  quota: {{ onFull: reject }}
 "
     );
     let declared = yaml::parse("test.yaml", &text).unwrap();

@@ -218,6 +218,21 @@ fn a_maildir_that_was_removed_is_made_again() {
     assert_eq!(fixture.names("new").len(), 1);
 }
 
+/// Dovecot's and Courier's count of a mailbox stays right, and we begin none.
+#[test]
+fn a_readers_count_goes_on() {
+    let fixture = Fixture::new();
+    fixture.draft().publish().unwrap();
+    let file = fixture.target().inbox.join("maildirsize");
+    assert!(!file.exists());
+    fs::write(&file, "1000000S\n20 1\n").unwrap();
+    fs::remove_file(fixture.target().inbox.join("new/1.X_0_0.p,S=20")).unwrap();
+    fixture.draft().publish().unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), "1000000S\n20 1\n20 1\n");
+    assert!(fixture.is_stored(Search::New));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "1000000S\n20 1\n20 1\n", "stored once");
+}
+
 #[test]
 fn leftovers_go_after_their_time() {
     let mut fixture = Fixture::new();

@@ -1,7 +1,6 @@
 //! One attempt with Maildirs: a copy of the message for each recipient that is due.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -9,14 +8,16 @@ use mail_types::{Mailbox, Timestamp};
 use message::trace;
 use outcome::{Outcome, Verdict, due_recipients};
 use queue::{Content, ContentError, Job, Lease};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::{Worker, locked};
 use crate::log::{self, Stored};
-use crate::maildir::{Begun, DiskError, Draft, Search, Store, Target};
+use crate::maildir::{Begun, DiskError, Draft, Search, Store, Target, count};
 use crate::metrics::Cause;
 use crate::path;
 use crate::recipient::{self, Place, Undelivered};
+use crate::usage::{Room, Usage};
 
 /// Recipients seen to between two settlements.
 pub(super) const RECIPIENTS_MAX: usize = 100;
@@ -86,6 +87,7 @@ impl Worker {
             | Undelivered::NotHosted
             | Undelivered::LeadsElsewhere
             | Undelivered::LeadsToSeveral
+            | Undelivered::Full
             | Undelivered::Unreachable => None,
         };
         if let Some((cause, error)) = cause {
@@ -117,6 +119,7 @@ impl Worker {
 pub(super) struct Copying<'a> {
     pub(super) worker: &'a Worker,
     pub(super) store: &'a Arc<Store>,
+    pub(super) usage: &'a Usage,
     pub(super) search: Search,
 }
 
@@ -165,14 +168,12 @@ impl Copying<'_> {
         index: u32,
         place: &Place,
     ) -> Result<Stored, Failure> {
-        let Place { mailbox, detail, .. } = place;
-        // A mailbox of the table is in a domain.
-        let domain = mailbox.domain().ok_or(Failure::Undelivered(Undelivered::Absent))?;
+        let Place { mailbox, storage, detail, .. } = place;
         let prefix = prefix(job, index);
         let mut content = lease.content().await?;
         let size = prefix.len() as u64 + content.size;
         let unique = path::unique_name(job, index);
-        let inbox = path::of_mailbox(self.store.root(), domain, mailbox);
+        let inbox = self.store.inbox(storage);
         let target = Target::new(inbox, detail.clone(), unique, size);
         let stored = |is_repeat, folder| Stored {
             recipient: index,
@@ -190,9 +191,35 @@ impl Copying<'_> {
             }
             Begun::Writing(draft) => {
                 let folder = draft.folder();
-                self.finish(lease, draft, content).await?;
+                self.take_room(place, size).await?;
+                let finished = self.finish(lease, draft, content).await;
+                finished.inspect_err(|_| self.usage.forget(&storage.id))?;
+                self.usage.tell(mailbox, storage);
                 self.worker.metrics.stored_bytes.inc_by(size);
                 Ok(stored(false, folder))
+            }
+        }
+    }
+
+    /// Only now: what is there already needs no room.
+    async fn take_room(&self, place: &Place, size: u64) -> Result<(), Failure> {
+        let Place { mailbox, storage, .. } = place;
+        if storage.quota_bytes.is_none() {
+            return Ok(());
+        }
+        let mut room = self.usage.take(storage, size, Instant::now());
+        if room == Room::Unknown {
+            let (inbox, now) = (self.store.inbox(storage), Instant::now());
+            let held = self.blocking(move || count(&inbox).map_err(DiskError::at("count", &inbox)));
+            self.usage.counted(storage.id, held.await?.bytes, now);
+            room = self.usage.take(storage, size, now);
+        }
+        match room {
+            // What is not known keeps no mail away.
+            Room::Enough | Room::Unknown => Ok(()),
+            Room::Lacking => {
+                self.usage.tell(mailbox, storage);
+                Err(Failure::Undelivered(Undelivered::Full))
             }
         }
     }

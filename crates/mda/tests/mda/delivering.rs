@@ -1,11 +1,12 @@
 //! Into Maildirs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domains::StorageId;
 use mail_types::{Host, Notify};
 use mda::{Config, Mda, Metrics, Setup};
 use outcome::Route;
@@ -14,7 +15,13 @@ use queue::simulated::{Fault, Step};
 use queue::{Action, Filter, Phase, Queue};
 use retry::Policy;
 
-use crate::world::{BODY, HEADER, World, dsn_to_sender, notify, table, to};
+use crate::world::{BODY, HEADER, World, dsn_to_sender, mailbox, notify, table, to};
+
+/// The directory of a mailbox at `example.org`, below the root.
+fn directory(name: &str) -> String {
+    let id = StorageId::of(&mailbox(&format!("{name}@example.org"))).unwrap();
+    id.directory().to_str().unwrap().to_owned()
+}
 
 fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).unwrap();
@@ -34,9 +41,10 @@ async fn stores_a_copy_for_each_recipient() {
     };
     let (alice, bob) = (want("alice+list@example.org"), want("bob@example.org"));
     let (alice_size, bob_size) = (alice.len(), bob.len());
+    let (of_alice, of_bob) = (directory("alice"), directory("bob"));
     let files = BTreeMap::from([
-        (format!("example.org/alice/new/{seconds}.{id}_0_0.postrider,S={alice_size}"), alice),
-        (format!("example.org/bob/new/{seconds}.{id}_0_1.postrider,S={bob_size}"), bob),
+        (format!("{of_alice}/new/{seconds}.{id}_0_0.postrider,S={alice_size}"), alice),
+        (format!("{of_bob}/new/{seconds}.{id}_0_1.postrider,S={bob_size}"), bob),
     ]);
     assert_eq!(world.files(), files);
     process.stop().await;
@@ -77,9 +85,36 @@ async fn hostile_local_parts_stay_below_the_root() {
     world.until_done(id).await;
     process.stop().await;
     assert_eq!(names(world.dir.path()), ["mail"]);
-    assert_eq!(names(&world.root()), ["example.org"]);
-    assert_eq!(names(&world.root().join("example.org")).len(), hostile.len());
-    assert_eq!(world.files().len(), hostile.len());
+    let mut directories = BTreeSet::new();
+    for path in world.files().into_keys() {
+        let parts: Vec<&str> = path.split('/').collect();
+        let [shard, id, "new", file] = parts[..] else { panic!("{path}") };
+        assert!(id.len() == 64 && id.starts_with(shard) && shard.len() == 2, "{path}");
+        assert!(id.bytes().all(|b| b.is_ascii_hexdigit()), "{path}");
+        let of_job = file.strip_suffix(&file[file.rfind(",S=").unwrap()..]).unwrap();
+        assert!(of_job.ends_with(".postrider") && !of_job.contains('@'), "{path}");
+        directories.insert(id.to_owned());
+    }
+    assert_eq!(directories.len(), hostile.len());
+    assert!(names(&world.root()).iter().all(|shard| shard.len() == 2));
+}
+
+/// Mail follows the id, whatever the address.
+#[tokio::test]
+async fn a_renamed_mailbox_keeps_its_mail() {
+    let world = World::new();
+    let id = StorageId::of(&mailbox("alice@example.org")).unwrap();
+    let renamed = format!("al@example.org'\n  storageId: '{id}");
+    // And another has her address.
+    let other = format!("{}{}", "0".repeat(32), &id.to_string()[32..]);
+    let anew = format!("alice@example.org'\n  storageId: '{other}");
+    world.domains.store(Some(table(&[&renamed, &anew, "bob@example.org"])));
+    let process = world.start();
+    let id = world.accept(vec![to("al@example.org"), to("alice@example.org")]).await;
+    world.until_done(id).await;
+    assert_eq!(names(&world.maildir("alice").join("new")).len(), 1);
+    assert_eq!(names(&world.root().join("00").join(other).join("new")).len(), 1);
+    process.stop().await;
 }
 
 #[tokio::test]
@@ -108,7 +143,7 @@ async fn a_repeated_job_stores_once() {
 #[tokio::test]
 async fn a_broken_disk_defers_and_mends() {
     let world = World::new();
-    fs::create_dir_all(world.root().join("example.org")).unwrap();
+    fs::create_dir_all(world.maildir("alice").parent().unwrap()).unwrap();
     fs::write(world.maildir("alice"), "not a directory").unwrap();
     let process = world.start();
     let id = world.accept(vec![to("alice@example.org"), to("bob@example.org")]).await;
@@ -220,6 +255,7 @@ fn an_unusable_directory_is_named() {
         queue: Arc::new(world.queue.clone()),
         domains: world.domains.clone(),
         absence: world.absence.clone(),
+        full: world.full.clone(),
         name: Host::parse("mx.example.org").unwrap(),
         route: Route::new(|_| Vec::new()),
         lease: Duration::from_secs(900),

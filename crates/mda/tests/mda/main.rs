@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod delivering;
+mod full;
 mod lmtp;
 mod server;
 mod world;

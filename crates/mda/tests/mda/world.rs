@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use domains::{Absence, AtHome, Table};
+use domains::{Absence, AtHome, FullMailboxes, StorageId, Table};
 use mail_types::{
     BodyType, Domain, Envelope, Host, Mailbox, Notify, Origin, QueueId, Recipient, ReversePath,
     TenantId,
@@ -31,7 +31,17 @@ pub(crate) const BODY: &str = "body\r\n";
 pub(crate) const HEADER: &str = "Subject: hello\r\n\r\n";
 
 pub(crate) fn table(mailboxes: &[&str]) -> Arc<Table> {
-    let mut text = DOMAIN.to_owned();
+    table_of(DOMAIN, mailboxes)
+}
+
+/// The same with a quota for each mailbox.
+pub(crate) fn table_with_quota(bytes: u64, mailboxes: &[&str]) -> Arc<Table> {
+    let domain = DOMAIN.replace("  inbound:", &format!("  quota: {{bytes: {bytes}}}\n  inbound:"));
+    table_of(&domain, mailboxes)
+}
+
+fn table_of(domain: &str, mailboxes: &[&str]) -> Arc<Table> {
+    let mut text = domain.to_owned();
     for (n, address) in mailboxes.iter().enumerate() {
         text += &format!(
             "---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\nmetadata: {{name: m{n}}}\n\
@@ -51,6 +61,7 @@ pub(crate) struct World {
     pub(crate) queue: SimulatedQueue,
     pub(crate) domains: Arc<ArcSwapOption<Table>>,
     pub(crate) absence: Arc<dyn Absence>,
+    pub(crate) full: Arc<FullMailboxes>,
     /// How long an LMTP server has for each answer.
     pub(crate) timeouts: Timeouts,
     /// Of the messages to come.
@@ -77,6 +88,7 @@ impl World {
             queue,
             domains,
             absence,
+            full: Arc::default(),
             timeouts: Timeouts::default(),
             reverse_path: ReversePath::parse("sender@example.net").unwrap(),
             body_type: BodyType::SevenBit,
@@ -98,6 +110,7 @@ impl World {
             queue: Arc::new(self.queue.clone()),
             domains: self.domains.clone(),
             absence: self.absence.clone(),
+            full: self.full.clone(),
             name: Host::parse("mx.example.org").unwrap(),
             route: Route::new(route),
             lease: Settings::default().lease_time,
@@ -163,8 +176,10 @@ impl World {
         self.dir.path().join("mail")
     }
 
+    /// Of a mailbox at `example.org`.
     pub(crate) fn maildir(&self, name: &str) -> PathBuf {
-        self.root().join("example.org").join(name)
+        let id = StorageId::of(&mailbox(&format!("{name}@example.org"))).unwrap();
+        self.root().join(id.directory())
     }
 
     /// Every file below the root but for `tmp`, by its path, with what is in it.
