@@ -23,6 +23,7 @@ mod page;
 pub mod port;
 mod query;
 pub mod server;
+pub mod socket;
 mod token;
 mod top;
 mod view;

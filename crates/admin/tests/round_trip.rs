@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use admin::client::{Client, ClientError};
-use admin::server::{BindError, Server};
+use admin::server::Server;
+use admin::socket::BindError;
 use admin::{ActRequest, Query};
 use bytes::Bytes;
 use mail_types::{

@@ -50,11 +50,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+pub use self::auth::{Authenticator, Hashes, Verdict};
+pub use self::clients::ClientKey;
 pub use self::config::{CertificateFiles, Config, ConfigError, Kind, Listener, ProxyProtocol};
 pub use self::metrics::Metrics;
 pub use self::tls::{TlsError, read_certificate};
 
-use self::clients::ClientKey;
 use self::listener::{Listening, Permit, accept};
 use self::metrics::End;
 use self::proxy::Proxies;
@@ -151,6 +152,11 @@ impl Ingress {
     /// Where it listens: with port 0 in the configuration, the ports that were free.
     pub fn addresses(&self) -> Vec<(Kind, SocketAddr)> {
         self.listening.iter().map(|listening| (listening.kind.into(), listening.address)).collect()
+    }
+
+    /// Who checks passwords: whoever else does in this process shares its limits.
+    pub fn authenticator(&self) -> Arc<Authenticator> {
+        Arc::clone(&self.shared.authenticator)
     }
 
     /// Serves until `stop`: then accepts nobody, tells idle clients 421, and lets open transactions

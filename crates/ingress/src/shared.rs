@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) logins: Arc<dyn Logins>,
     pub(crate) srs: Option<Arc<Srs>>,
     pub(crate) metrics: Metrics,
-    pub(crate) authenticator: Authenticator,
+    pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) admission: Admission,
     pub(crate) clients: Arc<Clients>,
     pub(crate) budget: Budget,
@@ -84,7 +84,7 @@ impl Shared {
             absence,
             logins,
             srs,
-            authenticator: Authenticator::new(&config.auth),
+            authenticator: Arc::new(Authenticator::new(&config.auth)),
             admission: Admission::new(limits.connections_max),
             clients: Arc::default(),
             budget: Budget::new(

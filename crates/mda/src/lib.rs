@@ -49,7 +49,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use domains::{Absence, Table};
-use mail_types::Host;
+use mail_types::{Host, Mailbox};
 use outcome::{Route, Settler};
 use queue::Queue;
 use retry::Policy;
@@ -86,6 +86,24 @@ pub struct Setup {
     pub metrics: Metrics,
 }
 
+/// Where mailboxes are, for those who serve them to their owners.
+#[derive(Clone, Debug)]
+pub struct Maildirs {
+    root: PathBuf,
+}
+
+impl Maildirs {
+    /// Those below a directory.
+    pub fn below(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The Maildir of the mailbox with this address, its own. It may not be there yet.
+    pub fn of(&self, mailbox: &Mailbox) -> Option<PathBuf> {
+        Some(path::of_mailbox(&self.root, mailbox.domain()?, mailbox))
+    }
+}
+
 /// The role, configured.
 pub struct Mda {
     config: Config,
@@ -115,6 +133,11 @@ impl Mda {
             Mailboxes::Maildirs(store) => Some(store.root()),
             Mailboxes::Server(_) => None,
         }
+    }
+
+    /// Which of them is whose.
+    pub fn maildirs(&self) -> Option<Maildirs> {
+        self.directory().map(|root| Maildirs::below(root.to_owned()))
     }
 
     /// Works until `shutdown`; then leases no more, finishes what is in flight within `grace` and

@@ -9,7 +9,7 @@ use mail_types::{Host, Mailbox};
 use serde::{Deserialize, Serialize};
 
 use crate::secrets::Secrets;
-use crate::srs;
+use crate::{dovecot, srs};
 
 /// The file in a configuration directory.
 const FILE: &str = "postrider.yaml";
@@ -50,6 +50,9 @@ pub(crate) struct Config {
     pub(crate) delivery: delivery::Config,
     #[serde(default)]
     pub(crate) mda: mda::Config,
+    /// What a Dovecot that serves the Maildirs may ask.
+    #[serde(default)]
+    pub(crate) dovecot: dovecot::Config,
     #[serde(default)]
     pub(crate) resolver: resolve::Config,
     #[serde(default)]
@@ -144,6 +147,9 @@ impl Config {
         if let Some(socket) = config.mda.lmtp.as_mut().and_then(|lmtp| lmtp.socket.as_mut()) {
             *socket = base.join(&*socket);
         }
+        if let Some(socket) = &mut config.dovecot.socket {
+            *socket = base.join(&*socket);
+        }
         for auth in config.delivery.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
             auth.password_file = base.join(&auth.password_file);
         }
@@ -170,6 +176,10 @@ impl Config {
             self.secrets.opener().map_err(|error| refused_whole(&error))?;
         }
         self.mda.validate(&self.delivery.retry).map_err(|error| refused("mda")(&error))?;
+        if self.dovecot.socket.is_some() && self.mda.lmtp.is_some() {
+            let problem = "socket: with mda.lmtp no Maildirs are written; remove one of the two";
+            return Err(refused("dovecot")(&problem));
+        }
         resolve::Dns::new(&self.resolver).context("resolver")?;
         self.telemetry.validate().map_err(|error| refused("telemetry")(&error))?;
         self.log.validate().map_err(|error| refused("log")(&error))

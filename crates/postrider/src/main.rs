@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod documents;
 mod domain_command;
+mod dovecot;
 mod dsn_route;
 mod nats_command;
 mod output;
@@ -37,6 +38,9 @@ const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::DovecotLogin(command) = &cli.command {
+        return dovecot::login::run(command);
+    }
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -68,6 +72,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         | Command::Worker(_)
         | Command::Mda(_)
         | Command::Domain(_)
+        | Command::DovecotLogin(_)
         | Command::Queue(_) => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -80,7 +85,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Queue(command) => queue_command::run(command).await,
             Command::Domain(command) => domain_command::run(command).await,
             Command::Check(_) | Command::Mailbox(_) | Command::Nats(_) => Ok(()),
-            Command::Completions { .. } | Command::Man { .. } => Ok(()),
+            Command::Completions { .. } | Command::Man { .. } | Command::DovecotLogin(_) => Ok(()),
         }
     })
 }
