@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use smtp::ListenerKind;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::proxy::Proxies;
+use crate::port::Port;
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
@@ -22,21 +21,14 @@ const ERROR_PAUSE: Duration = Duration::from_millis(100);
 const REFUSED_MAX: usize = 64;
 
 /// A socket that listens.
-#[derive(Debug)]
 pub(crate) struct Listening {
-    pub(crate) kind: ListenerKind,
+    pub(crate) port: Arc<Port>,
     pub(crate) address: SocketAddr,
-    /// Who says who the client is, where it is not whom we are connected with.
-    pub(crate) proxies: Option<Arc<Proxies>>,
     socket: TcpListener,
 }
 
 impl Listening {
-    pub(crate) fn bind(
-        kind: ListenerKind,
-        address: SocketAddr,
-        proxies: Option<Arc<Proxies>>,
-    ) -> io::Result<Self> {
+    pub(crate) fn bind(port: Arc<Port>, address: SocketAddr) -> io::Result<Self> {
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         if domain == Domain::IPV6 {
@@ -48,7 +40,7 @@ impl Listening {
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from_std(socket.into())?;
-        Ok(Self { kind, address: socket.local_addr()?, proxies, socket })
+        Ok(Self { port, address: socket.local_addr()?, socket })
     }
 }
 
@@ -129,7 +121,10 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
+    use mail_types::Host;
+
     use super::*;
+    use crate::config::{Config, Kind, Listener};
 
     #[tokio::test]
     async fn beyond_the_limit_only_refusals() {
@@ -143,10 +138,12 @@ mod tests {
 
     #[tokio::test]
     async fn both_families_on_one_port() {
-        let v6 = Listening::bind(ListenerKind::Relay, "[::1]:0".parse().unwrap(), None).unwrap();
-        let port = v6.address.port();
-        assert_ne!(port, 0);
-        let v4 = SocketAddr::from(([127, 0, 0, 1], port));
-        Listening::bind(ListenerKind::Relay, v4, None).unwrap();
+        let listener = Listener::new(Kind::Relay, Vec::new());
+        let host = Host::parse("mx.example.org").unwrap();
+        let port = Arc::new(Port::new(&Config::default(), &listener, &host, None).unwrap());
+        let v6 = Listening::bind(Arc::clone(&port), "[::1]:0".parse().unwrap()).unwrap();
+        let number = v6.address.port();
+        assert_ne!(number, 0);
+        Listening::bind(port, SocketAddr::from(([127, 0, 0, 1], number))).unwrap();
     }
 }

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use domains::{Absence, Logins, Srs, Table};
-use mail_types::Host;
 use queue::Queue;
-use smtp::{ListenerKind, ServerConfig, StartTls};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -22,8 +20,6 @@ use crate::metrics::Metrics;
 
 /// Settings, handles and limits of the role.
 pub(crate) struct Shared {
-    /// Our name.
-    pub(crate) host: Host,
     pub(crate) limits: LimitsConfig,
     pub(crate) message_lifetime: Duration,
     pub(crate) times: Times,
@@ -37,10 +33,6 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     pub(crate) clients: Arc<Clients>,
     pub(crate) budget: Budget,
-    acceptor: Option<TlsAcceptor>,
-    relay: Arc<ServerConfig>,
-    submission: Arc<ServerConfig>,
-    submissions: Arc<ServerConfig>,
 }
 
 /// How long things may take.
@@ -57,24 +49,9 @@ pub(crate) struct Times {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        config: &Config,
-        host: Host,
-        services: Services,
-        acceptor: Option<TlsAcceptor>,
-    ) -> Self {
+    pub(crate) fn new(config: &Config, services: Services) -> Self {
         let Services { queue, domains, absence, logins, srs, metrics } = services;
         let limits = config.limits.clone();
-        let starttls = if acceptor.is_some() { StartTls::Offered } else { StartTls::Unavailable };
-        let session = |kind| {
-            Arc::new(ServerConfig {
-                kind,
-                // In A-labels: replies are ASCII (RFC 6531 §3.7.1).
-                hostname: host.to_string(),
-                starttls,
-                limits: config.session_limits(),
-            })
-        };
         let memory_wait = Duration::from_secs(limits.memory_wait_seconds);
         Self {
             message_lifetime: Duration::from_secs(config.message_lifetime_seconds),
@@ -94,25 +71,8 @@ impl Shared {
                 metrics.content_memory_bytes.clone(),
             ),
             metrics,
-            acceptor,
-            relay: session(ListenerKind::Relay),
-            submission: session(ListenerKind::Submission),
-            submissions: session(ListenerKind::Submissions),
             limits,
-            host,
         }
-    }
-
-    pub(crate) fn session_config(&self, kind: ListenerKind) -> Arc<ServerConfig> {
-        Arc::clone(match kind {
-            ListenerKind::Relay => &self.relay,
-            ListenerKind::Submission => &self.submission,
-            ListenerKind::Submissions => &self.submissions,
-        })
-    }
-
-    pub(crate) fn acceptor(&self) -> Option<TlsAcceptor> {
-        self.acceptor.clone()
     }
 
     /// A handshake within its time; failures are counted and logged.

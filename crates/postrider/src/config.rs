@@ -134,6 +134,11 @@ impl Config {
             files.certificate = base.join(&files.certificate);
             files.key = base.join(&files.key);
         }
+        for listener in &mut ingress.listeners {
+            if let Some(asked) = &mut listener.client_certificates {
+                asked.ca_file = base.join(&asked.ca_file);
+            }
+        }
         for file in config.jetstream.iter_mut().flat_map(|jetstream| jetstream.files_mut()) {
             *file = base.join(&*file);
         }

@@ -131,10 +131,12 @@ impl Session {
         }
         let context = Examined {
             shared: &self.shared,
+            host: &self.port.host,
             identity: self.identity(),
             helo: self.core.helo().unwrap_or_default(),
             peer: self.peer,
             tls: self.tls.as_deref(),
+            certificate: self.certificate.as_deref(),
             transaction,
             id: content.id(),
             arrival: content.arrival,
@@ -195,6 +197,7 @@ impl Session {
             size = octets,
             protocol = %transaction.protocol(),
             tls = self.tls.as_deref(),
+            client_certificate = self.certificate.as_deref(),
             identity = self.identity().map(domains::Identity::login),
         );
     }

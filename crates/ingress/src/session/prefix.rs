@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use domains::Identity;
-use mail_types::{ForwardPath, Mailbox, QueueId, Timestamp};
+use mail_types::{ForwardPath, Host, Mailbox, QueueId, Timestamp};
 use message::{from, header, trace};
 use queue::Head;
 
@@ -15,10 +15,13 @@ use crate::shared::Shared;
 /// A message that is complete, and where it came from.
 pub(super) struct Examined<'a> {
     pub(super) shared: &'a Shared,
+    /// Our name.
+    pub(super) host: &'a Host,
     pub(super) identity: Option<&'a Identity>,
     pub(super) helo: &'a str,
     pub(super) peer: SocketAddr,
     pub(super) tls: Option<&'a str>,
+    pub(super) certificate: Option<&'a str>,
     pub(super) transaction: &'a Transaction,
     pub(super) id: QueueId,
     pub(super) arrival: Timestamp,
@@ -43,7 +46,7 @@ pub(super) fn examine(context: &Examined<'_>, header: &[u8]) -> Result<Head, Can
         prefix.push_str(&trace::date(context.arrival));
     }
     if !header::has(header, "Message-ID") {
-        prefix.push_str(&trace::message_id(context.id, &context.shared.host));
+        prefix.push_str(&trace::message_id(context.id, context.host));
     }
     // RFC 5321 §4.4: only final delivery writes it, and a user is not that.
     let header = header::without(header, "Return-Path");
@@ -71,10 +74,11 @@ fn received(context: &Examined<'_>) -> String {
     trace::Received {
         helo: context.helo,
         client: context.peer,
-        by: &context.shared.host,
+        by: context.host,
         protocol: &protocol,
         id: context.id,
         tls: context.tls,
+        client_certificate: context.certificate,
         recipient: recipient.filter(showable),
         at: context.arrival,
     }
