@@ -4,7 +4,8 @@
 //! one job, has its outcome recorded, and then asks for another one for the same next hop.
 //!
 //! **Strategies.** Next hops are found by route or MX and tried by preference, equals in random
-//! order, over IPv6 and IPv4. A next hop that cannot be reached is reported to the queue, which
+//! order, over IPv6 and IPv4. With several addresses of our own, a sender's mail always comes from
+//! the same. A next hop that cannot be reached is reported to the queue, which
 //! keeps its jobs back but for one probe at a time. When and how often to retry is `retry`'s, what
 //! an outcome means for sender and queue is `outcome`'s.
 //!
@@ -29,6 +30,7 @@ mod metrics;
 mod pool;
 mod probe;
 mod session;
+mod sources;
 mod stream;
 mod targets;
 mod tls;
@@ -46,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{AuthConfig, Config, ConfigError, LEASE_MARGIN, RouteConfig, TimeoutConfig};
 pub use metrics::Metrics;
 pub use probe::{Obstacle, Probe, Reached, Unreached};
+pub use sources::SourceConfig;
 pub use tls::{TlsError, TlsMode};
 
 use crate::config::Settings;
@@ -57,7 +60,8 @@ use crate::worker::Worker;
 pub struct Setup {
     pub queue: Arc<dyn Queue>,
     pub resolver: Arc<dyn Resolver>,
-    /// Our name: the argument of EHLO, the Reporting-MTA, and what an MX must not point back to.
+    /// Our name: the argument of EHLO where a source has none, the Reporting-MTA, and what an MX must
+    /// not point back to.
     pub name: Host,
     /// Where DSNs go.
     pub route: Route,
@@ -75,7 +79,9 @@ pub struct Delivery {
 impl Delivery {
     /// Checks the configuration and reads the files that it names.
     pub fn new(config: Config, setup: Setup) -> Result<Self, ConfigError> {
-        Ok(Self { settings: Settings::new(config, setup.lease)?, setup })
+        let settings = Settings::new(config, setup.lease)?;
+        settings.sources.check_here()?;
+        Ok(Self { settings, setup })
     }
 
     /// Works until `shutdown`; then leases no more, finishes what is in flight within `grace` and

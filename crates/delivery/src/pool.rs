@@ -29,13 +29,14 @@ impl Pool {
         Self { idle: Mutex::default(), keep }
     }
 
-    /// A connection to the hop, the one used last; those of which the peer has had enough are
-    /// passed over.
-    pub(crate) fn take(&self, hop: &NextHop) -> Option<Session> {
+    /// A connection to the hop that fits, the one used last; those of which the peer has had enough
+    /// are passed over.
+    pub(crate) fn take(&self, hop: &NextHop, fits: impl Fn(&Session) -> bool) -> Option<Session> {
         let mut all = self.lock();
         let idle = all.get_mut(hop)?;
         let mut found = None;
-        while let Some(Idle { mut session, since }) = idle.pop() {
+        while let Some(at) = idle.iter().rposition(|idle| fits(&idle.session)) {
+            let Idle { mut session, since } = idle.remove(at);
             if since.elapsed() < self.keep && session.is_reusable() {
                 found = Some(session);
                 break;
