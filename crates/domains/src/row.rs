@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{Identity, key, name};
 use crate::password;
+use crate::separators::Separators;
 use crate::table::{Declaration, Entry, Table, Target};
 
 /// What a table says of a domain, or of one name in it. Pieces of a compiled table, not what people
@@ -32,6 +33,8 @@ pub enum Row {
         max_message_size_bytes: Option<u64>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         catch_all: Vec<Mailbox>,
+        #[serde(default, skip_serializing_if = "Separators::is_default")]
+        separators: Separators,
     },
     Mailbox {
         address: Mailbox,
@@ -223,12 +226,14 @@ impl Table {
                 alias_of,
                 max_message_size_bytes,
                 catch_all,
+                separators,
             } => {
                 declaration.is_declared = true;
                 declaration.inbound = *inbound;
                 declaration.tenant = tenant.clone();
                 declaration.alias_of.clone_from(alias_of);
                 declaration.max_message_size_bytes = *max_message_size_bytes;
+                declaration.separators = separators.clone();
                 declaration.catch_all = (!catch_all.is_empty()).then(|| catch_all[..].into());
                 return;
             }
@@ -275,6 +280,7 @@ fn row_of_domain(domain: &Domain, declaration: &Declaration) -> Row {
         alias_of: declaration.alias_of.clone(),
         max_message_size_bytes: declaration.max_message_size_bytes,
         catch_all: declaration.catch_all.as_deref().unwrap_or_default().to_vec(),
+        separators: declaration.separators.clone(),
     }
 }
 
@@ -290,7 +296,8 @@ mod tests {
         let text = format!(
             "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
              metadata: {{name: a, namespace: t}}\nspec:\n  domain: a.example\n  inbound:\n    \
-             maxMessageSizeBytes: 70000\n    catchAll: all@b.example\n    aliases:\n    \
+             subAddressSeparators: \"+-\"\n    maxMessageSizeBytes: 70000\n    \
+             catchAll: all@b.example\n    aliases:\n    \
              - {{match: postmaster, to: [Alice@a.example, \"\\\"x y\\\"@c.example\"]}}\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: b}}\n\
              spec:\n  domain: b.example\n  inbound: {{enabled: false}}\n\

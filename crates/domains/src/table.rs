@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mail_types::{Domain, Host, LocalPart, Mailbox, TenantId, Timestamp};
 
 use crate::identity::{Identity, key, name};
+use crate::separators::Separators;
 use crate::srs::Srs;
 
 /// What the process says about all domains.
@@ -37,6 +38,7 @@ pub(crate) struct Declaration {
     /// The domain whose names are this one's.
     pub(crate) alias_of: Option<Domain>,
     pub(crate) max_message_size_bytes: Option<u64>,
+    pub(crate) separators: Separators,
     /// By local part in lower case.
     pub(crate) entries: HashMap<Box<str>, Entry>,
     pub(crate) catch_all: Option<Box<[Mailbox]>>,
@@ -51,6 +53,7 @@ impl Default for Declaration {
             tenant: TenantId::new("default"),
             alias_of: None,
             max_message_size_bytes: None,
+            separators: Separators::default(),
             entries: HashMap::new(),
             catch_all: None,
         }

@@ -321,8 +321,8 @@ impl Session {
             self.log_refusal("mail", &mail.reverse_path, refusal);
             return self.refuse("mail", refusal);
         }
-        if let Some(identity) = self.identity()
-            && !policy::may_send_from(identity, &mail.reverse_path)
+        if let Some(Login { identity, table, .. }) = &self.login
+            && !policy::may_send_from(identity, table, &mail.reverse_path)
         {
             self.log_refusal("mail", &mail.reverse_path, replies::NOT_YOUR_ADDRESS);
             return self.refuse("mail", replies::NOT_YOUR_ADDRESS);

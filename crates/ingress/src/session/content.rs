@@ -132,7 +132,7 @@ impl Session {
         let context = Examined {
             shared: &self.shared,
             host: &self.port.host,
-            identity: self.identity(),
+            login: self.login.as_ref(),
             helo: self.core.helo().unwrap_or_default(),
             peer: self.peer,
             tls: self.tls.as_deref(),

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use domains::Identity;
 use mail_types::{ForwardPath, Host, Mailbox, QueueId, Timestamp};
 use message::{from, header, trace};
 use queue::Head;
 
+use super::Login;
 use super::transaction::Transaction;
 use crate::replies::{self, Canned};
 use crate::shared::Shared;
@@ -17,7 +17,7 @@ pub(super) struct Examined<'a> {
     pub(super) shared: &'a Shared,
     /// Our name.
     pub(super) host: &'a Host,
-    pub(super) identity: Option<&'a Identity>,
+    pub(super) login: Option<&'a Login>,
     pub(super) helo: &'a str,
     pub(super) peer: SocketAddr,
     pub(super) tls: Option<&'a str>,
@@ -37,10 +37,10 @@ pub(super) fn examine(context: &Examined<'_>, header: &[u8]) -> Result<Head, Can
         context.shared.metrics.tolerated("raw_8bit_header");
     }
     let mut prefix = received(context);
-    let Some(identity) = context.identity else {
+    let Some(login) = context.login else {
         return Ok(Head { prefix: prefix.into(), header: Bytes::copy_from_slice(header) });
     };
-    check_from(identity, header)?;
+    check_from(login, header)?;
     // RFC 6409 §8: what a message lacks.
     if !header::has(header, "Date") {
         prefix.push_str(&trace::date(context.arrival));
@@ -53,10 +53,10 @@ pub(super) fn examine(context: &Examined<'_>, header: &[u8]) -> Result<Head, Can
     Ok(Head { prefix: prefix.into(), header: header.into() })
 }
 
-/// Every address in From is one of the identity's own.
-fn check_from(identity: &Identity, header: &[u8]) -> Result<(), Canned> {
+/// Every address in From is one of the login's own.
+fn check_from(login: &Login, header: &[u8]) -> Result<(), Canned> {
     let from = from::mailboxes(header).map_err(|_| replies::BAD_FROM)?;
-    if from.iter().all(|mailbox| identity.may_send_as(mailbox)) {
+    if from.iter().all(|mailbox| login.identity.may_send_as(mailbox, &login.table)) {
         Ok(())
     } else {
         Err(replies::NOT_YOUR_FROM)
