@@ -117,11 +117,8 @@ fn table() -> Result<Table> {
 }
 
 fn ingress_config(dir: &Path) -> Result<ingress::Config> {
-    let listener = ingress::Listener {
-        kind: ingress::Kind::Submission,
-        addresses: vec!["127.0.0.1:0".parse()?],
-        proxy_protocol: None,
-    };
+    let addresses = vec!["127.0.0.1:0".parse()?];
+    let listener = ingress::Listener::new(ingress::Kind::Submission, addresses);
     let mut config = ingress::Config {
         hostname: "mx.local.test".into(),
         listeners: vec![listener],

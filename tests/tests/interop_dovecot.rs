@@ -4,34 +4,16 @@
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::client::Client;
-use tests::dovecot::{Dovecot, Login, MAIL_USER};
+use tests::dovecot::{Dovecot, Login, MAIL_USER, give};
 use tests::process::{PASSWORD, PASSWORD_HASH, Postrider};
 use tests::sink::Sink;
-use tests::{maildir, scenario, tools, wait};
-use tokio::process::Command;
+use tests::{maildir, scenario, wait};
 
 const ALICE: &str = "alice@example.test";
-
-/// Runs the script in `argv[3]` with a session of `imap` or `pop3`, as Alice.
-const PYTHON: &str = "\
-import imaplib, poplib, sys
-user, password, script, imap_port, pop3_port = sys.argv[1:]
-def imap():
-    session = imaplib.IMAP4('127.0.0.1', int(imap_port))
-    session.login(user, password)
-    return session
-def pop3():
-    session = poplib.POP3('127.0.0.1', int(pop3_port))
-    session.user(user)
-    session.pass_(password)
-    return session
-exec(script)
-";
 
 /// Prints for each message of a folder its subject, its size by FETCH and by what is fetched.
 const READ: &str = "\
@@ -45,15 +27,7 @@ for n in range(1, int(count[0]) + 1):
 ";
 
 async fn python(dovecot: &Dovecot, script: &str) -> Result<String> {
-    let output = Command::new(tools::path("python/bin/python3")?)
-        .args(["-c", PYTHON, ALICE, PASSWORD, script])
-        .args([dovecot.imap().port().to_string(), dovecot.pop3().port().to_string()])
-        .stdin(Stdio::null())
-        .output()
-        .await?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{script}: {error}\n{}", dovecot.log());
-    Ok(String::from_utf8(output.stdout)?)
+    dovecot.python(ALICE, PASSWORD, script).await
 }
 
 async fn read(dovecot: &Dovecot, folder: &str) -> Result<String> {
@@ -74,26 +48,13 @@ async fn send(postrider: &Postrider, root: &Path, to: &str, subject: &str) -> Re
     .await
 }
 
-/// Gives all of it to the user who runs the server: nothing in it needs root.
-fn give(dir: &Path) -> Result<()> {
-    chown(dir, Some(MAIL_USER), Some(MAIL_USER))?;
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            give(&path)?;
-        } else {
-            chown(&path, Some(MAIL_USER), Some(MAIL_USER))?;
-        }
-    }
-    Ok(())
-}
-
 #[tokio::test]
 async fn dovecot_serves_our_maildirs() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let own = dir.path().join("postrider");
     let config = scenario::config_for_port(9, &own.join("data"));
-    let mut postrider = Postrider::new(&own, &config)?;
+    let asks = format!("dovecot: {{socket: {:?}}}\n", Dovecot::socket(dir.path())?);
+    let mut postrider = Postrider::new(&own, &(config + &asks))?;
     postrider.write_domain("example.test", &["alice"])?;
     chown(dir.path(), Some(MAIL_USER), Some(MAIL_USER))?;
     give(&own)?;
@@ -101,11 +62,7 @@ async fn dovecot_serves_our_maildirs() -> Result<()> {
     postrider.start().await?;
     let root = own.join("data/mail");
     send(&postrider, &root, ALICE, "first").await?;
-    let first = maildir::messages(&root)?.pop().context("no message")?;
-    let inbox = first.ancestors().nth(2).context("no Maildir")?.to_owned();
-    let hash = format!("{{ARGON2ID}}{PASSWORD_HASH}");
-    let login = Login { name: ALICE, hash: &hash, maildir: &inbox, quota_bytes: None };
-    let dovecot = Dovecot::start(dir.path(), &[login]).await?;
+    let dovecot = Dovecot::serving_ours(dir.path()).await?;
 
     assert_eq!(read(&dovecot, "INBOX").await?, "Subject: first True\n");
     // A folder that its owner makes is where sub-addressed mail goes from then on.

@@ -28,6 +28,7 @@ pub mod port;
 pub mod process;
 mod query;
 pub mod server;
+pub mod socket;
 mod token;
 mod top;
 mod trace;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use admin::client::{Client, ClientError};
 use admin::process::{Process, Reloaded, Snapshot, SnapshotFile};
-use admin::server::{BindError, Server};
+use admin::server::Server;
+use admin::socket::BindError;
 use admin::{ActRequest, Query, Sources};
 use bytes::Bytes;
 use history::History;

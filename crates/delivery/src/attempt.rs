@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::config::{LEASE_MARGIN, Route};
 use crate::failure::{Blame, HopFailure};
 use crate::session::Session;
+use crate::sources;
 use crate::targets::Targets;
 use crate::worker::Worker;
 
@@ -158,7 +159,9 @@ impl<'a> Attempt<'a> {
             Ok(target) => {
                 // Each of its steps has its own time; together they must not outlast the lease.
                 let limit = self.worker.lease.saturating_sub(LEASE_MARGIN);
-                let opened = timeout(limit, self.worker.opener().open(&target, self.route)).await;
+                let sender = sources::sender(&self.job.envelope);
+                let opening = self.worker.opener(&sender).open(&target, self.route);
+                let opened = timeout(limit, opening).await;
                 let late = |_| Err(HopFailure::ConnectTimedOut { relay: target.relay() });
                 let opened = opened.unwrap_or_else(late);
                 if opened.is_err() && self.relay.is_none() {

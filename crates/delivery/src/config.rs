@@ -9,6 +9,7 @@ use retry::{Policy, PolicyChange, PolicyError};
 use serde::{Deserialize, Serialize};
 use smtp::client::{Credentials, Password, Timeouts};
 
+use crate::sources::{SourceConfig, Sources};
 use crate::tls::{TlsClients, TlsError, TlsMode};
 
 /// What a lease must last beyond the longest step of an attempt.
@@ -45,6 +46,8 @@ pub struct Config {
     pub retry: Policy,
     /// The longest pause between two looks at a next hop that cannot be reached, while mail waits.
     pub probe_interval_seconds_max: u64,
+    /// Addresses of this machine that connections come from; without any, the system chooses.
+    pub sources: Vec<SourceConfig>,
     /// The first that matches a next hop decides; without one, its MX records do.
     pub routes: Vec<RouteConfig>,
 }
@@ -113,6 +116,7 @@ impl Default for Config {
             tls_ca_file: None,
             retry: Policy::default(),
             probe_interval_seconds_max: 900,
+            sources: Vec::new(),
             routes: Vec::new(),
         }
     }
@@ -167,6 +171,10 @@ pub enum ConfigError {
          ({step_seconds} s) and a minute: another worker would take a job in progress"
     )]
     LeaseTooShort { lease_seconds: u64, step_seconds: u64 },
+    #[error("sources[{index}].{field}: {problem}")]
+    Source { index: usize, field: &'static str, problem: String },
+    #[error("sources[{index}].address: is no address of this machine")]
+    SourceElsewhere { index: usize, source: std::io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -177,6 +185,7 @@ pub(crate) struct Settings {
     pub(crate) config: Config,
     pub(crate) timeouts: Timeouts,
     pub(crate) tls: TlsClients,
+    pub(crate) sources: Sources,
     routes: Vec<Route>,
     default_route: Route,
 }
@@ -246,6 +255,7 @@ impl Settings {
             },
             timeouts,
             tls: TlsClients::new(config.tls_ca_file.as_deref())?,
+            sources: Sources::new(&config.sources)?,
             config,
         })
     }

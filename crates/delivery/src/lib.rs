@@ -4,7 +4,8 @@
 //! one job, has its outcome recorded, and then asks for another one for the same next hop.
 //!
 //! **Strategies.** Next hops are found by route or MX and tried by preference, equals in random
-//! order, over IPv6 and IPv4. A next hop that cannot be reached is reported to the queue, which
+//! order, over IPv6 and IPv4. With several addresses of our own, a sender's mail always comes from
+//! the same. A next hop that cannot be reached is reported to the queue, which
 //! keeps its jobs back but for one probe at a time. When and how often to retry is `retry`'s, what
 //! an outcome means for sender and queue is `outcome`'s.
 //!
@@ -29,6 +30,7 @@ mod metrics;
 mod pool;
 mod probe;
 mod session;
+mod sources;
 mod stream;
 mod targets;
 mod tls;
@@ -47,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{AuthConfig, Config, ConfigError, LEASE_MARGIN, RouteConfig, TimeoutConfig};
 pub use metrics::Metrics;
 pub use probe::{Obstacle, Probe, Reached, Unreached};
+pub use sources::SourceConfig;
 pub use tls::{TlsError, TlsMode};
 
 use crate::config::Settings;
@@ -58,7 +61,8 @@ use crate::worker::Worker;
 pub struct Setup {
     pub queue: Arc<dyn Queue>,
     pub resolver: Arc<dyn Resolver>,
-    /// Our name: the argument of EHLO, the Reporting-MTA, and what an MX must not point back to.
+    /// Our name: the argument of EHLO where a source has none, the Reporting-MTA, and what an MX must
+    /// not point back to.
     pub name: Host,
     /// Where DSNs go.
     pub route: Route,
@@ -91,7 +95,9 @@ impl Live {
     /// once stays as it was: `connections_max`, `idle_connection_seconds` and
     /// `probe_interval_seconds_max`.
     pub fn prepare(&self, config: Config) -> Result<Change, ConfigError> {
-        Ok(Change { settings: Settings::new(config, self.lease)?, live: self.clone() })
+        let settings = Settings::new(config, self.lease)?;
+        settings.sources.check_here()?;
+        Ok(Change { settings, live: self.clone() })
     }
 }
 
@@ -105,8 +111,9 @@ impl Change {
 impl Delivery {
     /// Checks the configuration and reads the files that it names.
     pub fn new(config: Config, setup: Setup) -> Result<Self, ConfigError> {
-        let settings = ArcSwap::from_pointee(Settings::new(config, setup.lease)?);
-        Ok(Self { settings: Arc::new(settings), setup })
+        let settings = Settings::new(config, setup.lease)?;
+        settings.sources.check_here()?;
+        Ok(Self { settings: Arc::new(ArcSwap::from_pointee(settings)), setup })
     }
 
     /// By which its configuration is changed.

@@ -32,15 +32,21 @@ impl Pool {
         Self { idle: Mutex::default(), keep }
     }
 
-    /// A connection to the hop by these settings, the one used last; those of which the peer has
-    /// had enough are passed over.
-    pub(crate) fn take(&self, hop: &NextHop, settings: &Arc<Settings>) -> Option<Session> {
+    /// A connection to the hop by these settings that fits, the one used last; those of which the
+    /// peer has had enough are passed over.
+    pub(crate) fn take(
+        &self,
+        hop: &NextHop,
+        settings: &Arc<Settings>,
+        fits: impl Fn(&Session) -> bool,
+    ) -> Option<Session> {
         let mut all = self.lock();
         let idle = all.get_mut(hop)?;
         let mut found = None;
-        while let Some(Idle { mut session, since, settings: by }) = idle.pop() {
-            let is_by_these = Arc::ptr_eq(&by, settings);
-            if is_by_these && since.elapsed() < self.keep && session.is_reusable() {
+        let fits = |idle: &Idle| Arc::ptr_eq(&idle.settings, settings) && fits(&idle.session);
+        while let Some(at) = idle.iter().rposition(&fits) {
+            let Idle { mut session, since, .. } = idle.remove(at);
+            if since.elapsed() < self.keep && session.is_reusable() {
                 found = Some(session);
                 break;
             }

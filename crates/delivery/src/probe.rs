@@ -147,7 +147,13 @@ impl Probe {
     }
 
     async fn open_at(&self, target: &Target, route: &Route) -> Result<Reached, HopFailure> {
-        let opener = Opener { settings: &self.settings, name: &self.name, metrics: &self.metrics };
+        let sender = self.name.to_string();
+        let opener = Opener {
+            settings: &self.settings,
+            name: &self.name,
+            sender: &sender,
+            metrics: &self.metrics,
+        };
         // Each step has its own time: this bounds a host that uses up all of them.
         let opening = timeout(self.limit * 4, opener.open(target, route));
         let error = SessionError::TimedOut(Step::Greeting);

@@ -1,12 +1,13 @@
 //! Opening a session with a host: connection, greeting, TLS, authentication.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use handover::{Authentication, Connection};
 use mail_types::Host;
 use smtp::client::{ClientConfig, SessionError};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::warn;
@@ -14,6 +15,7 @@ use tracing::warn;
 use crate::config::{Route, Settings};
 use crate::failure::HopFailure;
 use crate::metrics::Metrics;
+use crate::sources::Source;
 use crate::stream::Stream;
 use crate::tls::{TlsMode, server_name};
 
@@ -43,6 +45,10 @@ pub(crate) struct Session {
     pub(crate) tls_failure: Option<Box<str>>,
     /// A short message may go out in one piece.
     pub(crate) takes_whole: bool,
+    /// Whom it is with.
+    pub(crate) peer: IpAddr,
+    /// From which of our sources, if there are any of that family.
+    pub(crate) source: Option<IpAddr>,
     /// Transactions begun on it.
     pub(crate) transactions: u32,
 }
@@ -66,10 +72,16 @@ enum Secured {
 pub(crate) struct Opener<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) name: &'a Host,
+    /// By whom the source is chosen.
+    pub(crate) sender: &'a str,
     pub(crate) metrics: &'a Metrics,
 }
 
-impl Opener<'_> {
+impl<'a> Opener<'a> {
+    fn source(self, target: &Target) -> Option<&'a Source> {
+        self.settings.sources.pick(self.sender, target.address.ip())
+    }
+
     /// Opens a session with the TLS and the credentials that the route wants.
     pub(crate) async fn open(self, target: &Target, route: &Route) -> Result<Session, HopFailure> {
         let mut tls_failure = None;
@@ -91,6 +103,8 @@ impl Opener<'_> {
             tls_failure,
             takes_whole: route.chunking && connection.capabilities().takes_whole(),
             connection,
+            peer: target.address.ip(),
+            source: self.source(target).map(|source| source.address),
             transactions: 0,
         };
         if let Some(credentials) = &route.credentials {
@@ -109,7 +123,8 @@ impl Opener<'_> {
 
     async fn greeted(self, target: &Target) -> Result<Box<Connection<Stream>>, HopFailure> {
         let limit = Duration::from_secs(self.settings.config.connect_timeout_seconds);
-        let connecting = timeout(limit, TcpStream::connect(target.address));
+        let source = self.source(target);
+        let connecting = timeout(limit, connect(source, target.address));
         let stream = match connecting.await {
             Ok(Ok(stream)) => stream,
             Ok(Err(cause)) => return Err(HopFailure::Connect { relay: target.relay(), cause }),
@@ -118,7 +133,8 @@ impl Opener<'_> {
         // Costs a delay at worst, so its failure is no reason to give up.
         let _ = stream.set_nodelay(true);
         self.metrics.connections.inc();
-        let mut config = ClientConfig::new(self.name.clone());
+        let name = source.map_or(self.name, |source| &source.name);
+        let mut config = ClientConfig::new(name.clone());
         config.timeouts = self.settings.timeouts;
         let mut connection = Box::new(Connection::new(Stream::Clear(stream), config));
         connection.ready().await.map_err(|error| failed(target, error))?;
@@ -166,6 +182,16 @@ impl Opener<'_> {
             }
         }
     }
+}
+
+async fn connect(source: Option<&Source>, address: SocketAddr) -> io::Result<TcpStream> {
+    let Some(source) = source else { return TcpStream::connect(address).await };
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.bind(SocketAddr::new(source.address, 0))?;
+    socket.connect(address).await
 }
 
 fn failed(target: &Target, error: SessionError) -> HopFailure {

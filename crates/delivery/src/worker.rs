@@ -23,6 +23,7 @@ use crate::log;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::session::{Opener, Session};
+use crate::sources;
 use crate::targets::Finder;
 
 /// Jobs leased in one call at most.
@@ -80,8 +81,16 @@ fn attempt_span(job: &Job) -> Span {
 }
 
 impl Worker {
-    pub(crate) fn opener(&self) -> Opener<'_> {
-        Opener { settings: &self.settings, name: &self.name, metrics: &self.metrics }
+    /// Opens sessions for mail of a sender ([`sources::sender`]).
+    pub(crate) fn opener<'a>(&'a self, sender: &'a str) -> Opener<'a> {
+        Opener { settings: &self.settings, name: &self.name, sender, metrics: &self.metrics }
+    }
+
+    /// Whether mail of the job's sender comes from where the session does.
+    fn fits(&self, session: &Session, job: &Job) -> bool {
+        let sender = sources::sender(&job.envelope);
+        let source = self.settings.sources.pick(&sender, session.peer);
+        source.map(|source| source.address) == session.source
     }
 
     pub(crate) fn finder(&self) -> Finder<'_> {
@@ -180,9 +189,16 @@ impl Worker {
         let mut next = Some(lease);
         while let Some(lease) = next.take() {
             self.metrics.attempts_in_progress.inc();
-            // A host may have closed it after the message before.
-            let again = session.take().and_then(|mut it: Session| it.is_reusable().then_some(it));
-            let in_hand = again.or_else(|| self.pool.take(&hop, &self.settings));
+            let again = match session.take() {
+                Some(other) if !self.fits(&other, lease.job()) => {
+                    self.put_away(&hop, other).await;
+                    None
+                }
+                // A host may have closed it after the message before.
+                session => session.and_then(|mut it: Session| it.is_reusable().then_some(it)),
+            };
+            let fits = |session: &Session| self.fits(session, lease.job());
+            let in_hand = again.or_else(|| self.pool.take(&hop, &self.settings, fits));
             let span = attempt_span(lease.job());
             session = Box::pin(self.handle(lease, in_hand)).instrument(span).await;
             self.metrics.attempts_in_progress.dec();

@@ -9,6 +9,7 @@ use crate::graph;
 use crate::identity::{Identity, key, name};
 use crate::password;
 use crate::problem::{Problem, Source};
+use crate::separators::Separators;
 use crate::spec::{Alias, Inbound, MailDomainSpec, MailboxSpec, Metadata, Password};
 use crate::storage::{Keeping, Quota};
 use crate::table::{Declaration, Entry, Settings, Table, Target};
@@ -155,8 +156,10 @@ impl Compiler {
         if spec.alias_of.is_some() {
             self.alias_domains.insert(domain.clone());
         }
+        let separators = self.separators(at, spec);
         let declaration = Declaration {
             is_declared: true,
+            separators,
             inbound: spec.inbound.enabled,
             tenant: tenant(metadata),
             alias_of: None,
@@ -166,6 +169,21 @@ impl Compiler {
             catch_all: None,
         };
         self.table.domains.insert(domain, Arc::new(declaration));
+    }
+
+    fn separators(&mut self, at: &Declared, spec: &MailDomainSpec) -> Separators {
+        let field = "spec.inbound.subAddressSeparators";
+        let parsed = Separators::try_from(spec.inbound.sub_address_separators.clone());
+        let parsed = parsed.inspect_err(|error| {
+            let remedy = "write one or several of +-_=#, or nothing for no sub-addresses";
+            self.wrong(at, field, error.to_string(), remedy);
+        });
+        let separators = parsed.unwrap_or_default();
+        if spec.alias_of.is_some() && !separators.is_default() {
+            let message = "its names are those of another domain";
+            self.wrong(at, field, message, "write it in that domain");
+        }
+        separators
     }
 
     /// A domain whose names are those of another one of the same tenant, which has its own.

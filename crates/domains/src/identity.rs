@@ -4,6 +4,9 @@ use std::fmt;
 
 use mail_types::{Domain, LocalPart, Mailbox, TenantId};
 
+use crate::separators::tag;
+use crate::table::Table;
+
 /// Somebody who may send. The hashes are not shown by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -32,11 +35,22 @@ impl Identity {
     }
 
     /// Whether the address is its own: its mailbox, one of the mailbox's aliases or identities, or
-    /// a sub-address of these. Aliases of the domain are nobody's own.
-    pub fn may_send_as(&self, address: &Mailbox) -> bool {
-        self.owns(&key(address))
-            || base_key(address).is_some_and(|base| self.owns(&base))
-            || address.domain().is_some_and(|domain| self.domains.contains(domain))
+    /// a sub-address of these that is not somebody else's. Aliases of the domain are nobody's own.
+    pub fn may_send_as(&self, address: &Mailbox, table: &Table) -> bool {
+        let name = name(address.local_part());
+        let owns = |name: &str| self.owns(&format!("{name}@{}", address.host()));
+        if owns(&name) {
+            return true;
+        }
+        let Some(domain) = address.domain() else { return false };
+        if self.domains.contains(domain) {
+            return true;
+        }
+        let Some(names) = table.domain(table.canonical(domain)) else { return false };
+        // The longest name that somebody has is whose it is.
+        let mut known = names.separators.bases(&name);
+        let known = known.find(|base| owns(base) || names.entries.contains_key(*base));
+        !names.entries.contains_key(&*name) && known.is_some_and(owns)
     }
 
     fn owns(&self, key: &str) -> bool {
@@ -61,30 +75,20 @@ pub(crate) fn key(address: &Mailbox) -> String {
     format!("{}@{}", name(address.local_part()), address.host())
 }
 
-/// The key of the address that this is a sub-address of.
-fn base_key(address: &Mailbox) -> Option<String> {
-    let (base, _) = split_tag(address.local_part().as_str())?;
-    Some(format!("{}@{}", base.to_ascii_lowercase(), address.host()))
-}
-
-/// `user+tag` as `user` and `+tag` (RFC 5233 §1).
-pub(crate) fn split_tag(local_part: &str) -> Option<(&str, &str)> {
-    let at = local_part.find('+').filter(|&at| at > 0)?;
-    Some(local_part.split_at(at))
-}
-
-/// What stands behind the `+` of `used`, a sub-address of the mailbox `own` (RFC 5233 §1).
+/// What stands behind the separator in `used`, a sub-address of the mailbox `own` (RFC 5233 §1).
 pub fn detail<'a>(used: &'a Mailbox, own: &Mailbox) -> Option<&'a str> {
-    if name(used.local_part()) == name(own.local_part()) {
-        return None;
-    }
-    let (_, tag) = split_tag(used.local_part().as_str())?;
-    tag.strip_prefix('+').filter(|detail| !detail.is_empty())
+    let tag = tag(used.local_part().as_str(), own.local_part().as_str())?;
+    // Separators have one octet.
+    tag.get(1..).filter(|detail| !detail.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::separators::Separators;
+    use crate::table::{Declaration, Entry};
 
     #[test]
     fn details_of_sub_addresses() {
@@ -94,6 +98,7 @@ mod tests {
         };
         assert_eq!(detail_of("alice+Lists@a.example", "alice@a.example").as_deref(), Some("Lists"));
         assert_eq!(detail_of("a+b+c@a.example", "a@a.example").as_deref(), Some("b+c"));
+        assert_eq!(detail_of("a+b-c@a.example", "a+b@a.example").as_deref(), Some("c"));
         for (used, own) in [
             ("alice@a.example", "alice@a.example"),
             ("alice+@a.example", "alice@a.example"),
@@ -112,12 +117,32 @@ mod tests {
             addresses: vec!["alice@a.example".into(), "sales@b.example".into()],
             domains: vec![Domain::parse("all.example").unwrap()],
         };
+        let mut table = Table::default();
+        let declare = |table: &mut Table, domain: &str, separators: &str, names: &[&str]| {
+            let mut declaration = Declaration {
+                separators: Separators::try_from(separators.to_owned()).unwrap(),
+                ..Declaration::default()
+            };
+            for name in names {
+                declaration.entries.insert((*name).into(), Entry::Mailbox(None));
+            }
+            table.domains.insert(Domain::parse(domain).unwrap(), Arc::new(declaration));
+        };
+        declare(&mut table, "a.example", "+", &["alice", "alice+bob"]);
+        declare(&mut table, "b.example", "-+", &["sales-team"]);
         for (address, may) in [
             ("alice@a.example", true),
             ("ALICE@A.example", true),
             ("alice+tag@a.example", true),
             ("\"alice\"@a.example", true),
             ("sales+x@b.example", true),
+            ("sales-x@b.example", true),
+            ("sales-team@b.example", false),
+            ("sales-team-x@b.example", false),
+            ("alice-x@a.example", false),
+            ("alice+bob@a.example", false),
+            ("alice+bob+x@a.example", false),
+            ("alice+tag@c.example", false),
             ("anything@all.example", true),
             ("\"\"@all.example", true),
             ("x@sub.all.example", false),
@@ -129,7 +154,7 @@ mod tests {
             ("\"alice+x@a.example\"@c.example", false),
             ("alic\u{435}@a.example", false),
         ] {
-            assert_eq!(identity.may_send_as(&address.parse().unwrap()), may, "{address}");
+            assert_eq!(identity.may_send_as(&address.parse().unwrap(), &table), may, "{address}");
         }
         assert!(!format!("{identity:?}").contains("secret"));
     }

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 
 use mail_types::{Domain, ForwardPath, Host, LocalPart, Mailbox};
 
-use crate::identity::{key, name, split_tag};
+use crate::identity::{key, name};
+use crate::separators::tag;
 use crate::table::{Table, Target};
 
 /// One address that a recipient stands for, after aliases.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Destination {
-    /// A mailbox of ours, with the `+tag` that was used, if any; [`Table::mailbox`] finds it.
+    /// A mailbox of ours, with the tag that was used, if any; [`Table::mailbox`] finds it.
     Mailbox { address: Mailbox },
     /// Somewhere else, by SMTP.
     Remote { address: Mailbox },
@@ -106,10 +107,7 @@ impl Table {
 
 /// A mailbox's own address with the tag of the local part that led to it, if both fit.
 fn with_tag(own: &Mailbox, used: &LocalPart) -> Mailbox {
-    let tag = match split_tag(used.as_str()) {
-        Some((_, tag)) if name(used) != name(own.local_part()) => tag,
-        _ => return own.clone(),
-    };
+    let Some(tag) = tag(used.as_str(), own.local_part().as_str()) else { return own.clone() };
     let tagged = format!("{}{tag}@{}", own.local_part(), own.host());
     Mailbox::parse(&tagged).unwrap_or_else(|_| own.clone())
 }

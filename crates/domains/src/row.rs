@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{Identity, key, name};
 use crate::password;
+use crate::separators::Separators;
 use crate::storage::{Keeping, Quota};
 use crate::table::{Declaration, Entry, Table, Target};
 
@@ -36,6 +37,8 @@ pub enum Row {
         quota: Quota,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         catch_all: Vec<Mailbox>,
+        #[serde(default, skip_serializing_if = "Separators::is_default")]
+        separators: Separators,
     },
     Mailbox {
         address: Mailbox,
@@ -233,6 +236,7 @@ impl Table {
                 max_message_size_bytes,
                 quota,
                 catch_all,
+                separators,
             } => {
                 declaration.is_declared = true;
                 declaration.inbound = *inbound;
@@ -240,6 +244,7 @@ impl Table {
                 declaration.alias_of.clone_from(alias_of);
                 declaration.max_message_size_bytes = *max_message_size_bytes;
                 declaration.quota = *quota;
+                declaration.separators = separators.clone();
                 declaration.catch_all = (!catch_all.is_empty()).then(|| catch_all[..].into());
                 return;
             }
@@ -287,6 +292,7 @@ fn row_of_domain(domain: &Domain, declaration: &Declaration) -> Row {
         max_message_size_bytes: declaration.max_message_size_bytes,
         quota: declaration.quota,
         catch_all: declaration.catch_all.as_deref().unwrap_or_default().to_vec(),
+        separators: declaration.separators.clone(),
     }
 }
 
@@ -304,7 +310,7 @@ mod tests {
         let text = format!(
             "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
              metadata: {{name: a, namespace: t}}\nspec:\n  domain: a.example\n  \
-             quota: {{bytes: 70000}}\n  inbound:\n    \
+             quota: {{bytes: 70000}}\n  inbound:\n    subAddressSeparators: \"+-\"\n    \
              maxMessageSizeBytes: 70000\n    catchAll: all@b.example\n    aliases:\n    \
              - {{match: postmaster, to: [Alice@a.example, \"\\\"x y\\\"@c.example\"]}}\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: b}}\n\

@@ -49,6 +49,9 @@ pub struct Inbound {
     /// At most 500.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<Alias>,
+    /// What may separate a mailbox's name from what its owner adds, as in `alice+lists`: each of
+    /// these characters, out of `+-_=#`. With none there are no sub-addresses.
+    pub sub_address_separators: String,
     /// Octets, from 65536 (RFC 5321 §4.5.3.1.7); larger messages are refused with `552 5.3.4`. The
     /// listener's limit holds as well.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +60,13 @@ pub struct Inbound {
 
 impl Default for Inbound {
     fn default() -> Self {
-        Self { enabled: true, catch_all: None, aliases: Vec::new(), max_message_size_bytes: None }
+        Self {
+            enabled: true,
+            catch_all: None,
+            aliases: Vec::new(),
+            sub_address_separators: "+".to_owned(),
+            max_message_size_bytes: None,
+        }
     }
 }
 

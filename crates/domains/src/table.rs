@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use mail_types::{Domain, Host, LocalPart, Mailbox, TenantId, Timestamp};
 
-use crate::identity::{Identity, key, name, split_tag};
+use crate::identity::{Identity, key, name};
+use crate::separators::Separators;
 use crate::srs::Srs;
 use crate::storage::{Keeping, Quota};
 
@@ -40,6 +41,7 @@ pub(crate) struct Declaration {
     pub(crate) max_message_size_bytes: Option<u64>,
     /// Of each mailbox that says nothing else.
     pub(crate) quota: Quota,
+    pub(crate) separators: Separators,
     /// By local part in lower case.
     pub(crate) entries: HashMap<Box<str>, Entry>,
     pub(crate) catch_all: Option<Box<[Mailbox]>>,
@@ -55,6 +57,7 @@ impl Default for Declaration {
             alias_of: None,
             max_message_size_bytes: None,
             quota: Quota::default(),
+            separators: Separators::default(),
             entries: HashMap::new(),
             catch_all: None,
         }
@@ -65,7 +68,8 @@ impl Declaration {
     /// The entry of a name, or of what it is a sub-address of, with the name that it is under.
     pub(crate) fn entry(&self, name: &str) -> Option<(&str, &Entry)> {
         let found = |name: &str| self.entries.get_key_value(name);
-        let (name, entry) = found(name).or_else(|| found(split_tag(name)?.0))?;
+        let (name, entry) =
+            found(name).or_else(|| self.separators.bases(name).find_map(found))?;
         Some((&**name, entry))
     }
 }

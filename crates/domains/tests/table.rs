@@ -189,10 +189,10 @@ fn identities_own_their_addresses() {
     let alice = table.identity("Alice@example.org").unwrap();
     assert_eq!(alice.password_hashes().len(), 1);
     for own in ["alice@example.org", "A.lice@example.org", "alice+tag@example.org"] {
-        assert!(alice.may_send_as(&mailbox(own)), "{own}");
+        assert!(alice.may_send_as(&mailbox(own), &table), "{own}");
     }
     for foreign in ["bob@example.org", "team@example.org", "alice@example.net", "+x@example.org"] {
-        assert!(!alice.may_send_as(&mailbox(foreign)), "{foreign}");
+        assert!(!alice.may_send_as(&mailbox(foreign), &table), "{foreign}");
     }
     assert!(table.identity("bob@example.org").is_none(), "has no password");
     assert!(table.identity("team@example.org").is_none());
@@ -211,10 +211,10 @@ fn identities_are_sent_as_and_not_received_for() {
     let table = compile(&text).unwrap();
     let alice = table.identity("alice@example.org").unwrap();
     for own in ["alice@example.org", "Sales@example.org", "sales+x@example.org", "who@b.example"] {
-        assert!(alice.may_send_as(&mailbox(own)), "{own}");
+        assert!(alice.may_send_as(&mailbox(own), &table), "{own}");
     }
     for foreign in ["bob@example.org", "who@sub.b.example", "\"x@b.example\"@example.net"] {
-        assert!(!alice.may_send_as(&mailbox(foreign)), "{foreign}");
+        assert!(!alice.may_send_as(&mailbox(foreign), &table), "{foreign}");
     }
     assert_eq!(resolve(&table, "sales@example.org"), Resolution::UnknownRecipient);
 }
@@ -234,8 +234,8 @@ fn an_alias_domain_has_all_names_of_the_other() {
     assert_eq!(resolve(&table, "team@b.example"), team);
     assert_eq!(table.mailbox(&mailbox("bob@b.example")), Some(mailbox("bob@example.org")));
     let alice = table.identity("alice@example.org").unwrap();
-    assert!(alice.may_send_as(&mailbox("alice@b.example")));
-    assert!(!alice.may_send_as(&mailbox("bob@b.example")));
+    assert!(alice.may_send_as(&mailbox("alice@b.example"), &table));
+    assert!(!alice.may_send_as(&mailbox("bob@b.example"), &table));
     assert!(table.identity("alice@b.example").is_none(), "the login has one name");
     // One of both names in a list of recipients is one recipient.
     let both = text.replacen(
@@ -279,7 +279,7 @@ fn a_mailbox_that_only_sends_takes_no_mail_not_even_by_the_catch_all() {
     }
     assert_eq!(resolve(&table, "else@example.org"), local(&["bob@example.org"]));
     let alice = table.identity("alice@example.org").unwrap();
-    assert!(alice.may_send_as(&mailbox("alice@example.org")));
+    assert!(alice.may_send_as(&mailbox("alice@example.org"), &table));
 }
 
 #[test]
@@ -418,5 +418,30 @@ proptest! {
                 prop_assert!(!problems.is_empty());
             }
         }
+    }
+}
+
+#[test]
+fn a_domain_chooses_what_separates_sub_addresses() {
+    let with = |separators: &str| {
+        let inbound = format!("  inbound:\n    subAddressSeparators: \"{separators}\"\n");
+        compile(&QUICKSTART.replacen("  inbound:\n", &inbound, 1))
+    };
+    let both = with("-+").unwrap();
+    for used in ["alice+x@example.org", "alice-x@example.org", "alice-x+y@example.org"] {
+        assert_eq!(resolve(&both, used), local(&[used]), "{used}");
+        assert_eq!(both.mailbox(&mailbox(used)), Some(mailbox("alice@example.org")), "{used}");
+        let alice = both.identity("alice@example.org").unwrap();
+        assert!(alice.may_send_as(&mailbox(used), &both), "{used}");
+    }
+    let none = with("").unwrap();
+    for used in ["alice+x@example.org", "alice-x@example.org"] {
+        assert_eq!(resolve(&none, used), Resolution::UnknownRecipient, "{used}");
+    }
+    for (wrong, said) in [("+.", "'.' is none of +-_=#"), ("++", "'+' is there twice")] {
+        let problem = with(wrong).unwrap_err().remove(0);
+        let field = "spec.inbound.subAddressSeparators: ";
+        let is_told = [field, said, "or nothing"].iter().all(|part| problem.contains(part));
+        assert!(is_told, "{problem}");
     }
 }

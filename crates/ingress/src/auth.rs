@@ -17,7 +17,7 @@ const PASSWORD_OCTETS_MAX: usize = 256;
 
 /// What came of a login.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// By this hash.
     Accepted(String),
     /// Wrong, or nobody of that name: the client cannot tell.
@@ -30,7 +30,7 @@ pub(crate) enum Verdict {
 
 /// Checks passwords of all sessions.
 #[derive(Debug)]
-pub(crate) struct Authenticator {
+pub struct Authenticator {
     hashing: Arc<Semaphore>,
     waiting: Semaphore,
     failures: Failures,
@@ -39,14 +39,14 @@ pub(crate) struct Authenticator {
 
 /// What a password is compared with.
 #[derive(Debug, Clone)]
-pub(crate) enum Hashes {
+pub enum Hashes {
     Own(Vec<String>),
     /// There is no such user: somebody else's, so that it takes as long, in vain.
     StandIn(Vec<String>),
 }
 
 impl Hashes {
-    pub(crate) fn of(claimant: &Claimant) -> Self {
+    pub fn of(claimant: &Claimant) -> Self {
         let hashes = |identity: &Identity| identity.password_hashes().to_vec();
         match claimant {
             Claimant::Somebody(identity) => Self::Own(hashes(identity)),
@@ -66,7 +66,7 @@ static NOBODY: LazyLock<Vec<String>> = LazyLock::new(|| {
 });
 
 impl Authenticator {
-    pub(crate) fn new(config: &AuthConfig) -> Self {
+    pub fn new(config: &AuthConfig) -> Self {
         let window = Duration::from_secs(config.failure_window_seconds);
         LazyLock::force(&NOBODY);
         Self {
@@ -80,7 +80,7 @@ impl Authenticator {
     /// Checks a password.
     ///
     /// A failure is counted against the client and takes its time.
-    pub(crate) async fn check(
+    pub async fn check(
         &self,
         client: ClientKey,
         credentials: &Credentials,

@@ -39,6 +39,31 @@ pub struct Listener {
     /// A load balancer stands before it and says who the client is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Our name there, in the greeting and in Received; without it [`Config::hostname`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Clients are asked for a certificate; nothing depends on it but what Received says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificates: Option<ClientCertificates>,
+}
+
+impl Listener {
+    pub fn new(kind: Kind, addresses: Vec<SocketAddr>) -> Self {
+        Self { kind, addresses, proxy_protocol: None, hostname: None, client_certificates: None }
+    }
+
+    /// Our name there, if it has one of its own.
+    pub(crate) fn host(&self) -> Option<Host> {
+        Host::parse(self.hostname.as_deref()?).ok()
+    }
+}
+
+/// Whose certificates tell who a client is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientCertificates {
+    /// PEM certificates of the authorities; read at start.
+    pub ca_file: PathBuf,
 }
 
 /// The PROXY protocol, v1 or v2: each connection must begin with its header.
@@ -280,6 +305,11 @@ impl Config {
                 self.listeners.iter().flat_map(|l| &l.proxy_protocol).all(|p| !p.from.is_empty()),
                 "is empty; name the networks of the load balancers",
             ),
+            (
+                "listeners[].hostname",
+                self.listeners.iter().all(|l| l.hostname.is_none() || l.host().is_some()),
+                HOSTNAME,
+            ),
             ("auth.parallelism", self.auth.parallelism > 0, "is zero; nobody could log in"),
             ("messageLifetimeSeconds", self.message_lifetime_seconds > 0, "is zero; raise it"),
         ] {
@@ -331,5 +361,9 @@ mod tests {
         assert_eq!(config.validate().unwrap_err().field, "limits.recipientsMax");
         config = Config { hostname: "two words".to_owned(), ..Config::default() };
         assert_eq!(config.validate().unwrap_err().field, "hostname");
+        let mut listener = Listener::new(Kind::Relay, Vec::new());
+        listener.hostname = Some("two words".to_owned());
+        config = Config { listeners: vec![listener], ..Config::default() };
+        assert_eq!(config.validate().unwrap_err().field, "listeners[].hostname");
     }
 }

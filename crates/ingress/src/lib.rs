@@ -28,6 +28,7 @@ mod deadline;
 mod listener;
 mod metrics;
 mod policy;
+mod port;
 mod proxy;
 mod replies;
 mod session;
@@ -44,21 +45,23 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use domains::{Absence, FullMailboxes, Logins, Srs, Table};
 use mail_types::Host;
 use queue::Queue;
-use smtp::ListenerKind;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-pub use self::config::{CertificateFiles, Config, ConfigError, Kind, Listener, ProxyProtocol};
+pub use self::auth::{Authenticator, Hashes, Verdict};
+pub use self::clients::ClientKey;
+pub use self::config::{
+    CertificateFiles, ClientCertificates, Config, ConfigError, Kind, Listener, ProxyProtocol,
+};
 pub use self::metrics::Metrics;
 pub use self::tls::{TlsError, read_certificate};
 
-use self::clients::ClientKey;
 use self::listener::{Listening, Permit, accept};
 use self::metrics::End;
-use self::proxy::Proxies;
+use self::port::Port;
 use self::replies::Canned;
 use self::session::Session;
 use self::shared::Shared;
@@ -134,7 +137,8 @@ impl Live {
             Some(_) => Some(Loaded::read(certificate_files(config, &host)?)?),
             None => None,
         };
-        let shared = self.shared.load().renewed(config, host);
+        let ports = Port::all(config, &host, self.certificates.as_ref())?;
+        let shared = self.shared.load().renewed(config, ports);
         Ok(Change { shared, certificates, live: self.clone() })
     }
 }
@@ -173,19 +177,17 @@ impl Ingress {
         if certificates.is_none() && config.listeners.iter().any(|l| l.kind != Kind::Relay) {
             return Err(StartError::NoCertificate);
         }
-        let acceptor = certificates.as_ref().map(Certificates::acceptor);
+        let ports = Port::all(config, &host, certificates.as_ref())?;
         let mut listening = Vec::new();
-        for listener in &config.listeners {
-            let proxies = listener.proxy_protocol.as_ref();
-            let proxies = proxies.map(|proxies| Arc::new(Proxies::new(proxies.from.clone())));
+        for (port, listener) in config.listeners.iter().enumerate() {
             for &address in &listener.addresses {
-                let bound = Listening::bind(listener.kind.into(), address, proxies.clone())
+                let bound = Listening::bind(port, address)
                     .map_err(|source| StartError::Listen { address, source })?;
                 listening.push(bound);
             }
         }
         Ok(Self {
-            shared: Arc::new(ArcSwap::from_pointee(Shared::new(config, host, services, acceptor))),
+            shared: Arc::new(ArcSwap::from_pointee(Shared::new(config, ports, services))),
             listening,
             certificates,
             reload: Duration::from_secs(config.tls.reload_seconds.max(1)),
@@ -195,7 +197,14 @@ impl Ingress {
 
     /// Where it listens: with port 0 in the configuration, the ports that were free.
     pub fn addresses(&self) -> Vec<(Kind, SocketAddr)> {
-        self.listening.iter().map(|listening| (listening.kind.into(), listening.address)).collect()
+        let shared = self.shared.load();
+        let kind = |listening: &Listening| shared.port(listening.port).kind.into();
+        self.listening.iter().map(|listening| (kind(listening), listening.address)).collect()
+    }
+
+    /// Who checks passwords: whoever else does in this process shares its limits.
+    pub fn authenticator(&self) -> Arc<Authenticator> {
+        Arc::clone(&self.shared.load().authenticator)
     }
 
     /// By which its configuration is changed.
@@ -272,17 +281,18 @@ impl Door {
                 },
                 () = self.stop.cancelled() => return,
             };
-            let kind = listening.kind;
-            self.shared.load().metrics.connected(kind);
+            let port = self.shared.load().port(listening.port);
+            self.shared.load().metrics.connected(port.kind);
             // Without it a reply could wait for the acknowledgement of the one before.
             let _ = tcp.set_nodelay(true);
-            match (permit, &listening.proxies) {
-                (Permit::Session(permit), None) => self.open(kind, tcp, peer, permit),
-                (Permit::Session(permit), Some(proxies)) => {
-                    let (door, proxies) = (self.clone(), Arc::clone(proxies));
-                    self.tracker.spawn(door.open_behind(proxies, kind, tcp, peer, permit));
+            match permit {
+                Permit::Session(permit) if port.proxies.is_none() => {
+                    self.open(port, tcp, peer, permit);
                 }
-                (Permit::Refusal(permit), _) => {
+                Permit::Session(permit) => {
+                    self.tracker.spawn(self.clone().open_behind(port, tcp, peer, permit));
+                }
+                Permit::Refusal(permit) => {
                     self.turn_away(tcp, replies::TOO_MANY_CONNECTIONS, "total", permit);
                 }
             }
@@ -303,16 +313,16 @@ impl Door {
     /// Opens a session for the client of whom a proxy tells.
     async fn open_behind(
         self,
-        proxies: Arc<Proxies>,
-        kind: ListenerKind,
+        port: Arc<Port>,
         mut tcp: TcpStream,
         peer: SocketAddr,
         permit: OwnedSemaphorePermit,
     ) {
+        let Some(proxies) = &port.proxies else { return };
         // May be dropped: nothing was said yet.
         let told = self.stop.run_until_cancelled(proxies.client(&mut tcp, peer)).await;
         match told {
-            Some(Ok(Some(client))) => self.open(kind, tcp, client, permit),
+            Some(Ok(Some(client))) => self.open(port, tcp, client, permit),
             Some(Ok(None)) | None => {}
             Some(Err(error)) => {
                 self.shared.load().metrics.refused_connection(error.reason());
@@ -323,7 +333,7 @@ impl Door {
 
     fn open(
         &self,
-        kind: ListenerKind,
+        port: Arc<Port>,
         tcp: TcpStream,
         peer: SocketAddr,
         permit: OwnedSemaphorePermit,
@@ -341,13 +351,13 @@ impl Door {
             "smtp.session",
             otel.kind = "server",
             network.protocol.name = "smtp",
-            smtp.listener = metrics::listener(kind),
+            smtp.listener = metrics::listener(port.kind),
             client.address = %peer.ip(),
             client.port = peer.port(),
         );
         let session = async move {
             shared.metrics.connections_open.inc();
-            let end = talk(&shared, kind, tcp, peer, leave, abort).await;
+            let end = talk(&shared, port, tcp, peer, leave, abort).await;
             shared.metrics.connections_open.dec();
             shared.metrics.ended(end);
             drop((slot, permit));
@@ -380,14 +390,14 @@ impl Door {
 
 async fn talk(
     shared: &Arc<Shared>,
-    kind: ListenerKind,
+    port: Arc<Port>,
     tcp: TcpStream,
     peer: SocketAddr,
     leave: CancellationToken,
     abort: CancellationToken,
 ) -> End {
-    let stream = match (kind, shared.acceptor()) {
-        (ListenerKind::Submissions, Some(acceptor)) => {
+    let stream = match (port.kind, port.acceptor()) {
+        (smtp::ListenerKind::Submissions, Some(acceptor)) => {
             // Boxed: a handshake is large, and every idle session would carry room for it.
             let shake_hands = Box::pin(shared.shake_hands(acceptor, tcp));
             // May be dropped: nothing was said yet.
@@ -399,5 +409,5 @@ async fn talk(
         }
         _ => Stream::Clear(tcp),
     };
-    Session::new(Arc::clone(shared), kind, stream, peer, leave).run(abort).await
+    Session::new(Arc::clone(shared), port, stream, peer, leave).run(abort).await
 }

@@ -7,12 +7,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use smtp::ListenerKind;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-use crate::proxy::Proxies;
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
@@ -22,21 +19,15 @@ const ERROR_PAUSE: Duration = Duration::from_millis(100);
 const REFUSED_MAX: usize = 64;
 
 /// A socket that listens.
-#[derive(Debug)]
 pub(crate) struct Listening {
-    pub(crate) kind: ListenerKind,
+    /// Which listener of the configuration.
+    pub(crate) port: usize,
     pub(crate) address: SocketAddr,
-    /// Who says who the client is, where it is not whom we are connected with.
-    pub(crate) proxies: Option<Arc<Proxies>>,
     socket: TcpListener,
 }
 
 impl Listening {
-    pub(crate) fn bind(
-        kind: ListenerKind,
-        address: SocketAddr,
-        proxies: Option<Arc<Proxies>>,
-    ) -> io::Result<Self> {
+    pub(crate) fn bind(port: usize, address: SocketAddr) -> io::Result<Self> {
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         if domain == Domain::IPV6 {
@@ -48,7 +39,7 @@ impl Listening {
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         let socket = TcpListener::from_std(socket.into())?;
-        Ok(Self { kind, address: socket.local_addr()?, proxies, socket })
+        Ok(Self { port, address: socket.local_addr()?, socket })
     }
 }
 
@@ -143,10 +134,9 @@ mod tests {
 
     #[tokio::test]
     async fn both_families_on_one_port() {
-        let v6 = Listening::bind(ListenerKind::Relay, "[::1]:0".parse().unwrap(), None).unwrap();
-        let port = v6.address.port();
-        assert_ne!(port, 0);
-        let v4 = SocketAddr::from(([127, 0, 0, 1], port));
-        Listening::bind(ListenerKind::Relay, v4, None).unwrap();
+        let v6 = Listening::bind(0, "[::1]:0".parse().unwrap()).unwrap();
+        let number = v6.address.port();
+        assert_ne!(number, 0);
+        Listening::bind(0, SocketAddr::from(([127, 0, 0, 1], number))).unwrap();
     }
 }

@@ -31,8 +31,8 @@ pub(crate) struct Hop {
 
 /// Whether an identity may use a reverse-path. Null is nobody's name, and what MUAs send receipts
 /// with.
-pub(crate) fn may_send_from(identity: &Identity, path: &ReversePath) -> bool {
-    path.mailbox().is_none_or(|mailbox| identity.may_send_as(mailbox))
+pub(crate) fn may_send_from(identity: &Identity, table: &Table, path: &ReversePath) -> bool {
+    path.mailbox().is_none_or(|mailbox| identity.may_send_as(mailbox, table))
 }
 
 /// What a recipient is judged by.

@@ -16,8 +16,7 @@ use domains::{Claimant, Identity, Table};
 use mail_types::Reply;
 use runtime::trace::{self, TARGET};
 use smtp::{
-    Answer, Awaiting, Credentials, Event, ListenerKind, MailCommand, RcptCommand, ServerSession,
-    Transport,
+    Answer, Awaiting, Credentials, Event, MailCommand, RcptCommand, ServerSession, Transport,
 };
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -29,6 +28,7 @@ use crate::clients::ClientKey;
 use crate::deadline::Deadline;
 use crate::metrics::{End, fault, listener};
 use crate::policy::{self, Policy};
+use crate::port::Port;
 use crate::replies::{self, Canned};
 use crate::shared::Shared;
 use crate::stream::Stream;
@@ -50,6 +50,7 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// A session with what it needs to decide.
 pub(crate) struct Session {
     shared: Arc<Shared>,
+    port: Arc<Port>,
     core: ServerSession,
     stream: Stream,
     buffer: BytesMut,
@@ -58,6 +59,8 @@ pub(crate) struct Session {
     deadline: Deadline,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     tls: Option<String>,
+    /// Who the client is by its certificate, where it was asked and an authority says so.
+    certificate: Option<String>,
     login: Option<Login>,
     transaction: Option<Box<Transaction>>,
     had_transaction: bool,
@@ -83,7 +86,7 @@ impl Login {
 impl Session {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        kind: ListenerKind,
+        port: Arc<Port>,
         stream: Stream,
         peer: SocketAddr,
         stop: CancellationToken,
@@ -92,10 +95,12 @@ impl Session {
             Stream::Clear(_) | Stream::Gone => Transport::Clear,
             Stream::Tls(_) => Transport::Tls,
         };
-        let core = ServerSession::new(shared.session_config(kind), transport);
+        let core = ServerSession::new(Arc::clone(&port.session), transport);
         Self {
             core,
             tls: stream.tls(),
+            certificate: stream.client_name(&port),
+            port,
             stream,
             buffer: BytesMut::new(),
             peer,
@@ -232,12 +237,13 @@ impl Session {
         self.flush().await?;
         self.buffer = BytesMut::new();
         // Only a listener with certificates offers STARTTLS.
-        let Some(acceptor) = self.shared.acceptor() else { return Err(End::Closed) };
+        let Some(acceptor) = self.port.acceptor() else { return Err(End::Closed) };
         let Some(tcp) = self.stream.take_clear() else { return Err(End::Closed) };
         // Boxed: a handshake is large, and every idle session would carry room for it.
         let shake_hands = Box::pin(self.shared.shake_hands(acceptor, tcp));
         self.stream = Stream::Tls(shake_hands.await.ok_or(End::Disconnected)?);
         self.tls = self.stream.tls();
+        self.certificate = self.stream.client_name(&self.port);
         self.core.tls_started();
         self.deadline.set(self.shared.times.command);
         Ok(())
@@ -315,8 +321,8 @@ impl Session {
             self.log_refusal("mail", &mail.reverse_path, refusal);
             return self.refuse("mail", refusal);
         }
-        if let Some(identity) = self.identity()
-            && !policy::may_send_from(identity, &mail.reverse_path)
+        if let Some(Login { identity, table, .. }) = &self.login
+            && !policy::may_send_from(identity, table, &mail.reverse_path)
         {
             self.log_refusal("mail", &mail.reverse_path, replies::NOT_YOUR_ADDRESS);
             return self.refuse("mail", replies::NOT_YOUR_ADDRESS);

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use domains::{Absence, FullMailboxes, Logins, Srs, Table};
-use mail_types::Host;
 use queue::Queue;
-use smtp::{ListenerKind, ServerConfig, StartTls};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -19,12 +17,11 @@ use crate::clients::Clients;
 use crate::config::{Config, LimitsConfig};
 use crate::listener::Admission;
 use crate::metrics::Metrics;
+use crate::port::Port;
 
 /// Settings, handles and limits of the role.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    /// Our name.
-    pub(crate) host: Host,
     pub(crate) limits: LimitsConfig,
     pub(crate) message_lifetime: Duration,
     pub(crate) times: Times,
@@ -39,36 +36,8 @@ pub(crate) struct Shared {
     pub(crate) admission: Arc<Admission>,
     pub(crate) clients: Arc<Clients>,
     pub(crate) budget: Budget,
-    acceptor: Option<TlsAcceptor>,
-    sessions: SessionConfigs,
-}
-
-/// What sessions are told, by listener.
-#[derive(Clone)]
-struct SessionConfigs {
-    relay: Arc<ServerConfig>,
-    submission: Arc<ServerConfig>,
-    submissions: Arc<ServerConfig>,
-}
-
-impl SessionConfigs {
-    fn new(config: &Config, host: &Host, has_tls: bool) -> Self {
-        let starttls = if has_tls { StartTls::Offered } else { StartTls::Unavailable };
-        let session = |kind| {
-            Arc::new(ServerConfig {
-                kind,
-                // In A-labels: replies are ASCII (RFC 6531 §3.7.1).
-                hostname: host.to_string(),
-                starttls,
-                limits: config.session_limits(),
-            })
-        };
-        Self {
-            relay: session(ListenerKind::Relay),
-            submission: session(ListenerKind::Submission),
-            submissions: session(ListenerKind::Submissions),
-        }
-    }
+    /// In the order of the listeners in the configuration.
+    ports: Vec<Arc<Port>>,
 }
 
 /// How long things may take.
@@ -85,16 +54,10 @@ pub(crate) struct Times {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        config: &Config,
-        host: Host,
-        services: Services,
-        acceptor: Option<TlsAcceptor>,
-    ) -> Self {
+    pub(crate) fn new(config: &Config, ports: Vec<Arc<Port>>, services: Services) -> Self {
         let Services { queue, domains, absence, full, logins, srs, metrics } = services;
         let limits = config.limits.clone();
         let memory_wait = Duration::from_secs(limits.memory_wait_seconds);
-        let sessions = SessionConfigs::new(config, &host, acceptor.is_some());
         Self {
             message_lifetime: Duration::from_secs(config.message_lifetime_seconds),
             times: Times::new(&limits),
@@ -114,36 +77,26 @@ impl Shared {
                 metrics.content_memory_bytes.clone(),
             ),
             metrics,
-            acceptor,
-            sessions,
+            ports,
             limits,
-            host,
         }
     }
 
     /// The same with another configuration, for sessions that begin from now on. What bounds all
     /// sessions together is shared with those before, and as it was set up.
-    pub(crate) fn renewed(&self, config: &Config, host: Host) -> Self {
+    pub(crate) fn renewed(&self, config: &Config, ports: Vec<Arc<Port>>) -> Self {
         Self {
             message_lifetime: Duration::from_secs(config.message_lifetime_seconds),
             times: Times::new(&config.limits),
-            sessions: SessionConfigs::new(config, &host, self.acceptor.is_some()),
             limits: config.limits.clone(),
-            host,
+            ports,
             ..self.clone()
         }
     }
 
-    pub(crate) fn session_config(&self, kind: ListenerKind) -> Arc<ServerConfig> {
-        Arc::clone(match kind {
-            ListenerKind::Relay => &self.sessions.relay,
-            ListenerKind::Submission => &self.sessions.submission,
-            ListenerKind::Submissions => &self.sessions.submissions,
-        })
-    }
-
-    pub(crate) fn acceptor(&self) -> Option<TlsAcceptor> {
-        self.acceptor.clone()
+    /// What the connections of a listener have in common.
+    pub(crate) fn port(&self, listener: usize) -> Arc<Port> {
+        Arc::clone(&self.ports[listener])
     }
 
     /// A handshake within its time; failures are counted and logged.

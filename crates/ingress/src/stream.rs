@@ -12,6 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use crate::port::Port;
+
 /// The octets of a session.
 pub(crate) enum Stream {
     Clear(TcpStream),
@@ -98,6 +100,14 @@ impl Stream {
             Self::Tls(tls) => Some(tls.get_ref().0),
             Self::Gone => None,
         }
+    }
+
+    /// Who the client is by its certificate, if it has shown one and an authority of the port says
+    /// so.
+    pub(crate) fn client_name(&self, port: &Port) -> Option<String> {
+        let Self::Tls(tls) = self else { return None };
+        let chain = tls.get_ref().1.peer_certificates()?;
+        port.authorities.as_ref()?.name(chain, runtime::clock::now())
     }
 
     /// `TLSv1.3 TLS13_AES_256_GCM_SHA384`, when there is TLS.

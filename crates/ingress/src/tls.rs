@@ -1,4 +1,6 @@
-//! Certificates: read from files, chosen by name, replaced while we run.
+//! Certificates: read from files, chosen by name, replaced while we run; and those of clients.
+
+mod authorities;
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::CertificateFiles;
 
+pub(crate) use self::authorities::Authorities;
+
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -30,6 +34,12 @@ pub enum TlsError {
     },
     #[error("{}: does not go with its key", path.display())]
     Key {
+        path: PathBuf,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error("{}: holds a certificate that is none of an authority", path.display())]
+    Authority {
         path: PathBuf,
         #[source]
         source: rustls::Error,
@@ -73,12 +83,15 @@ impl Certificates {
         self.current.store(Arc::new(loaded));
     }
 
-    /// An acceptor for TLS 1.2 and 1.3 that always uses the newest certificates.
-    pub(crate) fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
-        let config = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::<Self>::clone(self));
-        TlsAcceptor::from(Arc::new(config))
+    /// An acceptor for TLS 1.2 and 1.3 that always uses the newest certificates. Clients are asked
+    /// for theirs where it matters whose it is.
+    pub(crate) fn acceptor(self: &Arc<Self>, clients: Option<&Arc<Authorities>>) -> TlsAcceptor {
+        let config = rustls::ServerConfig::builder();
+        let config = match clients {
+            None => config.with_no_client_auth(),
+            Some(clients) => config.with_client_cert_verifier(Arc::<Authorities>::clone(clients)),
+        };
+        TlsAcceptor::from(Arc::new(config.with_cert_resolver(Arc::<Self>::clone(self))))
     }
 
     /// Looks at the files again and again until the stop; what cannot be read is logged and the

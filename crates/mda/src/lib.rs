@@ -58,7 +58,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use domains::{Absence, FullMailboxes, Table};
+use domains::{Absence, FullMailboxes, Storage, Table};
 use mail_types::Host;
 use outcome::Route;
 use queue::Queue;
@@ -98,6 +98,24 @@ pub struct Setup {
     /// What a relative [`Config::directory`] is relative to.
     pub data_dir: PathBuf,
     pub metrics: Metrics,
+}
+
+/// Where mailboxes are, for those who serve them to their owners.
+#[derive(Clone, Debug)]
+pub struct Maildirs {
+    root: PathBuf,
+}
+
+impl Maildirs {
+    /// Those below a directory.
+    pub fn below(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The Maildir of a mailbox. It may not be there yet.
+    pub fn of(&self, storage: &Storage) -> PathBuf {
+        self.root.join(storage.id.directory())
+    }
 }
 
 /// The role, configured.
@@ -170,6 +188,11 @@ impl Mda {
             Mailboxes::Maildirs { store, .. } => Some(store.root()),
             Mailboxes::Server(_) => None,
         }
+    }
+
+    /// Which of them is whose.
+    pub fn maildirs(&self) -> Option<Maildirs> {
+        self.directory().map(|root| Maildirs::below(root.to_owned()))
     }
 
     /// Works until `shutdown`; then leases no more, finishes what is in flight within `grace` and

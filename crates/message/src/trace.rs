@@ -18,6 +18,8 @@ pub struct Received<'a> {
     pub id: QueueId,
     /// TLS version and cipher suite.
     pub tls: Option<&'a str>,
+    /// Who the client is by a certificate that was verified.
+    pub client_certificate: Option<&'a str>,
     /// The recipient, when there is only one: several would tell each of the others
     /// (RFC 5321 §7.2).
     pub recipient: Option<&'a Mailbox>,
@@ -36,6 +38,10 @@ impl Received<'_> {
         if let Some(tls) = self.tls {
             let _ = write!(field, "\r\n\t({tls})");
         }
+        if let Some(name) = self.client_certificate {
+            let name = comment_text(name);
+            let _ = write!(field, "\r\n\t(client certificate of {name} verified)");
+        }
         let _ = write!(field, "\r\n\tid {}", self.id);
         if let Some(recipient) = self.recipient {
             let _ = write!(field, "\r\n\tfor <{recipient}>");
@@ -43,6 +49,13 @@ impl Received<'_> {
         let _ = write!(field, ";\r\n\t{}\r\n", self.at.to_rfc5322());
         field
     }
+}
+
+/// A text of somebody else's in a comment (RFC 5322 §3.2.2): at most 128 octets, and a `?` for each
+/// that could end it, begin another, or is not printable ASCII.
+fn comment_text(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_graphic() && !"()\\\"".contains(c);
+    text.chars().take(128).map(|c| if is_plain(c) || c == ' ' { c } else { '?' }).collect()
 }
 
 /// An IPv4 client of an IPv6 socket is an IPv4 client.
@@ -78,6 +91,10 @@ mod tests {
     use super::*;
 
     fn received(helo: &str, client: &str) -> String {
+        received_with(helo, client, None)
+    }
+
+    fn received_with(helo: &str, client: &str, client_certificate: Option<&str>) -> String {
         let by = Host::parse("mx.example.org").unwrap();
         let at = Timestamp::from_unix_ms(1_795_388_895_042);
         let recipient = Mailbox::parse("alice@example.org").unwrap();
@@ -88,6 +105,7 @@ mod tests {
             protocol: "ESMTPS",
             id: QueueId::new(at, 7),
             tls: Some("TLSv1.3 TLS_AES_256_GCM_SHA384"),
+            client_certificate,
             recipient: Some(&recipient),
             at,
         }
@@ -105,6 +123,24 @@ mod tests {
                  \tSun, 22 Nov 2026 23:08:15 +0000\r\n"
             )
         );
+    }
+
+    #[test]
+    fn a_certificate_is_named_and_writes_nothing_of_its_own() {
+        let long = "x".repeat(1000);
+        for (name, shown) in [
+            ("alice@example.org", "alice@example.org"),
+            ("Alice (x) \\\"", "Alice ?x? ??"),
+            ("a\r\nX-Evil: 1", "a??X-Evil: 1"),
+            ("\u{fc}\u{0}\t", "???"),
+            ("", ""),
+            (&*long, &long[..128]),
+        ] {
+            let field = received_with("client.example", "192.0.2.1:1234", Some(name));
+            let line = format!("\r\n\t(client certificate of {shown} verified)\r\n\tid ");
+            assert!(field.contains(&line), "{field}");
+            assert_eq!(field.lines().count(), 7, "{field}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -86,6 +88,12 @@ pub(crate) enum Command {
     /// Helpers for the configuration of nats-server.
     #[command(subcommand)]
     Nats(NatsCommand),
+    /// What Dovecot's driver `checkpassword` runs for each login.
+    ///
+    /// Asks the process that writes the Maildirs by the socket of `dovecot.socket`, whether the
+    /// password is one of the mailbox's, and where that is. docs/operations.md has the
+    /// configuration of Dovecot.
+    DovecotLogin(DovecotLogin),
     /// Print a script by which a shell completes commands and options.
     ///
     /// For bash: `source <(postrider completions bash)`.
@@ -96,6 +104,29 @@ pub(crate) enum Command {
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
+}
+
+/// What Dovecot wants to know, by the interface of its driver `checkpassword`.
+#[derive(Debug, Args)]
+pub(crate) struct DovecotLogin {
+    /// The socket of `dovecot.socket`.
+    pub(crate) socket: PathBuf,
+    /// What tells Dovecot of the mailbox: `checkpassword-reply`, which Dovecot adds.
+    #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true)]
+    pub(crate) reply: Vec<OsString>,
+    #[arg(long, env = "TCPREMOTEIP", hide = true)]
+    pub(crate) client: Option<IpAddr>,
+    #[arg(long, env = "AUTHORIZED", hide = true)]
+    authorized: Option<String>,
+    #[arg(long, env = "CREDENTIALS_LOOKUP", hide = true)]
+    pub(crate) credentials_lookup: Option<String>,
+}
+
+impl DovecotLogin {
+    /// Whether it is only asked where a mailbox is, with no password.
+    pub(crate) fn is_lookup(&self) -> bool {
+        self.authorized.is_some()
+    }
 }
 
 /// How a process is started.

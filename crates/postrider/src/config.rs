@@ -12,7 +12,7 @@ use runtime::config::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::secrets::Secrets;
-use crate::srs;
+use crate::{dovecot, srs};
 
 /// The file in a configuration directory.
 pub(crate) const FILE: &str = "postrider.yaml";
@@ -59,6 +59,9 @@ pub(crate) struct Config {
     pub(crate) delivery: delivery::Config,
     #[serde(default)]
     pub(crate) mda: mda::Config,
+    /// What a Dovecot that serves the Maildirs may ask.
+    #[serde(default)]
+    pub(crate) dovecot: dovecot::Config,
     #[serde(default)]
     pub(crate) resolver: resolve::Config,
     #[serde(default)]
@@ -169,6 +172,9 @@ impl Config {
         if let Some(socket) = config.mda.lmtp.as_mut().and_then(|lmtp| lmtp.socket.as_mut()) {
             *socket = base.join(&*socket);
         }
+        if let Some(socket) = &mut config.dovecot.socket {
+            *socket = base.join(&*socket);
+        }
         config.files_mut().for_each(|file| *file = base.join(&*file));
         config.directory = base;
         Ok(config)
@@ -183,9 +189,12 @@ impl Config {
         let Self { ingress, jetstream, secrets, srs, delivery, admin, telemetry, .. } = self;
         let certificates = ingress.tls.certificates.iter_mut();
         let certificates = certificates.flat_map(|files| [&mut files.certificate, &mut files.key]);
+        let asked = ingress.listeners.iter_mut();
+        let asked = asked.filter_map(|listener| listener.client_certificates.as_mut());
         let jetstream = jetstream.iter_mut().flat_map(|jetstream| jetstream.files_mut());
         let auths = delivery.routes.iter_mut().filter_map(|route| route.auth.as_mut());
         certificates
+            .chain(asked.map(|asked| &mut asked.ca_file))
             .chain(jetstream)
             .chain(secrets.files_mut())
             .chain(srs.files_mut())
@@ -215,6 +224,10 @@ impl Config {
             self.secrets.opener().map_err(|error| refused_whole(&error))?;
         }
         self.mda.validate(&self.delivery.retry).map_err(|error| refused("mda")(&error))?;
+        if self.dovecot.socket.is_some() && self.mda.lmtp.is_some() {
+            let problem = "socket: with mda.lmtp no Maildirs are written; remove one of the two";
+            return Err(refused("dovecot")(&problem));
+        }
         resolve::Dns::new(&self.resolver).context("resolver")?;
         self.telemetry.validate().map_err(|error| refused("telemetry")(&error))?;
         self.log.validate().map_err(|error| refused("log")(&error))

@@ -11,6 +11,7 @@ mod config;
 mod documents;
 mod domain_command;
 mod domain_mailbox;
+mod dovecot;
 mod dsn_route;
 mod fullness;
 mod nats_command;
@@ -46,6 +47,9 @@ const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::DovecotLogin(command) = &cli.command {
+        return dovecot::login::run(command);
+    }
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -77,6 +81,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         | Command::Worker(_)
         | Command::Mda(_)
         | Command::Domain(_)
+        | Command::DovecotLogin(_)
         | Command::Queue(_)
         | Command::Trace(_)
         | Command::Reload(_)
@@ -100,7 +105,7 @@ fn run(command: Command) -> anyhow::Result<()> {
                 restore::run(&directory, mail, target).await
             }
             Command::Check(_) | Command::Mailbox(_) | Command::Nats(_) => Ok(()),
-            Command::Completions { .. } | Command::Man { .. } => Ok(()),
+            Command::Completions { .. } | Command::Man { .. } | Command::DovecotLogin(_) => Ok(()),
         }
     })
 }

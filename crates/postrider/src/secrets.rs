@@ -67,7 +67,8 @@ pub(crate) fn make(directory: &Path, classes: &[Class]) -> anyhow::Result<()> {
     output::hint(
         "Where domains are applied: *.pub in secrets.publicKeys, compare.key in \
          secrets.compareKey.\n\
-         Where passwords are checked (submission): passwords.key in secrets.privateKeys.\n\
+         Where passwords are checked (submission, and the MDA with dovecot.socket): passwords.key \
+         in secrets.privateKeys.\n\
          Nobody else needs a *.key; none is needed where domains are applied.",
     );
     Ok(())

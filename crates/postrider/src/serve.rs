@@ -28,7 +28,7 @@ use crate::process::Control;
 use crate::queue_metrics::Watched as Numbers;
 use crate::reload::{Live, Reloader, Reloading, Setting, Source};
 use crate::table::Domains;
-use crate::{backend, dsn_route, output, past, reload, srs};
+use crate::{backend, dovecot, dsn_route, output, past, reload, srs};
 
 /// What a connection to the port of operators may last: a list of a long queue takes its time.
 const ADMIN_LASTING: Duration = Duration::from_secs(600);
@@ -193,7 +193,7 @@ impl Opening {
             fullness: &fullness,
             srs: srs::open(config)?,
         };
-        let made = metrics.make(&parts)?;
+        let made = metrics.make(&parts).await?;
         let (reloading, reloader) = Reloader::new(
             Setting { source: self.source.clone(), roles: roles.to_vec(), config: config.clone() },
             made.live(&self.filter),
@@ -255,6 +255,7 @@ struct RoleMetrics {
     ingress: Option<ingress::Metrics>,
     delivery: Option<delivery::Metrics>,
     mda: Option<mda::Metrics>,
+    dovecot: Option<dovecot::service::Metrics>,
 }
 
 /// What roles are made of.
@@ -271,6 +272,7 @@ struct Made {
     ingress: Option<ingress::Ingress>,
     delivery: Option<delivery::Delivery>,
     mda: Option<mda::Mda>,
+    dovecot: Option<dovecot::service::Service>,
 }
 
 impl RoleMetrics {
@@ -280,18 +282,24 @@ impl RoleMetrics {
             ingress: has(Role::Ingress).then(|| ingress::Metrics::register(registry)),
             delivery: has(Role::Worker).then(|| delivery::Metrics::register(registry)),
             mda: has(Role::Mda).then(|| mda::Metrics::register(registry)),
+            dovecot: has(Role::Mda).then(|| dovecot::service::Metrics::register(registry)),
         }
     }
 
-    fn make(self, parts: &Parts<'_>) -> anyhow::Result<Made> {
+    async fn make(self, parts: &Parts<'_>) -> anyhow::Result<Made> {
         let bind = |metrics| bind_ingress(parts, metrics);
         let deliver = |metrics| make_delivery(parts, metrics);
         let store = |metrics| make_mda(parts, metrics);
-        Ok(Made {
+        let mut made = Made {
             ingress: self.ingress.map(bind).transpose()?,
             delivery: self.delivery.map(deliver).transpose()?,
             mda: self.mda.map(store).transpose()?,
-        })
+            dovecot: None,
+        };
+        if let Some(metrics) = self.dovecot {
+            made.dovecot = bind_dovecot(parts, &made, metrics).await?;
+        }
+        Ok(made)
     }
 }
 
@@ -364,6 +372,9 @@ impl Process {
             roles.spawn(with_table(domains.clone(), leave.clone(), run));
         }
         roles.spawn(self.fullness.carry(leave.clone()));
+        if let Some(dovecot) = self.made.dovecot {
+            roles.spawn(dovecot.serve(leave.clone()));
+        }
         roles.spawn(domains.keep_fresh(config, readiness.clone(), leave.clone()));
         roles.spawn(self.reloader.run(leave.clone()));
         readiness.ready("roles");
@@ -452,4 +463,25 @@ fn make_mda(parts: &Parts<'_>, metrics: mda::Metrics) -> anyhow::Result<mda::Mda
         metrics,
     };
     mda::Mda::new(config.mda.clone(), setup).map_err(|error| refused("mda")(&error))
+}
+
+/// What Dovecot asks, if it may.
+async fn bind_dovecot(
+    parts: &Parts<'_>,
+    made: &Made,
+    metrics: dovecot::service::Metrics,
+) -> anyhow::Result<Option<dovecot::service::Service>> {
+    let maildirs = made.mda.as_ref().and_then(mda::Mda::maildirs);
+    let (Some(socket), Some(maildirs)) = (&parts.config.dovecot.socket, maildirs) else {
+        return Ok(None);
+    };
+    let authenticator = made.ingress.as_ref().map(ingress::Ingress::authenticator);
+    let own = || Arc::new(ingress::Authenticator::new(&parts.config.ingress.auth));
+    let directory = dovecot::service::Directory {
+        domains: parts.domains.clone(),
+        authenticator: authenticator.unwrap_or_else(own),
+        maildirs,
+        metrics,
+    };
+    dovecot::service::Service::bind(socket, directory).await.map(Some)
 }

@@ -50,6 +50,12 @@ impl Domains {
         }
     }
 
+    /// A table that was compiled here and does not change.
+    #[cfg(test)]
+    pub(crate) fn of(table: Option<Table>) -> Self {
+        Self { table: Arc::new(ArcSwapOption::from_pointee(table)), source: Source::Files }
+    }
+
     /// Who tells whether what the table lacks does not exist.
     pub(crate) fn absence(&self) -> Arc<dyn Absence> {
         match &self.source {
@@ -101,8 +107,9 @@ impl Domains {
 fn needs(config: &Config, roles: &[Role]) -> Vec<Class> {
     let mut listeners = config.ingress.listeners.iter();
     let has_logins = listeners.any(|listener| listener.kind != ingress::Kind::Relay);
-    let is_needed = roles.contains(&Role::Ingress) && has_logins;
-    is_needed.then_some(Class::Passwords).into_iter().collect()
+    let is_submission = roles.contains(&Role::Ingress) && has_logins;
+    let is_dovecot = roles.contains(&Role::Mda) && config.dovecot.socket.is_some();
+    (is_submission || is_dovecot).then_some(Class::Passwords).into_iter().collect()
 }
 
 /// The prefix of the subjects where a process with these roles is answered.

@@ -8,5 +8,6 @@ mod hostile;
 mod notifying;
 mod peer;
 mod recovery;
+mod sources;
 mod tls;
 mod world;

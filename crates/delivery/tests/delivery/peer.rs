@@ -1,6 +1,6 @@
 //! A mail host that says what its script says, on loopback.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -95,6 +95,9 @@ pub(crate) struct Message {
     pub(crate) rcpts: Vec<String>,
     pub(crate) content: Vec<u8>,
     pub(crate) tls: bool,
+    /// Where it came from, and how the client greeted.
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) ehlo: String,
 }
 
 #[derive(Debug, Default)]
@@ -131,11 +134,12 @@ impl Peer {
         };
         let (seen, script, tasks) = (peer.seen.clone(), peer.script.clone(), peer.tasks.clone());
         peer.tasks.spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            while let Ok((stream, client)) = listener.accept().await {
                 stream.set_nodelay(true).unwrap();
                 seen.lock().unwrap().connections += 1;
                 let script = script.lock().unwrap().clone();
-                let talk = Talk { script, seen: seen.clone(), acceptor: acceptor.clone() };
+                let (seen, acceptor) = (seen.clone(), acceptor.clone());
+                let talk = Talk { script, seen, acceptor, client: client.ip() };
                 tasks.spawn(talk.run(stream));
             }
         });
@@ -180,6 +184,7 @@ struct Talk {
     script: Script,
     seen: Arc<Mutex<Seen>>,
     acceptor: Option<TlsAcceptor>,
+    client: IpAddr,
 }
 
 /// The connection is over.
@@ -224,6 +229,8 @@ impl Talk {
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         tls: bool,
     ) -> Result<(), Over> {
+        let client = Some(self.client);
+        let mut greeted = String::new();
         let mut message = Message { tls, ..Message::default() };
         let mut input = Vec::new();
         let mut served = 0;
@@ -231,6 +238,9 @@ impl Talk {
             let line = line(stream, &mut input).await?;
             self.seen.lock().unwrap().commands.push(line.clone());
             let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
+            if let "EHLO" | "HELO" = &*verb {
+                greeted.clone_from(&line);
+            }
             let script = &self.script;
             let act = match &*verb {
                 "EHLO" | "HELO" if tls => &script.ehlo_tls,
@@ -243,7 +253,8 @@ impl Talk {
                     continue;
                 }
                 "MAIL" => {
-                    message = Message { mail: line, tls, ..Message::default() };
+                    let ehlo = greeted.clone();
+                    message = Message { mail: line, tls, client, ehlo, ..Message::default() };
                     &script.mail
                 }
                 "RCPT" => {

@@ -132,10 +132,12 @@ impl Session {
         }
         let context = Examined {
             shared: &self.shared,
-            identity: self.identity(),
+            host: &self.port.host,
+            login: self.login.as_ref(),
             helo: self.core.helo().unwrap_or_default(),
             peer: self.peer,
             tls: self.tls.as_deref(),
+            certificate: self.certificate.as_deref(),
             transaction,
             id: content.id(),
             arrival: content.arrival,
@@ -196,6 +198,7 @@ impl Session {
             size = octets,
             protocol = %transaction.protocol(),
             tls = self.tls.as_deref(),
+            client_certificate = self.certificate.as_deref(),
             identity = self.identity().map(domains::Identity::login),
         );
     }

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use domains::Identity;
-use mail_types::{ForwardPath, Mailbox, QueueId, Timestamp};
+use mail_types::{ForwardPath, Host, Mailbox, QueueId, Timestamp};
 use message::{from, header, trace};
 use queue::Head;
 
+use super::Login;
 use super::transaction::Transaction;
 use crate::replies::{self, Canned};
 use crate::shared::Shared;
@@ -15,10 +15,13 @@ use crate::shared::Shared;
 /// A message that is complete, and where it came from.
 pub(super) struct Examined<'a> {
     pub(super) shared: &'a Shared,
-    pub(super) identity: Option<&'a Identity>,
+    /// Our name.
+    pub(super) host: &'a Host,
+    pub(super) login: Option<&'a Login>,
     pub(super) helo: &'a str,
     pub(super) peer: SocketAddr,
     pub(super) tls: Option<&'a str>,
+    pub(super) certificate: Option<&'a str>,
     pub(super) transaction: &'a Transaction,
     pub(super) id: QueueId,
     pub(super) arrival: Timestamp,
@@ -34,26 +37,26 @@ pub(super) fn examine(context: &Examined<'_>, header: &[u8]) -> Result<Head, Can
         context.shared.metrics.tolerated("raw_8bit_header");
     }
     let mut prefix = received(context);
-    let Some(identity) = context.identity else {
+    let Some(login) = context.login else {
         return Ok(Head { prefix: prefix.into(), header: Bytes::copy_from_slice(header) });
     };
-    check_from(identity, header)?;
+    check_from(login, header)?;
     // RFC 6409 §8: what a message lacks.
     if !header::has(header, "Date") {
         prefix.push_str(&trace::date(context.arrival));
     }
     if !header::has(header, "Message-ID") {
-        prefix.push_str(&trace::message_id(context.id, &context.shared.host));
+        prefix.push_str(&trace::message_id(context.id, context.host));
     }
     // RFC 5321 §4.4: only final delivery writes it, and a user is not that.
     let header = header::without(header, "Return-Path");
     Ok(Head { prefix: prefix.into(), header: header.into() })
 }
 
-/// Every address in From is one of the identity's own.
-fn check_from(identity: &Identity, header: &[u8]) -> Result<(), Canned> {
+/// Every address in From is one of the login's own.
+fn check_from(login: &Login, header: &[u8]) -> Result<(), Canned> {
     let from = from::mailboxes(header).map_err(|_| replies::BAD_FROM)?;
-    if from.iter().all(|mailbox| identity.may_send_as(mailbox)) {
+    if from.iter().all(|mailbox| login.identity.may_send_as(mailbox, &login.table)) {
         Ok(())
     } else {
         Err(replies::NOT_YOUR_FROM)
@@ -71,10 +74,11 @@ fn received(context: &Examined<'_>) -> String {
     trace::Received {
         helo: context.helo,
         client: context.peer,
-        by: &context.shared.host,
+        by: context.host,
         protocol: &protocol,
         id: context.id,
         tls: context.tls,
+        client_certificate: context.certificate,
         recipient: recipient.filter(showable),
         at: context.arrival,
     }

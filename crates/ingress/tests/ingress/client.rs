@@ -4,10 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -46,8 +47,23 @@ impl Client {
     }
 
     pub(super) async fn start_tls(self, name: &str) -> Self {
+        self.start_tls_with(name, trusting().with_no_client_auth()).await
+    }
+
+    /// The same, showing a certificate.
+    pub(super) async fn start_tls_as(
+        self,
+        name: &str,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Self {
+        let config = trusting().with_client_auth_cert(chain, key).unwrap();
+        self.start_tls_with(name, config).await
+    }
+
+    async fn start_tls_with(self, name: &str, config: ClientConfig) -> Self {
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        let connector = TlsConnector::from(Arc::new(trusting()));
+        let connector = TlsConnector::from(Arc::new(config));
         let tls = tokio::time::timeout(PATIENCE, connector.connect(name, self.stream)).await;
         let tls = tls.expect("handshake in time").unwrap();
         let certificate = tls.get_ref().1.peer_certificates().map(|chain| chain[0].to_vec());
@@ -120,11 +136,10 @@ impl Client {
 }
 
 /// Trusts everybody: what is tested is the server.
-fn trusting() -> rustls::ClientConfig {
-    rustls::ClientConfig::builder()
+fn trusting() -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    ClientConfig::builder()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(TrustAll(aws_lc_rs::default_provider())))
-        .with_no_client_auth()
 }
 
 #[derive(Debug)]

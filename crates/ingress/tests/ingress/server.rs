@@ -45,7 +45,7 @@ impl Server {
         let mut config = Config { hostname: "mx.example.org".to_owned(), ..Config::default() };
         for kind in [Kind::Relay, Kind::Submission, Kind::Submissions] {
             let addresses = vec!["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()];
-            config.listeners.push(Listener { kind, addresses, proxy_protocol: None });
+            config.listeners.push(Listener::new(kind, addresses));
         }
         config.tls.self_signed_directory = Some(directory.path().join("tls"));
         config.auth.failure_delay_seconds = 0;

@@ -1,4 +1,4 @@
-//! Our own name, as other servers check it: it leads to addresses, and they lead back to it.
+//! Our own names, as other servers check them: each leads to addresses, and they lead back to it.
 
 use std::net::IpAddr;
 
@@ -17,8 +17,28 @@ struct Reverse {
 }
 
 pub(super) async fn findings(site: &Site) -> Vec<Finding> {
-    let Some(name) = site.host.domain().map(HostName::from) else {
-        return vec![judge_literal(&site.host)];
+    let names = names(site);
+    let findings = join_all(names.iter().map(|host| of_name(site, host))).await;
+    findings.into_iter().flatten().collect()
+}
+
+/// What we say that we are: to everybody, at a listener, from an address. Each once.
+fn names(site: &Site) -> Vec<Host> {
+    let listeners = site.config.ingress.listeners.iter();
+    let sources = site.config.delivery.sources.iter().map(|source| &source.name);
+    let others = listeners.filter_map(|listener| listener.hostname.as_ref()).chain(sources);
+    let mut names = vec![site.host.clone()];
+    for name in others.filter_map(|name| Host::parse(name).ok()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+async fn of_name(site: &Site, host: &Host) -> Vec<Finding> {
+    let Some(name) = host.domain().map(HostName::from) else {
+        return vec![judge_literal(host)];
     };
     let addresses = match site.lookup.addresses(&name).await {
         Ok(addresses) => addresses,
@@ -38,15 +58,15 @@ pub(super) async fn findings(site: &Site) -> Vec<Finding> {
 }
 
 fn judge_literal(host: &Host) -> Finding {
-    let detail = format!("hostname is {host}: many servers refuse a client without a name");
-    What::Name.warning(detail, "set hostname to a name that leads to this address")
+    let detail = format!("we say that we are {host}: many servers refuse a client without a name");
+    What::Name.warning(detail, "say a name that leads to this address")
 }
 
 fn judge_absence(name: &HostName, error: &LookupError) -> Finding {
     match error {
         LookupError::NoDomain | LookupError::NoRecords => What::Name.error(
             format!("{name} leads to no address: {error}"),
-            "add an A or AAAA record, or set hostname to a name that has one",
+            "add an A or AAAA record, or say a name that has one",
         ),
         LookupError::Temporary(_) => {
             What::Name.error(format!("{name}: {error}"), "see what is said of dns")
