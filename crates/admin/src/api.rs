@@ -16,6 +16,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::openapi;
+use crate::passwords;
 use crate::query::{ActRequest, Query};
 use crate::top::{self, Top, TopQuery};
 use crate::view::JobView;
@@ -23,7 +24,7 @@ use crate::view::JobView;
 /// The longest request that is read.
 const BODY_OCTETS_MAX: usize = 64 << 10;
 
-pub(crate) fn router(queue: Arc<dyn Queue>) -> Router {
+pub(crate) fn router(queue: Arc<dyn Queue>, passwords: passwords::Shared) -> Router {
     Router::new()
         .route("/v1/jobs", get(jobs))
         .route("/v1/messages/{id}", get(message))
@@ -31,8 +32,9 @@ pub(crate) fn router(queue: Arc<dyn Queue>) -> Router {
         .route("/v1/stats", get(stats))
         .route("/v1/top", get(top))
         .route("/v1/openapi.json", get(document))
-        .layer(DefaultBodyLimit::max(BODY_OCTETS_MAX))
         .with_state(queue)
+        .merge(passwords::router(passwords))
+        .layer(DefaultBodyLimit::max(BODY_OCTETS_MAX))
 }
 
 type Shared = State<Arc<dyn Queue>>;

@@ -14,6 +14,7 @@ use queue::{Acted, JobSummary, Stats};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::passwords::PasswordView;
 use crate::query::{ActRequest, Query};
 use crate::view::JobView;
 
@@ -78,6 +79,14 @@ impl Client {
         let body = Bytes::from(serde_json::to_vec(request)?);
         let response = self.send("POST", "/v1/actions", body).await?;
         read_lines(response, each).await
+    }
+
+    /// The passwords by which somebody logs in.
+    pub async fn passwords(&self, login: &str) -> Result<Vec<PasswordView>, ClientError> {
+        let path = format!("/v1/passwords?login={}", percent_encoded(login));
+        let response = self.send("GET", &path, Bytes::new()).await?;
+        let body = response.into_body().collect().await?.to_bytes();
+        Ok(serde_json::from_slice(&body)?)
     }
 
     pub async fn stats(&self) -> Result<Stats, ClientError> {

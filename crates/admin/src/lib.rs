@@ -7,6 +7,7 @@
 //! POST /v1/actions {action, …}      one Acted a line, as each is done
 //! GET  /v1/stats                    Stats
 //! GET  /v1/top?by=nextHop|reason    Top
+//! GET  /v1/passwords?login=ADDRESS  [PasswordView]
 //! GET  /v1/openapi.json             what all of this looks like: docs/openapi.json
 //!
 //! GET  /                            on the port: a page for people, which asks the same
@@ -20,6 +21,7 @@ pub mod client;
 mod config;
 pub mod openapi;
 mod page;
+mod passwords;
 pub mod port;
 mod query;
 pub mod server;
@@ -28,6 +30,7 @@ mod top;
 mod view;
 
 pub use config::{Config, ConfigError, Port};
+pub use passwords::{PasswordView, Passwords};
 pub use query::{ActRequest, Query};
 pub use token::TokenError;
 pub use top::{By, Top, TopQuery, TopRow};

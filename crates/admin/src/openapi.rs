@@ -4,6 +4,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::api;
+use crate::passwords;
 use crate::top::By;
 
 #[derive(OpenApi)]
@@ -15,7 +16,15 @@ use crate::top::By;
         version = "1",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    paths(api::jobs, api::message, api::act, api::stats, api::top, api::document),
+    paths(
+        api::jobs,
+        api::message,
+        api::act,
+        api::stats,
+        api::top,
+        passwords::show,
+        api::document
+    ),
     components(schemas(api::Failure, By)),
     modifiers(&Bearer),
     security(("token" = [])),

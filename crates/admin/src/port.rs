@@ -17,7 +17,7 @@ use axum::{Router, http::HeaderName};
 use queue::Queue;
 
 use crate::token::{Token, TokenError};
-use crate::{api, page};
+use crate::{Passwords, api, page};
 
 /// Scripts and styles are ours alone, none is in the page itself, and none can be made of text.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -34,9 +34,13 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 /// What is served on the port.
-pub fn router(queue: Arc<dyn Queue>, token_file: &Path) -> Router {
+pub fn router(
+    queue: Arc<dyn Queue>,
+    passwords: Option<Arc<dyn Passwords>>,
+    token_file: &Path,
+) -> Router {
     let token_file: Arc<Path> = token_file.into();
-    api::router(queue)
+    api::router(queue, passwords)
         .route_layer(middleware::from_fn_with_state(token_file, with_token))
         .merge(page::router())
         .layer(middleware::from_fn(under_our_name))

@@ -10,7 +10,7 @@ use queue::Queue;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::api;
+use crate::{Passwords, api};
 
 /// The socket, bound and not yet serving.
 #[derive(Debug)]
@@ -54,10 +54,16 @@ impl Server {
     }
 
     /// Serves until `stop`, then removes the socket.
-    pub async fn serve(self, queue: Arc<dyn Queue>, stop: CancellationToken) -> io::Result<()> {
+    pub async fn serve(
+        self,
+        queue: Arc<dyn Queue>,
+        passwords: Option<Arc<dyn Passwords>>,
+        stop: CancellationToken,
+    ) -> io::Result<()> {
+        let router = api::router(queue, passwords);
         // Not gracefully: an operator's endless list must not hold the process.
         let served = tokio::select! {
-            served = async { axum::serve(self.listener, api::router(queue)).await } => served,
+            served = async { axum::serve(self.listener, router).await } => served,
             () = stop.cancelled() => Ok(()),
         };
         let _ = fs::remove_file(&self.path);

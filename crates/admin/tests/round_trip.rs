@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use admin::client::{Client, ClientError};
 use admin::server::{BindError, Server};
-use admin::{ActRequest, Query};
+use admin::{ActRequest, PasswordView, Passwords, Query};
 use bytes::Bytes;
 use mail_types::{
     BodyType, Domain, Envelope, Host, Mailbox, Origin, Recipient, ReversePath, TenantId, Timestamp,
@@ -40,6 +40,21 @@ async fn commit(queue: &SimulatedQueue, sender: &str, recipient: &str) -> mail_t
     draft.id()
 }
 
+struct Alice;
+
+#[async_trait::async_trait]
+impl Passwords for Alice {
+    async fn of(&self, login: &str) -> Result<Option<Vec<PasswordView>>, String> {
+        let view = PasswordView {
+            name: "phone".to_owned(),
+            scheme: "ARGON2ID".to_owned(),
+            last_use: Some(NOW),
+            listener: Some("submission".to_owned()),
+        };
+        Ok((login == "alice&b=c@example.org").then(|| vec![view]))
+    }
+}
+
 #[tokio::test]
 async fn list_show_act_and_refuse() {
     let clock = VirtualClock::new(NOW);
@@ -56,7 +71,7 @@ async fn list_show_act_and_refuse() {
     assert!(Server::bind(&path).await.is_err(), "a socket in use is not taken over");
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(server.serve(Arc::new(queue), stop.clone()));
+    tasks.spawn(server.serve(Arc::new(queue), Some(Arc::new(Alice)), stop.clone()));
 
     let list = async |query: &Query| {
         let mut found = Vec::new();
@@ -79,6 +94,10 @@ async fn list_show_act_and_refuse() {
     let job = client.show(id).await.unwrap().remove(0);
     assert_eq!((job.phase, job.next_hop.as_str()), (Phase::Held, "smtp:example.net"));
     assert_eq!(client.stats().await.unwrap().held, 1);
+    let passwords = client.passwords("alice&b=c@example.org").await.unwrap();
+    assert_eq!((passwords.len(), passwords[0].last_use), (1, Some(NOW)));
+    let nobody = client.passwords("bob@example.org").await;
+    assert!(matches!(nobody, Err(ClientError::Refused(why)) if why.contains("no such mailbox")));
 
     stop.cancel();
     tasks.join_next().await.unwrap().unwrap().unwrap();
@@ -115,8 +134,10 @@ async fn a_queue_that_fails_says_so_in_the_last_line() {
     let server = Server::bind(&path).await.unwrap();
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(server.serve(Arc::new(queue.clone()), stop.clone()));
+    tasks.spawn(server.serve(Arc::new(queue.clone()), None, stop.clone()));
     let client = Client::new(&path);
+    let elsewhere = client.passwords("alice@example.org").await;
+    assert!(matches!(elsewhere, Err(ClientError::Refused(why)) if why.contains("this process")));
     let start = "the queue does not answer: ";
     let says_why =
         |error: &ClientError| matches!(error, ClientError::Refused(why) if why.starts_with(start));

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use mail_types::{Domain, Host, LocalPart, Mailbox, MailboxError, TenantId};
+use senders::Limits;
 
 use crate::graph;
 use crate::identity::{Identity, key, name};
@@ -24,6 +25,8 @@ const PASSWORDS_MAX: usize = 10;
 /// RFC 5321 §4.5.3.1.7.
 const MESSAGE_SIZE_BYTES_LEAST: u64 = 64 * 1024;
 const MESSAGE_SIZE_BYTES_MAX: u64 = 1 << 30;
+const RECIPIENTS_MAX: u32 = 10_000_000;
+
 impl Table {
     /// Builds a table of everything declared, or says all that is wrong with it.
     pub fn compile(declared: &[Declared], settings: &Settings) -> Result<Self, Vec<Problem>> {
@@ -151,6 +154,7 @@ impl Compiler {
             tenant: tenant(metadata),
             alias_of: None,
             max_message_size_bytes: spec.inbound.max_message_size_bytes,
+            sending_limits: spec.sending_limits,
             entries: HashMap::new(),
             catch_all: None,
         };
@@ -163,6 +167,10 @@ impl Compiler {
         if !spec.inbound.aliases.is_empty() || spec.inbound.catch_all.is_some() {
             let message = format!("{domain} has the names of {of}, and none of its own");
             self.wrong(at, "spec.inbound", message, "declare them in that domain");
+        }
+        if !spec.sending_limits.is_empty() {
+            let message = format!("{domain} has the mailboxes of {of}, which log in by its name");
+            self.wrong(at, "spec.sendingLimits", message, "declare them in that domain");
         }
         let (field, remedy) = ("spec.aliasOf", "write a name such as example.org");
         let Some(target) = self.own_domain(at, field, of, remedy, metadata) else { return };
@@ -208,6 +216,22 @@ impl Compiler {
             self.wrong(at, field, format!("{size} is out of range"), remedy);
         }
         self.check_count(at, "spec.inbound.aliases", spec.inbound.aliases.len(), 0..=ALIASES_MAX);
+        self.check_limits(at, &spec.sending_limits);
+    }
+
+    fn check_limits(&mut self, at: &Declared, limits: &Limits) {
+        for (field, limit) in [
+            ("recipientsPerHour", limits.recipients_per_hour),
+            ("recipientsPerDay", limits.recipients_per_day),
+        ] {
+            if let Some(limit) = limit.filter(|limit| !(1..=RECIPIENTS_MAX).contains(limit)) {
+                let field = format!("spec.sendingLimits.{field}");
+                let remedy = format!(
+                    "write 1 to {RECIPIENTS_MAX}; who must not send at all has no passwords"
+                );
+                self.wrong(at, &field, format!("{limit} is out of range"), &remedy);
+            }
+        }
     }
 
     fn check_count(
@@ -231,6 +255,7 @@ impl Compiler {
             self.wrong(at, "spec.aliases", message, "write them as identities");
         }
         self.check_passwords(at, &spec.passwords);
+        self.check_limits(at, &spec.sending_limits);
         let Some(address) = self.own_address(at, "spec.address", &spec.address, metadata) else {
             return;
         };
@@ -254,9 +279,17 @@ impl Compiler {
         if spec.suspended || spec.passwords.is_empty() {
             return;
         }
-        let hashes = spec.passwords.iter().map(|password| password.hash.clone()).collect();
-        let (login, tenant) = (address.to_string(), tenant(metadata));
-        let identity = Identity { login, tenant, hashes, addresses, domains };
+        let of =
+            |text: fn(&Password) -> &String| spec.passwords.iter().map(text).cloned().collect();
+        let identity = Identity {
+            login: address.to_string(),
+            tenant: tenant(metadata),
+            hashes: of(|password| &password.hash),
+            password_names: of(|password| &password.name),
+            sending_limits: spec.sending_limits,
+            addresses,
+            domains,
+        };
         self.table.identities.insert(key(&address), identity);
     }
 

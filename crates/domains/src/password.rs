@@ -59,6 +59,11 @@ fn split(hash: &str) -> Result<(Scheme, &str), String> {
     }
 }
 
+/// How a hash was made, by its name in Dovecot.
+pub fn scheme(hash: &str) -> Option<&'static str> {
+    split(hash).ok().map(|(scheme, _)| scheme.label())
+}
+
 /// What is wrong with a hash, if anything.
 pub(crate) fn check(hash: &str) -> Result<(), String> {
     let checked = split(hash).and_then(|(scheme, crypt)| match scheme {
@@ -165,6 +170,8 @@ mod tests {
             }
         }
         assert_eq!(check(&format!("{{ARGON2ID}}{ARGON2ID}")), Ok(()));
+        let schemes = [SHA512, BCRYPT, ARGON2ID, "secret"].map(scheme);
+        assert_eq!(schemes, [Some("SHA512-CRYPT"), Some("BLF-CRYPT"), Some("ARGON2ID"), None]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use mail_types::{Domain, Mailbox, TenantId};
+use senders::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{Identity, key, name};
@@ -32,6 +33,8 @@ pub enum Row {
         max_message_size_bytes: Option<u64>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         catch_all: Vec<Mailbox>,
+        #[serde(default, skip_serializing_if = "Limits::is_empty")]
+        sending_limits: Limits,
     },
     Mailbox {
         address: Mailbox,
@@ -56,6 +59,11 @@ pub struct Login {
     /// Of its passwords; none where they are kept apart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hashes: Vec<String>,
+    /// Of its passwords, in the order of the hashes; versions before names were shown have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    names: Vec<String>,
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    sending_limits: Limits,
     /// The addresses it may send as, in the form in which they are compared.
     addresses: Vec<String>,
     /// Domains of which it may send as any address.
@@ -125,6 +133,8 @@ impl Row {
             login: address.to_string(),
             tenant: tenant.clone(),
             hashes,
+            password_names: login.names.clone(),
+            sending_limits: login.sending_limits,
             addresses: login.addresses.clone(),
             domains: login.domains.clone(),
         }))
@@ -187,6 +197,8 @@ impl Table {
     fn row_of_mailbox(&self, address: Mailbox, send_only: bool) -> Row {
         let login = self.identities.get(&key(&address)).map(|identity| Login {
             hashes: identity.hashes.clone(),
+            names: identity.password_names.clone(),
+            sending_limits: identity.sending_limits,
             addresses: identity.addresses.clone(),
             domains: identity.domains.clone(),
         });
@@ -223,12 +235,14 @@ impl Table {
                 alias_of,
                 max_message_size_bytes,
                 catch_all,
+                sending_limits,
             } => {
                 declaration.is_declared = true;
                 declaration.inbound = *inbound;
                 declaration.tenant = tenant.clone();
                 declaration.alias_of.clone_from(alias_of);
                 declaration.max_message_size_bytes = *max_message_size_bytes;
+                declaration.sending_limits = *sending_limits;
                 declaration.catch_all = (!catch_all.is_empty()).then(|| catch_all[..].into());
                 return;
             }
@@ -275,6 +289,7 @@ fn row_of_domain(domain: &Domain, declaration: &Declaration) -> Row {
         alias_of: declaration.alias_of.clone(),
         max_message_size_bytes: declaration.max_message_size_bytes,
         catch_all: declaration.catch_all.as_deref().unwrap_or_default().to_vec(),
+        sending_limits: declaration.sending_limits,
     }
 }
 
@@ -293,11 +308,13 @@ mod tests {
              maxMessageSizeBytes: 70000\n    catchAll: all@b.example\n    aliases:\n    \
              - {{match: postmaster, to: [Alice@a.example, \"\\\"x y\\\"@c.example\"]}}\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: b}}\n\
-             spec:\n  domain: b.example\n  inbound: {{enabled: false}}\n\
+             spec:\n  domain: b.example\n  inbound: {{enabled: false}}\n  \
+             sendingLimits: {{recipientsPerDay: 9}}\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\n\
              metadata: {{name: alice, namespace: t}}\nspec:\n  address: Alice@a.example\n  \
              aliases: [\"\\\"a b\\\"@a.example\"]\n  \
-             passwords: [{{name: phone, hash: \"{HASH}\"}}]\n\
+             passwords: [{{name: phone, hash: \"{HASH}\"}}]\n  \
+             sendingLimits: {{recipientsPerHour: 7}}\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\n\
              metadata: {{name: bob, namespace: t}}\nspec: {{address: bob@a.example}}\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\

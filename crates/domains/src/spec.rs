@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use senders::Limits;
 use serde::{Deserialize, Serialize};
 
 /// The only version there is.
@@ -29,6 +30,10 @@ pub struct MailDomainSpec {
     pub alias_of: Option<String>,
     #[serde(default)]
     pub inbound: Inbound,
+    /// How many recipients all its mailboxes together may send to, where it is another number than
+    /// the process' own. Each 1 to 10000000.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub sending_limits: Limits,
 }
 
 /// How mail for the domain is taken.
@@ -89,6 +94,10 @@ pub struct MailboxSpec {
     /// Refuses logins; mail is still received.
     #[serde(default)]
     pub suspended: bool,
+    /// How many recipients it may send to, where it is another number than the process' own. Each 1
+    /// to 10000000.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub sending_limits: Limits,
 }
 
 /// A password, by its hash.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use mail_types::{Domain, Host, LocalPart, Mailbox, TenantId, Timestamp};
+use senders::Limits;
 
 use crate::identity::{Identity, key, name};
 use crate::srs::Srs;
@@ -37,6 +38,8 @@ pub(crate) struct Declaration {
     /// The domain whose names are this one's.
     pub(crate) alias_of: Option<Domain>,
     pub(crate) max_message_size_bytes: Option<u64>,
+    /// What its logins together may send.
+    pub(crate) sending_limits: Limits,
     /// By local part in lower case.
     pub(crate) entries: HashMap<Box<str>, Entry>,
     pub(crate) catch_all: Option<Box<[Mailbox]>>,
@@ -51,6 +54,7 @@ impl Default for Declaration {
             tenant: TenantId::new("default"),
             alias_of: None,
             max_message_size_bytes: None,
+            sending_limits: Limits::default(),
             entries: HashMap::new(),
             catch_all: None,
         }
@@ -129,6 +133,11 @@ impl Table {
     pub fn max_message_size_bytes(&self, domain: &Domain) -> Option<u64> {
         let of = |domain| self.domain(domain)?.max_message_size_bytes;
         of(domain).or_else(|| of(self.canonical(domain)))
+    }
+
+    /// What the logins of a domain together may send, as far as it was declared.
+    pub fn sending_limits(&self, domain: &Domain) -> Limits {
+        self.domain(domain).map(|declaration| declaration.sending_limits).unwrap_or_default()
     }
 
     /// Whom a bounce is for that came to `address`, if that is one of forwarded mail. Where it has

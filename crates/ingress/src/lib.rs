@@ -12,7 +12,8 @@
 //! **Security.** No network address is trusted: relaying is for those who authenticated, sender and
 //! From are bound to their identity, recipients are checked at RCPT against the domain table.
 //! Without a complete table the answer is `451`, and so it is for a recipient that is not in it
-//! until that is proven to be no lag. Passwords are checked under TLS only, few at a
+//! until that is proven to be no lag. Who logs in sends to so many recipients an hour and a day, as
+//! `senders` counts them. Passwords are checked under TLS only, few at a
 //! time, as slowly for users that do not exist. See `smtp` for framing.
 //!
 //! **Diagnostics.** One event `accepted` or `refused` per message, counters for every limit.
@@ -24,11 +25,13 @@ mod budget;
 mod clients;
 pub mod config;
 mod deadline;
+mod last_use;
 mod listener;
 mod metrics;
 mod policy;
 mod proxy;
 mod replies;
+mod sending;
 mod session;
 mod shared;
 mod stream;
@@ -43,6 +46,7 @@ use arc_swap::ArcSwapOption;
 use domains::{Absence, Logins, Srs, Table};
 use mail_types::Host;
 use queue::Queue;
+use senders::{LastUseStore, Pool};
 use smtp::ListenerKind;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -73,6 +77,10 @@ pub struct Services {
     pub absence: Arc<dyn Absence>,
     /// Asked who logs in.
     pub logins: Arc<dyn Logins>,
+    /// Where the recipients of those who log in are counted.
+    pub pool: Arc<dyn Pool>,
+    /// Where it is kept when passwords were used last.
+    pub last_uses: Arc<dyn LastUseStore>,
     /// Rewrites the reverse-path of what aliases lead elsewhere, and takes bounces of it.
     pub srs: Option<Arc<Srs>>,
     pub metrics: Metrics,
@@ -162,6 +170,7 @@ impl Ingress {
             let fresh = Arc::clone(certificates).keep_fresh(self.reload, stop.clone());
             tracker.spawn(fresh);
         }
+        tracker.spawn(Arc::clone(&self.shared.uses).keep(leave.clone()));
         let door = Door {
             shared: Arc::clone(&self.shared),
             tracker: tracker.clone(),

@@ -15,6 +15,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use domains::{Claimant, Identity, Table};
 use mail_types::Reply;
 use runtime::trace::{self, TARGET};
+use senders::Refusal;
 use smtp::{
     Answer, Awaiting, Credentials, Event, ListenerKind, MailCommand, RcptCommand, ServerSession,
     Transport,
@@ -293,6 +294,9 @@ impl Session {
         let (result, refusal) = match verdict {
             Verdict::Accepted(hash) => {
                 self.login = Login::new(claimant, hash, table);
+                if let Some(Login { identity, hash, .. }) = &self.login {
+                    self.shared.uses.note(identity, hash, self.core.kind());
+                }
                 self.shared.metrics.authenticated("accepted");
                 return Answer::Accept;
             }
@@ -323,7 +327,9 @@ impl Session {
         }
         let protocol = self.core.protocol(&mail);
         let span = self.transaction_span();
-        self.transaction = Some(Box::new(Transaction::new(mail, protocol, span)));
+        let login = self.login.as_ref();
+        let tally = login.map(|login| self.shared.sending.tally(&login.identity, &login.table));
+        self.transaction = Some(Box::new(Transaction::new(mail, protocol, span, tally)));
         Answer::Accept
     }
 
@@ -385,10 +391,43 @@ impl Session {
                 return self.refuse("rcpt", refusal);
             }
         };
-        if let Some(transaction) = &mut self.transaction {
-            transaction.add(rcpt, route);
+        let Some(transaction) = &mut self.transaction else {
+            return self.refuse("rcpt", replies::CANNOT_STORE);
+        };
+        if let Err(refusal) = transaction.count_recipient(runtime::clock::now()).await {
+            return self.refuse_too_many(&refusal);
         }
+        transaction.add(rcpt, route);
         Answer::Accept
+    }
+
+    /// One line an hour says that a limit is reached: whoever floods must not flood the log.
+    fn refuse_too_many(&self, refusal: &Refusal) -> Answer {
+        let (account, exceeded, is_news) = match refusal {
+            Refusal::Exceeded { account, exceeded, is_news } => (account, exceeded, *is_news),
+            Refusal::Unknown { why, is_news } => {
+                if *is_news {
+                    tracing::warn!(event = "sending_unknown", why);
+                }
+                return self.refuse("rcpt", replies::SENDING_UNKNOWN);
+            }
+        };
+        self.shared.metrics.limited(account.scope);
+        if is_news {
+            tracing::warn!(
+                event = "sending_limited",
+                scope = %account.scope,
+                account = &*account.name,
+                limit = exceeded.limit,
+                per = %exceeded.period,
+                wait_seconds = exceeded.wait.as_secs(),
+                login = self.identity().map(Identity::login),
+                client = %self.peer,
+            );
+        }
+        let reply = replies::sent_enough(account.scope, exceeded);
+        self.shared.metrics.refused("rcpt", &reply);
+        Answer::Refuse(reply)
     }
 
     fn refuse(&self, at: &'static str, canned: Canned) -> Answer {

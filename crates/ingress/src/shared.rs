@@ -17,8 +17,10 @@ use crate::auth::Authenticator;
 use crate::budget::Budget;
 use crate::clients::Clients;
 use crate::config::{Config, LimitsConfig};
+use crate::last_use::Uses;
 use crate::listener::Admission;
 use crate::metrics::Metrics;
+use crate::sending::Sending;
 
 /// Settings, handles and limits of the role.
 pub(crate) struct Shared {
@@ -34,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) srs: Option<Arc<Srs>>,
     pub(crate) metrics: Metrics,
     pub(crate) authenticator: Authenticator,
+    pub(crate) sending: Sending,
+    pub(crate) uses: Arc<Uses>,
     pub(crate) admission: Admission,
     pub(crate) clients: Arc<Clients>,
     pub(crate) budget: Budget,
@@ -63,7 +67,7 @@ impl Shared {
         services: Services,
         acceptor: Option<TlsAcceptor>,
     ) -> Self {
-        let Services { queue, domains, absence, logins, srs, metrics } = services;
+        let Services { queue, domains, absence, logins, pool, last_uses, srs, metrics } = services;
         let limits = config.limits.clone();
         let starttls = if acceptor.is_some() { StartTls::Offered } else { StartTls::Unavailable };
         let session = |kind| {
@@ -85,6 +89,8 @@ impl Shared {
             logins,
             srs,
             authenticator: Authenticator::new(&config.auth),
+            sending: Sending::new(pool, config.sending_limits.clone()),
+            uses: Arc::new(Uses::new(last_uses)),
             admission: Admission::new(limits.connections_max),
             clients: Arc::default(),
             budget: Budget::new(

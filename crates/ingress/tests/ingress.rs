@@ -4,6 +4,7 @@
 
 mod ingress {
     mod client;
+    mod last_use_memory;
     mod memory_queue;
     mod server;
 
@@ -12,6 +13,7 @@ mod ingress {
     mod limits;
     mod proxied;
     mod relaying;
+    mod sending;
     mod smuggling;
     mod stopping;
     mod storing;

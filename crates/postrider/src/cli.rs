@@ -220,6 +220,16 @@ pub(crate) enum DomainCommand {
         #[command(flatten)]
         target: Target,
     },
+    /// Show the passwords by which somebody logs in: names, schemes, when each was used last.
+    ///
+    /// Asks the running process, which must be one with submission listeners. What it shows may be
+    /// a minute old. A password is revoked by removing it from the Mailbox.
+    Passwords {
+        /// The mailbox's address.
+        address: String,
+        #[command(flatten)]
+        target: Target,
+    },
     /// Make the keys that secrets in NATS KV are sealed to: a pair for each class.
     ///
     /// CLASS.pub seals and is for where domains are applied, and compare.key with it; CLASS.key

@@ -3,6 +3,7 @@
 //! It names the concrete backends (the embedded log, JetStream, DNS) and nothing else: what the
 //! roles do is in their crates.
 
+mod accounts;
 mod backend;
 mod check;
 mod cli;
@@ -10,13 +11,16 @@ mod config;
 mod documents;
 mod domain_command;
 mod dsn_route;
+mod last_use_file;
 mod nats_command;
 mod output;
 mod password;
+mod passwords;
 mod queue_command;
 mod queue_metrics;
 mod resources;
 mod secrets;
+
 mod serve;
 mod srs;
 mod table;

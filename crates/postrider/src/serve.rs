@@ -17,10 +17,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accounts::Accounts;
 use crate::backend::Backend;
 use crate::cli::LogFormat;
 use crate::config::{Config, Refused, refused};
+use crate::passwords::Passwords;
 use crate::queue_metrics::Watched;
+
 use crate::table::Domains;
 use crate::{backend, dsn_route, output, srs};
 
@@ -145,26 +148,42 @@ impl Opening {
         self.readiness.ready("queue");
         let queue = backend.queue();
         watched.watch(backend.clone());
-        let parts =
-            Parts { config, queue: &queue, domains: &self.domains, srs: srs::open(config)? };
+        let accounts = Accounts::open(config, roles).await?;
+        let parts = Parts {
+            config,
+            queue: &queue,
+            domains: &self.domains,
+            accounts: &accounts,
+            srs: srs::open(config)?,
+        };
         let made = metrics.make(&parts)?;
         let socket = config.admin_socket();
         let admin = admin::server::Server::bind(&socket).await;
         let admin = admin.with_context(|| format!("cannot listen on {}", socket.display()))?;
-        let admin = admin.serve(queue.clone(), self.last.clone());
+        let passwords = roles.contains(&Role::Ingress).then(|| self.passwords(&accounts));
+        let admin = admin.serve(queue.clone(), passwords.clone(), self.last.clone());
         self.doors.spawn(async move { admin.await.unwrap_or_else(|error| log_admin(&error)) });
-        let admin_address = self.open_port(queue).await?;
+        let admin_address = self.open_port(queue, passwords).await?;
         Ok(Some(Process { opening: self, backend, made, http_address, admin_address }))
     }
 
+    fn passwords(&self, accounts: &Accounts) -> Arc<dyn admin::Passwords> {
+        let (table, logins) = (self.domains.table.clone(), self.domains.logins());
+        Arc::new(Passwords { table, logins, last_uses: accounts.last_uses.clone() })
+    }
+
     /// The port for operators, if there is to be one.
-    async fn open_port(&mut self, queue: Arc<dyn Queue>) -> anyhow::Result<Option<SocketAddr>> {
+    async fn open_port(
+        &mut self,
+        queue: Arc<dyn Queue>,
+        passwords: Option<Arc<dyn admin::Passwords>>,
+    ) -> anyhow::Result<Option<SocketAddr>> {
         let Some(port) = self.config.admin_port()? else { return Ok(None) };
         let listener = TcpListener::bind(port.address).await.with_context(|| {
             format!("admin.listen: cannot listen on {}; is it in use?", port.address)
         })?;
         let address = listener.local_addr()?;
-        let router = admin::port::router(queue, &port.token_file);
+        let router = admin::port::router(queue, passwords, &port.token_file);
         let serve = runtime::http::serve(listener, router, ADMIN_LASTING, self.last.clone());
         self.doors.spawn(serve);
         Ok(Some(address))
@@ -183,6 +202,7 @@ struct Parts<'a> {
     config: &'a Config,
     queue: &'a Arc<dyn Queue>,
     domains: &'a Domains,
+    accounts: &'a Accounts,
     srs: Option<Arc<Srs>>,
 }
 
@@ -304,12 +324,14 @@ fn log_admin(error: &std::io::Error) {
 }
 
 fn bind_ingress(parts: &Parts<'_>, metrics: ingress::Metrics) -> anyhow::Result<ingress::Ingress> {
-    let Parts { config, queue, domains, srs } = parts;
+    let Parts { config, queue, domains, accounts, srs } = parts;
     let services = ingress::Services {
         queue: Arc::clone(queue),
         domains: domains.table.clone(),
         absence: domains.absence(),
         logins: domains.logins(),
+        pool: accounts.pool.clone(),
+        last_uses: accounts.last_uses.clone(),
         srs: srs.clone(),
         metrics,
     };
@@ -325,7 +347,7 @@ fn make_delivery(
     parts: &Parts<'_>,
     metrics: delivery::Metrics,
 ) -> anyhow::Result<delivery::Delivery> {
-    let Parts { config, queue, domains, srs } = parts;
+    let Parts { config, queue, domains, srs, .. } = parts;
     let resolver = resolve::Dns::new(&config.resolver).context("resolver")?;
     let setup = delivery::Setup {
         queue: Arc::clone(queue),
@@ -340,7 +362,7 @@ fn make_delivery(
 }
 
 fn make_mda(parts: &Parts<'_>, metrics: mda::Metrics) -> anyhow::Result<mda::Mda> {
-    let Parts { config, queue, domains, srs } = parts;
+    let Parts { config, queue, domains, srs, .. } = parts;
     let setup = mda::Setup {
         queue: Arc::clone(queue),
         domains: domains.table.clone(),

@@ -105,6 +105,18 @@ const PUBLISH: Rows = &[
     // Operators' questions: any owner passes on what it is asked.
     (&[Worker, Mda, Admin], &["postrider.owner.*", "postrider.answer.*"]),
     (&[Admin], &["$JS.API.STREAM.MSG.GET.KV_own"]),
+    // What those who log in have sent, and when.
+    (
+        &[Ingress],
+        &[
+            "$KV.sending.>",
+            "$JS.API.STREAM.MSG.GET.KV_sending",
+            "$JS.API.STREAM.CREATE.KV_sending",
+            "$KV.logins.>",
+            "$JS.API.STREAM.MSG.GET.KV_logins",
+            "$JS.API.STREAM.CREATE.KV_logins",
+        ],
+    ),
     // The domain table.
     (
         &[Admin],

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admin::{PasswordView, Passwords};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -52,13 +53,29 @@ impl Answer {
     }
 }
 
+/// Knows one password of everybody.
+struct Alice;
+
+#[async_trait::async_trait]
+impl Passwords for Alice {
+    async fn of(&self, _: &str) -> Result<Option<Vec<PasswordView>>, String> {
+        Ok(Some(vec![PasswordView {
+            name: "phone".to_owned(),
+            scheme: "ARGON2ID".to_owned(),
+            last_use: Some(NOW),
+            listener: Some("submission".to_owned()),
+        }]))
+    }
+}
+
 impl Served {
     pub(crate) async fn start() -> Self {
         let queue = SimulatedQueue::new(1, Settings::default(), VirtualClock::new(NOW).reader());
         let dir = tempfile::tempdir().unwrap();
         let token_file = dir.path().join("token");
         write_token(&token_file, TOKEN);
-        let router = admin::port::router(Arc::new(queue.clone()), &token_file);
+        let router =
+            admin::port::router(Arc::new(queue.clone()), Some(Arc::new(Alice)), &token_file);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
