@@ -10,6 +10,7 @@ use crate::graph;
 use crate::identity::{Identity, key, name};
 use crate::password;
 use crate::problem::{Problem, Source};
+use crate::scram;
 use crate::spec::{Alias, Inbound, MailDomainSpec, MailboxSpec, Metadata, Password};
 use crate::table::{Declaration, Entry, Settings, Table, Target};
 use crate::yaml::{self, Declared, Resource};
@@ -290,6 +291,8 @@ impl Compiler {
             addresses,
             domains,
         };
+        let is_scram = |hash: &String| password::scheme(hash) == Some(scram::LABEL);
+        self.table.has_scram |= identity.hashes.iter().any(is_scram);
         self.table.identities.insert(key(&address), identity);
     }
 
@@ -319,13 +322,20 @@ impl Compiler {
 
     fn check_passwords(&mut self, at: &Declared, passwords: &[Password]) {
         self.check_count(at, "spec.passwords", passwords.len(), 0..=PASSWORDS_MAX);
-        let mut names = HashSet::new();
+        let (mut names, mut has_scram) = (HashSet::new(), false);
         for (n, password) in passwords.iter().enumerate() {
             if !names.insert(&password.name) {
                 let message = format!("there are two of the name {:?}", password.name);
                 let remedy = "name each password for what it is used for, such as phone";
                 self.wrong(at, &format!("spec.passwords[{n}].name"), message, remedy);
             }
+            let is_scram = password::scheme(&password.hash) == Some(scram::LABEL);
+            if is_scram && has_scram {
+                let message = "is the second of SCRAM-SHA-256, and a client is told one salt only";
+                let remedy = "make the hashes of the other passwords with --scheme argon2id";
+                self.wrong(at, &format!("spec.passwords[{n}].hash"), message, remedy);
+            }
+            has_scram |= is_scram;
             if let Err(message) = password::check(&password.hash) {
                 let remedy = "run `postrider mailbox hash-password` and paste what it prints";
                 self.wrong(at, &format!("spec.passwords[{n}].hash"), message, remedy);

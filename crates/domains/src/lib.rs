@@ -22,6 +22,7 @@ pub mod password;
 mod problem;
 mod resolve;
 mod row;
+pub mod scram;
 pub mod spec;
 mod srs;
 mod table;

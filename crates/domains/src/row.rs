@@ -271,6 +271,11 @@ impl Table {
         self.postmaster = postmaster;
     }
 
+    /// Sets whether anybody could log in by SCRAM: logins are in no row's keeping.
+    pub fn set_scram(&mut self, has_scram: bool) {
+        self.has_scram = has_scram;
+    }
+
     /// Whether all names are in domains that have a row.
     ///
     /// # Errors

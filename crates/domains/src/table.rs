@@ -25,6 +25,8 @@ pub struct Table {
     /// Of a table that was compiled; what is put together from rows has none.
     pub(crate) identities: BTreeMap<String, Identity>,
     pub(crate) postmaster: Option<Mailbox>,
+    /// Some login has keys of SCRAM.
+    pub(crate) has_scram: bool,
 }
 
 /// What was declared for a domain.
@@ -169,6 +171,11 @@ impl Table {
         let login = login.to_ascii_lowercase();
         let next = self.identities.range(login..).next();
         next.or_else(|| self.identities.first_key_value()).map(|(_, identity)| identity)
+    }
+
+    /// Whether anybody could log in by SCRAM-SHA-256.
+    pub fn offers_scram(&self) -> bool {
+        self.has_scram
     }
 
     /// Where `<postmaster>` leads.

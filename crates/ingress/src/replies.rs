@@ -39,6 +39,8 @@ pub(crate) const AUTH_UNAVAILABLE: Canned =
 pub(crate) const BAD_CREDENTIALS: Canned =
     Canned::new(535, (5, 7, 8), "Authentication credentials invalid");
 
+pub(crate) const BAD_RESPONSE: Canned = Canned::new(501, (5, 5, 2), "Bad authentication response");
+
 pub(crate) const LOGIN_ENDED: Canned =
     Canned::new(421, (4, 7, 0), "Your login is no longer valid, log in again");
 

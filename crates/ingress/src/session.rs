@@ -4,6 +4,7 @@ mod content;
 mod forwards;
 mod header;
 mod prefix;
+mod scram;
 mod transaction;
 
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{Span, debug_span, field};
 
+use self::scram::ScramLogin;
 use self::transaction::Transaction;
 use crate::auth::{Hashes, Verdict};
 use crate::clients::ClientKey;
@@ -60,6 +62,7 @@ pub(crate) struct Session {
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     tls: Option<String>,
     login: Option<Login>,
+    scram: Option<Box<ScramLogin>>,
     transaction: Option<Box<Transaction>>,
     had_transaction: bool,
     /// When content that trickles is given up.
@@ -104,6 +107,7 @@ impl Session {
             deadline: Deadline::after(shared.times.command),
             stop: Box::pin(stop.cancelled_owned()),
             login: None,
+            scram: None,
             transaction: None,
             had_transaction: false,
             content_until: Instant::now(),
@@ -156,6 +160,8 @@ impl Session {
                 return Ok(());
             }
             Event::Authenticate(credentials) => self.authenticate(credentials).await,
+            Event::BeginScram(message) => self.begin_scram(&message).await,
+            Event::GoOnWithScram(message) => self.go_on_with_scram(&message).await,
             Event::Mail(mail) => self.mail(*mail).await,
             Event::Recipient(rcpt) => self.recipient(*rcpt).await,
             Event::BeginContent => self.begin_content().await,
@@ -278,34 +284,34 @@ impl Session {
     }
 
     async fn authenticate(&mut self, credentials: Credentials) -> Answer {
-        let Some(table) = self.shared.domains.load_full() else {
-            return self.refuse("auth", replies::AUTH_UNAVAILABLE);
-        };
-        let claimant = match self.shared.logins.find(&table, &credentials.login).await {
-            Ok(claimant) => claimant,
-            Err(error) => {
-                tracing::warn!(event = "auth_unavailable", client = %self.peer, %error);
-                self.shared.metrics.authenticated("unavailable");
-                return self.refuse("auth", replies::AUTH_UNAVAILABLE);
-            }
+        let (table, claimant) = match self.shared.claimant(&credentials.login, self.peer).await {
+            Ok(found) => found,
+            Err(refusal) => return self.refuse("auth", refusal),
         };
         let hashes = Hashes::of(&claimant);
         let verdict = self.shared.authenticator.check(self.client, &credentials, hashes).await;
         let (result, refusal) = match verdict {
             Verdict::Accepted(hash) => {
-                self.login = Login::new(claimant, hash, table);
-                if let Some(Login { identity, hash, .. }) = &self.login {
-                    self.shared.uses.note(identity, hash, self.core.kind());
-                }
-                self.shared.metrics.authenticated("accepted");
+                self.log_in(claimant, hash, table);
                 return Answer::Accept;
             }
             Verdict::Rejected => ("rejected", replies::BAD_CREDENTIALS),
             Verdict::Blocked => ("blocked", replies::TOO_MANY_FAILURES),
             Verdict::Busy => ("busy", replies::AUTH_BUSY),
         };
+        self.refuse_login(&credentials.login, result, refusal)
+    }
+
+    fn log_in(&mut self, claimant: Claimant, hash: String, table: Arc<Table>) {
+        self.login = Login::new(claimant, hash, table);
+        if let Some(Login { identity, hash, .. }) = &self.login {
+            self.shared.uses.note(identity, hash, self.core.kind());
+        }
+        self.shared.metrics.authenticated("accepted");
+    }
+
+    fn refuse_login(&self, login: &str, result: &'static str, refusal: Canned) -> Answer {
         self.shared.metrics.authenticated(result);
-        let login = &credentials.login;
         tracing::info!(event = "auth_refused", client = %self.peer, ?login, result);
         self.refuse("auth", refusal)
     }

@@ -1,13 +1,14 @@
 //! What all sessions share.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domains::{Absence, Logins, Srs, Table};
+use domains::{Absence, Claimant, Logins, Srs, Table};
 use mail_types::Host;
 use queue::Queue;
-use smtp::{ListenerKind, ServerConfig, StartTls};
+use smtp::{ListenerKind, Scram, ServerConfig, StartTls};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -20,6 +21,7 @@ use crate::config::{Config, LimitsConfig};
 use crate::last_use::Uses;
 use crate::listener::Admission;
 use crate::metrics::Metrics;
+use crate::replies::{self, Canned};
 use crate::sending::Sending;
 
 /// Settings, handles and limits of the role.
@@ -42,9 +44,15 @@ pub(crate) struct Shared {
     pub(crate) clients: Arc<Clients>,
     pub(crate) budget: Budget,
     acceptor: Option<TlsAcceptor>,
-    relay: Arc<ServerConfig>,
-    submission: Arc<ServerConfig>,
-    submissions: Arc<ServerConfig>,
+    relay: Offers,
+    submission: Offers,
+    submissions: Offers,
+}
+
+/// What a listener offers while nobody could log in by SCRAM, and while somebody could.
+struct Offers {
+    without_scram: Arc<ServerConfig>,
+    with_scram: Arc<ServerConfig>,
 }
 
 /// How long things may take.
@@ -70,14 +78,19 @@ impl Shared {
         let Services { queue, domains, absence, logins, pool, last_uses, srs, metrics } = services;
         let limits = config.limits.clone();
         let starttls = if acceptor.is_some() { StartTls::Offered } else { StartTls::Unavailable };
-        let session = |kind| {
+        let session = |kind, scram| {
             Arc::new(ServerConfig {
                 kind,
                 // In A-labels: replies are ASCII (RFC 6531 §3.7.1).
                 hostname: host.to_string(),
                 starttls,
+                scram,
                 limits: config.session_limits(),
             })
+        };
+        let offers = |kind| Offers {
+            without_scram: session(kind, Scram::Unavailable),
+            with_scram: session(kind, Scram::Offered),
         };
         let memory_wait = Duration::from_secs(limits.memory_wait_seconds);
         Self {
@@ -101,24 +114,43 @@ impl Shared {
             ),
             metrics,
             acceptor,
-            relay: session(ListenerKind::Relay),
-            submission: session(ListenerKind::Submission),
-            submissions: session(ListenerKind::Submissions),
+            relay: offers(ListenerKind::Relay),
+            submission: offers(ListenerKind::Submission),
+            submissions: offers(ListenerKind::Submissions),
             limits,
             host,
         }
     }
 
     pub(crate) fn session_config(&self, kind: ListenerKind) -> Arc<ServerConfig> {
-        Arc::clone(match kind {
+        let offers = match kind {
             ListenerKind::Relay => &self.relay,
             ListenerKind::Submission => &self.submission,
             ListenerKind::Submissions => &self.submissions,
-        })
+        };
+        let has_scram = self.domains.load().as_ref().is_some_and(|table| table.offers_scram());
+        Arc::clone(if has_scram { &offers.with_scram } else { &offers.without_scram })
     }
 
     pub(crate) fn acceptor(&self) -> Option<TlsAcceptor> {
         self.acceptor.clone()
+    }
+
+    /// Who logs in, by which table.
+    pub(crate) async fn claimant(
+        &self,
+        login: &str,
+        client: SocketAddr,
+    ) -> Result<(Arc<Table>, Claimant), Canned> {
+        let table = self.domains.load_full().ok_or(replies::AUTH_UNAVAILABLE)?;
+        match self.logins.find(&table, login).await {
+            Ok(claimant) => Ok((table, claimant)),
+            Err(error) => {
+                tracing::warn!(event = "auth_unavailable", %client, %error);
+                self.metrics.authenticated("unavailable");
+                Err(replies::AUTH_UNAVAILABLE)
+            }
+        }
     }
 
     /// A handshake within its time; failures are counted and logged.

@@ -13,6 +13,7 @@ mod ingress {
     mod limits;
     mod proxied;
     mod relaying;
+    mod scram;
     mod sending;
     mod smuggling;
     mod stopping;

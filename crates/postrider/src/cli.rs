@@ -249,7 +249,19 @@ pub(crate) enum DomainCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum MailboxCommand {
     /// Read a password from standard input and print its hash for `spec.passwords`.
-    HashPassword,
+    HashPassword {
+        /// How the hash is made. With scram-sha-256 clients may log in without sending the
+        /// password, also by PLAIN and LOGIN; a mailbox has one such password.
+        #[arg(long, value_enum, default_value_t = HashScheme::Argon2id)]
+        scheme: HashScheme,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HashScheme {
+    Argon2id,
+    #[value(name = "scram-sha-256")]
+    ScramSha256,
 }
 
 impl From<FilterArgs> for Filter {

@@ -56,7 +56,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Mailbox(MailboxCommand::HashPassword) => return password::hash_from_stdin(),
+        Command::Mailbox(MailboxCommand::HashPassword { scheme }) => {
+            return password::hash_from_stdin(scheme);
+        }
         Command::Nats(command) => {
             nats_command::run(&command);
             return Ok(());
