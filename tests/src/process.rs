@@ -218,18 +218,22 @@ impl Postrider {
     }
 }
 
+/// What tests send is no flood.
+const LIMITS: &str = "{recipientsPerHour: 10000000, recipientsPerDay: 10000000}";
+
 /// A MailDomain and its Mailboxes, whose password is [`PASSWORD`].
 pub fn domain_yaml(domain: &str, mailboxes: &[&str]) -> Result<String> {
     let postmaster = mailboxes.first().context("a domain needs a mailbox")?;
     let mut yaml = format!(
         "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: d}}\n\
-         spec:\n  domain: {domain}\n  inbound:\n    aliases:\n    \
+         spec:\n  domain: {domain}\n  sendingLimits: {LIMITS}\n  inbound:\n    aliases:\n    \
          - {{match: postmaster, to: [\"{postmaster}@{domain}\"]}}\n"
     );
     for name in mailboxes {
         yaml += &format!(
             "---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\n\
-             metadata: {{name: m-{name}}}\nspec:\n  address: {name}@{domain}\n  passwords:\n  \
+             metadata: {{name: m-{name}}}\nspec:\n  address: {name}@{domain}\n  \
+             sendingLimits: {LIMITS}\n  passwords:\n  \
              - {{name: test, hash: \"{PASSWORD_HASH}\"}}\n"
         );
     }

@@ -9,6 +9,7 @@ pub mod log;
 pub mod peer;
 pub mod saboteur;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,12 +17,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
 use domains::{AtHome, FullMailboxes, Table};
 use mail_types::{Host, Mailbox, Recipient};
 use outcome::Route;
 use prometheus_client::registry::Registry;
 use queue::{NewJob, NextHop, Queue};
 use retry::{Policy, PolicyChange};
+use senders::{LastUseStore, LastUses, Unstored};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +60,8 @@ impl World {
             full: full.clone(),
             srs: None,
             logins: Arc::new(AtHome),
+            pool: Arc::new(senders::InMemory::default()),
+            last_uses: Arc::new(Forgetful),
             metrics: ingress::Metrics::register(&mut registry),
         };
         let ingress = ingress::Ingress::bind(&ingress_config(dir)?, services)?;
@@ -108,6 +113,20 @@ pub struct Faults<'a> {
     /// Crashes of the queue.
     pub crashes: &'a [Instant],
     pub unsettled: &'a [Unsettled],
+}
+
+/// Who used which password is nobody's concern here.
+struct Forgetful;
+
+#[async_trait]
+impl LastUseStore for Forgetful {
+    async fn add(&self, _: &BTreeMap<String, LastUses>) -> Result<(), Unstored> {
+        Ok(())
+    }
+
+    async fn of(&self, _: &str) -> Result<LastUses, Unstored> {
+        Ok(LastUses::default())
+    }
 }
 
 fn table() -> Result<Table> {

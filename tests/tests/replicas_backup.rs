@@ -45,7 +45,8 @@ async fn backup(mesh: &Mesh, dir: &Path) -> Result<Vec<PathBuf>> {
     let names = nats(mesh, dir, &["stream", "ls", "--names"]).await?;
     let names: BTreeSet<&str> = names.lines().map(str::trim).collect();
     let mut saved = Vec::new();
-    for name in names.into_iter().rev().filter(|name| !name.is_empty() && *name != "KV_own") {
+    for name in names.into_iter().rev().filter(|name| !["", "KV_own", "KV_sending"].contains(name))
+    {
         let target = dir.join(name);
         let path = target.to_str().context("a path")?;
         nats(mesh, dir, &["backup", "stream", name, path, "--no-progress"]).await?;

@@ -17,6 +17,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::openapi;
+use crate::passwords;
 use crate::query::{ActRequest, Query};
 use crate::top::{self, Top, TopQuery};
 use crate::trace::{self, Trace};
@@ -31,9 +32,12 @@ pub struct Sources {
     pub queue: Arc<dyn Queue>,
     /// What the queue has forgotten.
     pub past: Arc<dyn Past>,
+    /// What is known of passwords; `None` where nobody logs in.
+    pub passwords: passwords::Shared,
 }
 
 pub(crate) fn router(sources: Sources) -> Router {
+    let passwords = sources.passwords.clone();
     Router::new()
         .route("/v1/jobs", get(jobs))
         .route("/v1/messages/{id}", get(message))
@@ -44,8 +48,9 @@ pub(crate) fn router(sources: Sources) -> Router {
         .route("/v1/top", get(top))
         .route("/v1/outcomes", get(outcomes))
         .route("/v1/openapi.json", get(document))
-        .layer(DefaultBodyLimit::max(BODY_OCTETS_MAX))
         .with_state(sources)
+        .merge(passwords::router(passwords))
+        .layer(DefaultBodyLimit::max(BODY_OCTETS_MAX))
 }
 
 type Shared = State<Sources>;

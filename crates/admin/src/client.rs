@@ -14,6 +14,7 @@ use queue::{Acted, JobSummary, Stats};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::passwords::PasswordView;
 use crate::process::{Kept, Reloaded, Snapshot};
 use crate::query::{ActRequest, Query};
 use crate::trace::Trace;
@@ -102,6 +103,11 @@ impl Client {
         let body = Bytes::from(serde_json::to_vec(request)?);
         let response = self.send("POST", "/v1/actions", body).await?;
         read_lines(response, each).await
+    }
+
+    /// The passwords by which somebody logs in.
+    pub async fn passwords(&self, login: &str) -> Result<Vec<PasswordView>, ClientError> {
+        self.ask("GET", &format!("/v1/passwords?login={}", percent_encoded(login))).await
     }
 
     pub async fn stats(&self) -> Result<Stats, ClientError> {

@@ -10,6 +10,7 @@
 //! GET  /v1/stats                    Stats
 //! GET  /v1/top?by=nextHop|reason    Top
 //! GET  /v1/outcomes                 Outcomes of the last hour
+//! GET  /v1/passwords?login=ADDRESS  [PasswordView]
 //! GET  /v1/openapi.json             what all of this looks like: docs/openapi.json
 //!
 //! GET  /                            on the port: a page for people, which asks the same
@@ -24,6 +25,7 @@ pub mod client;
 mod config;
 pub mod openapi;
 mod page;
+mod passwords;
 pub mod port;
 pub mod process;
 mod query;
@@ -36,6 +38,7 @@ mod view;
 
 pub use api::Sources;
 pub use config::{Config, ConfigError, Port};
+pub use passwords::{PasswordView, Passwords};
 pub use query::{ActRequest, Query};
 pub use token::TokenError;
 pub use top::{By, Top, TopQuery, TopRow};

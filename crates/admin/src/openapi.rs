@@ -4,6 +4,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::api;
+use crate::passwords;
 use crate::top::By;
 
 #[derive(OpenApi)]
@@ -24,6 +25,7 @@ use crate::top::By;
         api::stats,
         api::top,
         api::outcomes,
+        passwords::show,
         api::document,
     ),
     components(schemas(api::Failure, By)),

@@ -66,3 +66,12 @@ impl From<Query> for Filter {
         }
     }
 }
+
+/// Whose passwords.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Login {
+    /// The mailbox's address.
+    pub(crate) login: String,
+}

@@ -8,7 +8,7 @@ use admin::client::{Client, ClientError};
 use admin::process::{Process, Reloaded, Snapshot, SnapshotFile};
 use admin::server::Server;
 use admin::socket::BindError;
-use admin::{ActRequest, Query, Sources};
+use admin::{ActRequest, PasswordView, Passwords, Query, Sources};
 use bytes::Bytes;
 use history::History;
 use mail_types::{
@@ -43,10 +43,29 @@ async fn commit(queue: &SimulatedQueue, sender: &str, recipient: &str) -> mail_t
     draft.id()
 }
 
-fn sources(queue: SimulatedQueue, dir: &std::path::Path) -> Sources {
+fn sources(
+    queue: SimulatedQueue,
+    dir: &std::path::Path,
+    passwords: Option<Arc<dyn Passwords>>,
+) -> Sources {
     let clock = VirtualClock::new(NOW).reader();
     let history = History::open(&dir.join("history"), history::Config::default(), clock).unwrap();
-    Sources { queue: Arc::new(queue), past: Arc::new(history) }
+    Sources { queue: Arc::new(queue), past: Arc::new(history), passwords }
+}
+
+struct Alice;
+
+#[async_trait::async_trait]
+impl Passwords for Alice {
+    async fn of(&self, login: &str) -> Result<Option<Vec<PasswordView>>, String> {
+        let view = PasswordView {
+            name: "phone".to_owned(),
+            scheme: "ARGON2ID".to_owned(),
+            last_use: Some(NOW),
+            listener: Some("submission".to_owned()),
+        };
+        Ok((login == "alice&b=c@example.org").then(|| vec![view]))
+    }
 }
 
 #[tokio::test]
@@ -65,7 +84,7 @@ async fn list_show_act_and_refuse() {
     assert!(Server::bind(&path).await.is_err(), "a socket in use is not taken over");
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(server.serve(sources(queue, dir.path()), stop.clone()));
+    tasks.spawn(server.serve(sources(queue, dir.path(), Some(Arc::new(Alice))), stop.clone()));
 
     let list = async |query: &Query| {
         let mut found = Vec::new();
@@ -93,6 +112,10 @@ async fn list_show_act_and_refuse() {
     assert_eq!(content, b"body\r\n");
     let unknown = client.content(mail_types::QueueId::new(NOW, 7), &mut content).await;
     assert!(matches!(unknown, Err(ClientError::Refused(why)) if why.ends_with("not in the queue")));
+    let passwords = client.passwords("alice&b=c@example.org").await.unwrap();
+    assert_eq!((passwords.len(), passwords[0].last_use), (1, Some(NOW)));
+    let nobody = client.passwords("bob@example.org").await;
+    assert!(matches!(nobody, Err(ClientError::Refused(why)) if why.contains("no such mailbox")));
 
     stop.cancel();
     tasks.join_next().await.unwrap().unwrap().unwrap();
@@ -129,8 +152,10 @@ async fn a_queue_that_fails_says_so_in_the_last_line() {
     let server = Server::bind(&path).await.unwrap();
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(server.serve(sources(queue.clone(), dir.path()), stop.clone()));
+    tasks.spawn(server.serve(sources(queue.clone(), dir.path(), None), stop.clone()));
     let client = Client::new(&path);
+    let elsewhere = client.passwords("alice@example.org").await;
+    assert!(matches!(elsewhere, Err(ClientError::Refused(why)) if why.contains("this process")));
     let start = "the queue does not answer: ";
     let says_why =
         |error: &ClientError| matches!(error, ClientError::Refused(why) if why.starts_with(start));

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::kv::{self, Store, Watch};
-use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind, StorageType};
-use async_nats::jetstream::{self, Context, ErrorCode};
+use async_nats::jetstream::stream::StorageType;
+use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions};
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -170,7 +170,7 @@ impl Bucket {
             return Err("not connected".into());
         }
         let found = match nats::last(&self.context, STREAM, &subject(key)).await {
-            Err(error) if is_no_stream(&error) => None,
+            Err(error) if nats::is_no_stream(&error) => None,
             found => found?,
         };
         match found {
@@ -279,16 +279,6 @@ impl From<PublishError> for WriteError {
                 Self::Unknown(text.to_string().into())
             }
         }
-    }
-}
-
-fn is_no_stream(error: &Cause) -> bool {
-    let Some(error) = error.downcast_ref::<RawMessageError>() else { return false };
-    match error.kind() {
-        RawMessageErrorKind::JetStream(api) => api.error_code() == ErrorCode::STREAM_NOT_FOUND,
-        RawMessageErrorKind::NoMessageFound
-        | RawMessageErrorKind::InvalidSubject
-        | RawMessageErrorKind::Other => false,
     }
 }
 

@@ -166,6 +166,7 @@ impl Contents {
         }
         self.marker = marker.clone();
         self.table.set_postmaster(marker.postmaster.clone());
+        self.table.set_scram(marker.scram);
         if self.digest.text() != marker.digest || self.digest.rows != marker.rows {
             return Err(Incomplete::Differs(marker.generation));
         }
@@ -233,6 +234,7 @@ mod tests {
             rows: digest.rows,
             digest: digest.text(),
             postmaster: None,
+            scram: false,
             keys: Default::default(),
         }
     }

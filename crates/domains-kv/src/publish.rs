@@ -174,6 +174,7 @@ impl Writing<'_> {
             rows: digest.rows,
             digest: digest.text(),
             postmaster: table.postmaster().cloned(),
+            scram: table.offers_scram(),
             keys: self.sealer.ids(),
         }
     }

@@ -60,6 +60,9 @@ pub struct Marker {
     pub(crate) digest: String,
     /// Where mail for `<postmaster>` goes.
     pub(crate) postmaster: Option<Mailbox>,
+    /// Whether somebody may log in by SCRAM-SHA-256: what mechanisms a role offers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) scram: bool,
     /// The ids of the keys that secrets are sealed to.
     #[serde(default)]
     pub(crate) keys: BTreeMap<Class, String>,

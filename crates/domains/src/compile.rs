@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use mail_types::{Domain, Host, LocalPart, Mailbox, MailboxError, TenantId};
+use senders::Limits;
 
 use crate::graph;
 use crate::identity::{Identity, key, name};
 use crate::password;
 use crate::problem::{Problem, Source};
+use crate::scram;
 use crate::separators::Separators;
 use crate::spec::{Alias, Inbound, MailDomainSpec, MailboxSpec, Metadata, Password};
 use crate::storage::{Keeping, Quota};
@@ -31,6 +33,7 @@ const MESSAGE_SIZE_BYTES_MAX: u64 = 1 << 30;
 /// Room for a message of the size that everybody must take.
 const QUOTA_BYTES_LEAST: u64 = MESSAGE_SIZE_BYTES_LEAST;
 const QUOTA_BYTES_MAX: u64 = 1 << 50;
+const RECIPIENTS_MAX: u32 = 10_000_000;
 
 impl Table {
     /// Builds a table of everything declared, or says all that is wrong with it.
@@ -165,6 +168,7 @@ impl Compiler {
             alias_of: None,
             max_message_size_bytes: spec.inbound.max_message_size_bytes,
             quota: spec.quota,
+            sending_limits: spec.sending_limits,
             entries: HashMap::new(),
             catch_all: None,
         };
@@ -196,6 +200,10 @@ impl Compiler {
         if !spec.quota.is_nothing() {
             let message = format!("{domain} has the mailboxes of {of}, and none of its own");
             self.wrong(at, "spec.quota", message, "set it in that domain");
+        }
+        if !spec.sending_limits.is_empty() {
+            let message = format!("{domain} has the mailboxes of {of}, which log in by its name");
+            self.wrong(at, "spec.sendingLimits", message, "declare them in that domain");
         }
         let (field, remedy) = ("spec.aliasOf", "write a name such as example.org");
         let Some(target) = self.own_domain(at, field, of, remedy, metadata) else { return };
@@ -242,6 +250,22 @@ impl Compiler {
         }
         self.check_quota(at, &spec.quota);
         self.check_count(at, "spec.inbound.aliases", spec.inbound.aliases.len(), 0..=ALIASES_MAX);
+        self.check_limits(at, &spec.sending_limits);
+    }
+
+    fn check_limits(&mut self, at: &Declared, limits: &Limits) {
+        for (field, limit) in [
+            ("recipientsPerHour", limits.recipients_per_hour),
+            ("recipientsPerDay", limits.recipients_per_day),
+        ] {
+            if let Some(limit) = limit.filter(|limit| !(1..=RECIPIENTS_MAX).contains(limit)) {
+                let field = format!("spec.sendingLimits.{field}");
+                let remedy = format!(
+                    "write 1 to {RECIPIENTS_MAX}; who must not send at all has no passwords"
+                );
+                self.wrong(at, &field, format!("{limit} is out of range"), &remedy);
+            }
+        }
     }
 
     fn check_quota(&mut self, at: &Declared, quota: &Quota) {
@@ -276,6 +300,7 @@ impl Compiler {
         }
         self.check_passwords(at, &spec.passwords);
         self.check_quota(at, &spec.quota);
+        self.check_limits(at, &spec.sending_limits);
         let Some(address) = self.own_address(at, "spec.address", &spec.address, metadata) else {
             return;
         };
@@ -301,9 +326,19 @@ impl Compiler {
         if spec.suspended || spec.passwords.is_empty() {
             return;
         }
-        let hashes = spec.passwords.iter().map(|password| password.hash.clone()).collect();
-        let (login, tenant) = (address.to_string(), tenant(metadata));
-        let identity = Identity { login, tenant, hashes, addresses, domains };
+        let of =
+            |text: fn(&Password) -> &String| spec.passwords.iter().map(text).cloned().collect();
+        let identity = Identity {
+            login: address.to_string(),
+            tenant: tenant(metadata),
+            hashes: of(|password| &password.hash),
+            password_names: of(|password| &password.name),
+            sending_limits: spec.sending_limits,
+            addresses,
+            domains,
+        };
+        let is_scram = |hash: &String| password::scheme(hash) == Some(scram::LABEL);
+        self.table.has_scram |= identity.hashes.iter().any(is_scram);
         self.table.identities.insert(key(&address), identity);
     }
 
@@ -333,13 +368,20 @@ impl Compiler {
 
     fn check_passwords(&mut self, at: &Declared, passwords: &[Password]) {
         self.check_count(at, "spec.passwords", passwords.len(), 0..=PASSWORDS_MAX);
-        let mut names = HashSet::new();
+        let (mut names, mut has_scram) = (HashSet::new(), false);
         for (n, password) in passwords.iter().enumerate() {
             if !names.insert(&password.name) {
                 let message = format!("there are two of the name {:?}", password.name);
                 let remedy = "name each password for what it is used for, such as phone";
                 self.wrong(at, &format!("spec.passwords[{n}].name"), message, remedy);
             }
+            let is_scram = password::scheme(&password.hash) == Some(scram::LABEL);
+            if is_scram && has_scram {
+                let message = "is the second of SCRAM-SHA-256, and a client is told one salt only";
+                let remedy = "make the hashes of the other passwords with --scheme argon2id";
+                self.wrong(at, &format!("spec.passwords[{n}].hash"), message, remedy);
+            }
+            has_scram |= is_scram;
             if let Err(message) = password::check(&password.hash) {
                 let remedy = "run `postrider mailbox hash-password` and paste what it prints";
                 self.wrong(at, &format!("spec.passwords[{n}].hash"), message, remedy);

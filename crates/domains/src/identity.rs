@@ -3,6 +3,7 @@
 use std::fmt;
 
 use mail_types::{Domain, LocalPart, Mailbox, TenantId};
+use senders::Limits;
 
 use crate::separators::tag;
 use crate::table::Table;
@@ -14,6 +15,10 @@ pub struct Identity {
     pub(crate) login: String,
     pub(crate) tenant: TenantId,
     pub(crate) hashes: Vec<String>,
+    /// Of the passwords that have these hashes, in the same order.
+    pub(crate) password_names: Vec<String>,
+    /// What it may send, as far as it was declared.
+    pub(crate) sending_limits: Limits,
     /// The keys of the addresses it owns.
     pub(crate) addresses: Vec<String>,
     /// Domains of which it may send as any address.
@@ -32,6 +37,18 @@ impl Identity {
     /// Any that is of the password lets in ([`crate::password::is_match`]). At least one.
     pub fn password_hashes(&self) -> &[String] {
         &self.hashes
+    }
+
+    /// The passwords by their names, with their hashes. Of what an older version published names are
+    /// not known.
+    pub fn passwords(&self) -> impl Iterator<Item = (&str, &str)> {
+        let names = self.password_names.iter().map(String::as_str);
+        names.zip(self.hashes.iter().map(String::as_str))
+    }
+
+    /// How many recipients it may send to, as far as that was declared.
+    pub fn sending_limits(&self) -> Limits {
+        self.sending_limits
     }
 
     /// Whether the address is its own: its mailbox, one of the mailbox's aliases or identities, or
@@ -114,6 +131,8 @@ mod tests {
             login: "alice@a.example".into(),
             tenant: TenantId::new("t"),
             hashes: vec!["secret".into()],
+            password_names: vec!["phone".into()],
+            sending_limits: Limits::default(),
             addresses: vec!["alice@a.example".into(), "sales@b.example".into()],
             domains: vec![Domain::parse("all.example").unwrap()],
         };

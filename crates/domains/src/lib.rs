@@ -23,6 +23,7 @@ pub mod password;
 mod problem;
 mod resolve;
 mod row;
+pub mod scram;
 mod separators;
 pub mod spec;
 mod srs;

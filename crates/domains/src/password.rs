@@ -1,12 +1,14 @@
 //! Hashes of passwords: which are taken, and whether a password is one's.
 //!
-//! Ours are of argon2id. Those of SHA512-CRYPT and bcrypt are taken so that people who come from
+//! Ours are of argon2id, or keys of SCRAM-SHA-256 for clients that log in by it. Those of SHA512-CRYPT and bcrypt are taken so that people who come from
 //! elsewhere keep their passwords, also with Dovecot's `{SCHEME}` before them.
 
 use argon2::Argon2;
 use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
 use sha_crypt::{PasswordHashRef, ShaCrypt};
+
+use crate::scram::{self, Keys};
 
 /// What checking one password may take: a hash is an instruction to spend this much.
 const HASH_MEMORY_KIB_MAX: u32 = 256 * 1024;
@@ -21,6 +23,7 @@ enum Scheme {
     Argon2id,
     Sha512Crypt,
     Bcrypt,
+    ScramSha256,
 }
 
 impl Scheme {
@@ -30,6 +33,7 @@ impl Scheme {
             Self::Argon2id => "ARGON2ID",
             Self::Sha512Crypt => "SHA512-CRYPT",
             Self::Bcrypt => "BLF-CRYPT",
+            Self::ScramSha256 => scram::LABEL,
         }
     }
 }
@@ -40,13 +44,16 @@ fn split(hash: &str) -> Result<(Scheme, &str), String> {
         Some((label, crypt)) => (Some(label), crypt),
         None => (None, hash),
     };
+    if label.is_some_and(|label| label.eq_ignore_ascii_case(scram::LABEL)) {
+        return Ok((Scheme::ScramSha256, crypt));
+    }
     let scheme = match crypt.split('$').nth(1).filter(|_| crypt.starts_with('$')) {
         Some("argon2id") => Scheme::Argon2id,
         Some("6") => Scheme::Sha512Crypt,
         Some("2a" | "2b" | "2y") => Scheme::Bcrypt,
         Some(_) | None => {
-            return Err("is none of argon2id ($argon2id$…), SHA512-CRYPT ($6$…) and bcrypt \
-                        ($2y$…)"
+            return Err("is none of argon2id ($argon2id$…), SHA512-CRYPT ($6$…), bcrypt ($2y$…) \
+                        and {SCRAM-SHA-256}"
                 .to_owned());
         }
     };
@@ -59,12 +66,18 @@ fn split(hash: &str) -> Result<(Scheme, &str), String> {
     }
 }
 
+/// How a hash was made, by its name in Dovecot.
+pub fn scheme(hash: &str) -> Option<&'static str> {
+    split(hash).ok().map(|(scheme, _)| scheme.label())
+}
+
 /// What is wrong with a hash, if anything.
 pub(crate) fn check(hash: &str) -> Result<(), String> {
     let checked = split(hash).and_then(|(scheme, crypt)| match scheme {
         Scheme::Argon2id => check_argon2(crypt),
         Scheme::Sha512Crypt => check_sha512_crypt(crypt),
         Scheme::Bcrypt => check_bcrypt(crypt),
+        Scheme::ScramSha256 => Keys::parse(crypt).map(drop),
     });
     checked.map_err(|what| format!("the hash {what}"))
 }
@@ -128,6 +141,9 @@ pub fn is_match(password: &str, hash: &str) -> bool {
         }
         // Octets after the 72nd do not count, as wherever the hash was made.
         Ok((Scheme::Bcrypt, hash)) => bcrypt::verify(password, hash).unwrap_or(false),
+        Ok((Scheme::ScramSha256, keys)) => {
+            Keys::parse(keys).is_ok_and(|keys| keys.are_of(password))
+        }
         Err(_) => false,
     }
 }
@@ -165,6 +181,15 @@ mod tests {
             }
         }
         assert_eq!(check(&format!("{{ARGON2ID}}{ARGON2ID}")), Ok(()));
+        let schemes = [SHA512, BCRYPT, ARGON2ID, "secret"].map(scheme);
+        assert_eq!(schemes, [Some("SHA512-CRYPT"), Some("BLF-CRYPT"), Some("ARGON2ID"), None]);
+    }
+
+    #[test]
+    fn keys_of_scram_let_in_too() {
+        let hash = Keys::new("correct horse", [7; 16]).to_string();
+        assert_eq!((check(&hash), scheme(&hash)), (Ok(()), Some("SCRAM-SHA-256")));
+        assert!(is_match("correct horse", &hash) && !is_match("correct horsf", &hash));
     }
 
     #[test]
@@ -188,6 +213,9 @@ mod tests {
             (BCRYPT.replace("$2y$05$", "$2y$15$"), "has the cost 15"),
             ("$argon2id$v=19$m=8,t=1,p=1".to_owned(), "lacks its salt"),
             (ARGON2ID.replace("m=8,", "m=262145,"), "takes more than"),
+            ("{SCRAM-SHA-256}".to_owned(), "is not ITERATIONS"),
+            ("{SCRAM-SHA-256}4095,c2FsdA==,AA==,AA==".to_owned(), "has not 4096"),
+            (format!("{{SCRAM-SHA-256}}{ARGON2ID}"), "is not ITERATIONS"),
         ] {
             let error = check(&hash).expect_err(&hash);
             assert!(error.starts_with(&format!("the hash {want}")), "{hash}: {error}");

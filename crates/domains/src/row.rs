@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use mail_types::{Domain, Mailbox, TenantId};
+use senders::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{Identity, key, name};
@@ -39,6 +40,8 @@ pub enum Row {
         catch_all: Vec<Mailbox>,
         #[serde(default, skip_serializing_if = "Separators::is_default")]
         separators: Separators,
+        #[serde(default, skip_serializing_if = "Limits::is_empty")]
+        sending_limits: Limits,
     },
     Mailbox {
         address: Mailbox,
@@ -65,6 +68,11 @@ pub struct Login {
     /// Of its passwords; none where they are kept apart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hashes: Vec<String>,
+    /// Of its passwords, in the order of the hashes; versions before names were shown have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    names: Vec<String>,
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    sending_limits: Limits,
     /// The addresses it may send as, in the form in which they are compared.
     addresses: Vec<String>,
     /// Domains of which it may send as any address.
@@ -134,6 +142,8 @@ impl Row {
             login: address.to_string(),
             tenant: tenant.clone(),
             hashes,
+            password_names: login.names.clone(),
+            sending_limits: login.sending_limits,
             addresses: login.addresses.clone(),
             domains: login.domains.clone(),
         }))
@@ -196,6 +206,8 @@ impl Table {
     fn row_of_mailbox(&self, address: Mailbox, send_only: bool, entry: &Entry) -> Row {
         let login = self.identities.get(&key(&address)).map(|identity| Login {
             hashes: identity.hashes.clone(),
+            names: identity.password_names.clone(),
+            sending_limits: identity.sending_limits,
             addresses: identity.addresses.clone(),
             domains: identity.domains.clone(),
         });
@@ -237,6 +249,7 @@ impl Table {
                 quota,
                 catch_all,
                 separators,
+                sending_limits,
             } => {
                 declaration.is_declared = true;
                 declaration.inbound = *inbound;
@@ -245,6 +258,7 @@ impl Table {
                 declaration.max_message_size_bytes = *max_message_size_bytes;
                 declaration.quota = *quota;
                 declaration.separators = separators.clone();
+                declaration.sending_limits = *sending_limits;
                 declaration.catch_all = (!catch_all.is_empty()).then(|| catch_all[..].into());
                 return;
             }
@@ -273,6 +287,11 @@ impl Table {
         self.postmaster = postmaster;
     }
 
+    /// Sets whether anybody could log in by SCRAM: logins are in no row's keeping.
+    pub fn set_scram(&mut self, has_scram: bool) {
+        self.has_scram = has_scram;
+    }
+
     /// Whether all names are in domains that have a row.
     ///
     /// # Errors
@@ -293,6 +312,7 @@ fn row_of_domain(domain: &Domain, declaration: &Declaration) -> Row {
         quota: declaration.quota,
         catch_all: declaration.catch_all.as_deref().unwrap_or_default().to_vec(),
         separators: declaration.separators.clone(),
+        sending_limits: declaration.sending_limits,
     }
 }
 
@@ -314,11 +334,13 @@ mod tests {
              maxMessageSizeBytes: 70000\n    catchAll: all@b.example\n    aliases:\n    \
              - {{match: postmaster, to: [Alice@a.example, \"\\\"x y\\\"@c.example\"]}}\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: b}}\n\
-             spec:\n  domain: b.example\n  inbound: {{enabled: false}}\n\
+             spec:\n  domain: b.example\n  inbound: {{enabled: false}}\n  \
+             sendingLimits: {{recipientsPerDay: 9}}\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\n\
              metadata: {{name: alice, namespace: t}}\nspec:\n  address: Alice@a.example\n  \
              aliases: [\"\\\"a b\\\"@a.example\"]\n  \
-             passwords: [{{name: phone, hash: \"{HASH}\"}}]\n\
+             passwords: [{{name: phone, hash: \"{HASH}\"}}]\n  \
+             sendingLimits: {{recipientsPerHour: 7}}\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\n\
              metadata: {{name: bob, namespace: t}}\nspec:\n  address: bob@a.example\n  \
              storageId: {id}\n  quota: {{onFull: reject}}\n\

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use senders::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::storage::Quota;
@@ -34,6 +35,10 @@ pub struct MailDomainSpec {
     /// Of each of its mailboxes that does not say otherwise.
     #[serde(default, skip_serializing_if = "Quota::is_nothing")]
     pub quota: Quota,
+    /// How many recipients all its mailboxes together may send to, where it is another number than
+    /// the process' own. Each 1 to 10000000.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub sending_limits: Limits,
 }
 
 /// How mail for the domain is taken.
@@ -109,6 +114,10 @@ pub struct MailboxSpec {
     /// there. 64 of `0-9a-f`, of a domain of its namespace; without it, made of the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage_id: Option<String>,
+    /// How many recipients it may send to, where it is another number than the process' own. Each 1
+    /// to 10000000.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub sending_limits: Limits,
 }
 
 /// A password, by its hash.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use mail_types::{Domain, Host, LocalPart, Mailbox, TenantId, Timestamp};
+use senders::Limits;
 
 use crate::identity::{Identity, key, name};
 use crate::separators::Separators;
@@ -26,6 +27,8 @@ pub struct Table {
     /// Of a table that was compiled; what is put together from rows has none.
     pub(crate) identities: BTreeMap<String, Identity>,
     pub(crate) postmaster: Option<Mailbox>,
+    /// Some login has keys of SCRAM.
+    pub(crate) has_scram: bool,
 }
 
 /// What was declared for a domain.
@@ -42,6 +45,8 @@ pub(crate) struct Declaration {
     /// Of each mailbox that says nothing else.
     pub(crate) quota: Quota,
     pub(crate) separators: Separators,
+    /// What its logins together may send.
+    pub(crate) sending_limits: Limits,
     /// By local part in lower case.
     pub(crate) entries: HashMap<Box<str>, Entry>,
     pub(crate) catch_all: Option<Box<[Mailbox]>>,
@@ -58,6 +63,7 @@ impl Default for Declaration {
             max_message_size_bytes: None,
             quota: Quota::default(),
             separators: Separators::default(),
+            sending_limits: Limits::default(),
             entries: HashMap::new(),
             catch_all: None,
         }
@@ -167,6 +173,11 @@ impl Table {
         of(domain).or_else(|| of(self.canonical(domain)))
     }
 
+    /// What the logins of a domain together may send, as far as it was declared.
+    pub fn sending_limits(&self, domain: &Domain) -> Limits {
+        self.domain(domain).map(|declaration| declaration.sending_limits).unwrap_or_default()
+    }
+
     /// Whom a bounce is for that came to `address`, if that is one of forwarded mail. Where it has
     /// passed us twice, the first sender.
     pub fn forwarded_sender(
@@ -196,6 +207,11 @@ impl Table {
         let login = login.to_ascii_lowercase();
         let next = self.identities.range(login..).next();
         next.or_else(|| self.identities.first_key_value()).map(|(_, identity)| identity)
+    }
+
+    /// Whether anybody could log in by SCRAM-SHA-256.
+    pub fn offers_scram(&self) -> bool {
+        self.has_scram
     }
 
     /// Where `<postmaster>` leads.

@@ -70,6 +70,21 @@ fn the_quickstart_password_is_the_one_that_the_readme_names() {
 }
 
 #[test]
+fn sending_limits_and_names_of_passwords() {
+    let text = QUICKSTART
+        .replacen("  inbound:", "  sendingLimits: {recipientsPerDay: 90}\n  inbound:", 1)
+        .replacen("  passwords:", "  sendingLimits: {recipientsPerHour: 7}\n  passwords:", 1);
+    let table = compile(&text).unwrap();
+    let alice = table.identity("alice@example.org").unwrap();
+    let of_domain = table.sending_limits(&Domain::parse("example.org").unwrap());
+    let (hour, day) = (alice.sending_limits().recipients_per_hour, of_domain.recipients_per_day);
+    assert_eq!((hour, day), (Some(7), Some(90)));
+    assert_eq!(table.sending_limits(&Domain::parse("other.test").unwrap()), Default::default());
+    let names: Vec<&str> = alice.passwords().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+}
+
+#[test]
 fn aliases_lead_elsewhere_once() {
     let more =
         "      - { match: both, to: [team@example.org, bob@example.org, x@example.net] }\n---";

@@ -107,10 +107,20 @@ impl Authenticator {
         if let Some(hash) = matched.filter(|_| is_own) {
             return Verdict::Accepted(hash);
         }
-        self.failures.count(client);
         drop(waiting);
-        tokio::time::sleep(self.failure_delay).await;
+        self.punish(client).await;
         Verdict::Rejected
+    }
+
+    /// Whether the client has failed too often to be heard.
+    pub(crate) fn is_blocked(&self, client: ClientKey) -> bool {
+        self.failures.is_blocked(client)
+    }
+
+    /// Counts a failure against the client, and takes its time.
+    pub(crate) async fn punish(&self, client: ClientKey) {
+        self.failures.count(client);
+        tokio::time::sleep(self.failure_delay).await;
     }
 
     /// The hash that matches, if any; `None` when the process is ending.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use mail_types::Host;
+use senders::Limits as Sending;
 use serde::{Deserialize, Serialize};
 use smtp::{Limits, ListenerKind};
 
@@ -21,6 +22,7 @@ pub struct Config {
     pub tls: TlsConfig,
     pub auth: AuthConfig,
     pub limits: LimitsConfig,
+    pub sending_limits: SendingConfig,
     /// How long a message is tried before its sender gets it back. RFC 5321 §4.5.4.1: 4–5 days.
     /// Set from the retry policy, which gives up.
     #[serde(skip, default = "message_lifetime_seconds")]
@@ -182,6 +184,35 @@ pub struct LimitsConfig {
     pub memory_wait_seconds: u64,
 }
 
+/// How many recipients those who log in may send to, in any 60 minutes and in any 24 hours, so that
+/// a stolen password is worth little. A Mailbox or MailDomain may say otherwise; `null` is without
+/// a limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SendingConfig {
+    pub mailbox_recipients_per_hour: Option<u32>,
+    pub mailbox_recipients_per_day: Option<u32>,
+    /// Of all mailboxes of a domain together.
+    pub domain_recipients_per_hour: Option<u32>,
+    pub domain_recipients_per_day: Option<u32>,
+}
+
+impl SendingConfig {
+    pub(crate) fn of_mailbox(&self) -> Sending {
+        Sending {
+            recipients_per_hour: self.mailbox_recipients_per_hour,
+            recipients_per_day: self.mailbox_recipients_per_day,
+        }
+    }
+
+    pub(crate) fn of_domain(&self) -> Sending {
+        Sending {
+            recipients_per_hour: self.domain_recipients_per_hour,
+            recipients_per_day: self.domain_recipients_per_day,
+        }
+    }
+}
+
 /// What one message takes of the memory budget at most: what a store keeps of a draft (1 MiB), and
 /// what is being read.
 pub(crate) const MESSAGE_MEMORY_BYTES: usize = 1280 * 1024;
@@ -198,6 +229,7 @@ impl Default for Config {
             tls: TlsConfig::default(),
             auth: AuthConfig::default(),
             limits: LimitsConfig::default(),
+            sending_limits: SendingConfig::default(),
             message_lifetime_seconds: 5 * 24 * 3600,
             stop_grace_seconds: 30,
         }
@@ -219,6 +251,18 @@ impl Default for AuthConfig {
             failures_per_session_max: 3,
             failures_per_client_max: 20,
             failure_window_seconds: 600,
+        }
+    }
+}
+
+impl Default for SendingConfig {
+    /// In an hour as many as one message may have.
+    fn default() -> Self {
+        Self {
+            mailbox_recipients_per_hour: Some(1000),
+            mailbox_recipients_per_day: Some(5000),
+            domain_recipients_per_hour: Some(10_000),
+            domain_recipients_per_day: Some(50_000),
         }
     }
 }
@@ -310,6 +354,14 @@ impl Config {
                 self.listeners.iter().all(|l| l.hostname.is_none() || l.host().is_some()),
                 HOSTNAME,
             ),
+            (
+                "sendingLimits",
+                [self.sending_limits.of_mailbox(), self.sending_limits.of_domain()]
+                    .iter()
+                    .flat_map(|of| [of.recipients_per_hour, of.recipients_per_day])
+                    .all(|limit| limit != Some(0)),
+                "one is zero, and nobody could send; write null for no limit",
+            ),
             ("auth.parallelism", self.auth.parallelism > 0, "is zero; nobody could log in"),
             ("messageLifetimeSeconds", self.message_lifetime_seconds > 0, "is zero; raise it"),
         ] {
@@ -359,6 +411,9 @@ mod tests {
         let mut config = Config::default();
         config.limits.recipients_max = 99;
         assert_eq!(config.validate().unwrap_err().field, "limits.recipientsMax");
+        config = Config::default();
+        config.sending_limits.domain_recipients_per_day = Some(0);
+        assert_eq!(config.validate().unwrap_err().field, "sendingLimits");
         config = Config { hostname: "two words".to_owned(), ..Config::default() };
         assert_eq!(config.validate().unwrap_err().field, "hostname");
         let mut listener = Listener::new(Kind::Relay, Vec::new());

@@ -13,7 +13,8 @@
 //! From are bound to their identity, recipients are checked at RCPT against the domain table.
 //! For a mailbox that is known to be full it is `452` or `552`, as its owner wishes.
 //! Without a complete table the answer is `451`, and so it is for a recipient that is not in it
-//! until that is proven to be no lag. Passwords are checked under TLS only, few at a
+//! until that is proven to be no lag. Who logs in sends to so many recipients an hour and a day, as
+//! `senders` counts them. Passwords are checked under TLS only, few at a
 //! time, as slowly for users that do not exist. See `smtp` for framing.
 //!
 //! **Diagnostics.** One event `accepted` or `refused` per message, counters for every limit.
@@ -25,12 +26,14 @@ mod budget;
 mod clients;
 pub mod config;
 mod deadline;
+mod last_use;
 mod listener;
 mod metrics;
 mod policy;
 mod port;
 mod proxy;
 mod replies;
+mod sending;
 mod session;
 mod shared;
 mod stream;
@@ -45,6 +48,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use domains::{Absence, FullMailboxes, Logins, Srs, Table};
 use mail_types::Host;
 use queue::Queue;
+use senders::{LastUseStore, Pool};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +83,10 @@ pub struct Services {
     pub full: Arc<FullMailboxes>,
     /// Asked who logs in.
     pub logins: Arc<dyn Logins>,
+    /// Where the recipients of those who log in are counted.
+    pub pool: Arc<dyn Pool>,
+    /// Where it is kept when passwords were used last.
+    pub last_uses: Arc<dyn LastUseStore>,
     /// Rewrites the reverse-path of what aliases lead elsewhere, and takes bounces of it.
     pub srs: Option<Arc<Srs>>,
     pub metrics: Metrics,
@@ -221,6 +229,7 @@ impl Ingress {
             let fresh = Arc::clone(certificates).keep_fresh(self.reload, stop.clone());
             tracker.spawn(fresh);
         }
+        tracker.spawn(Arc::clone(&self.shared.uses).keep(leave.clone()));
         let door = Door {
             shared: Arc::clone(&self.shared),
             tracker: tracker.clone(),

@@ -6,6 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use senders::Scope;
 use smtp::framing::{ContentFault, LineError};
 use smtp::{ListenerKind, Note};
 
@@ -26,6 +27,7 @@ pub struct Metrics {
     handshakes: Family<ResultLabel, Counter>,
     sessions_ended: Family<ReasonLabel, Counter>,
     tolerated: Family<ReasonLabel, Counter>,
+    sending_limited: Family<ScopeLabel, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,6 +48,11 @@ struct ResultLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FaultLabel {
     fault: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ScopeLabel {
+    scope: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -86,6 +93,7 @@ impl Default for Metrics {
             handshakes: Family::default(),
             sessions_ended: Family::default(),
             tolerated: Family::default(),
+            sending_limited: Family::default(),
         }
     }
 }
@@ -141,6 +149,15 @@ impl Metrics {
             "Messages accepted although they break a rule",
             metrics.tolerated.clone(),
         );
+        registry.register(
+            "sending_limited",
+            "Recipients refused because a mailbox or a domain has sent enough",
+            metrics.sending_limited.clone(),
+        );
+        // There from the start: whoever is alarmed by its growth sees the first one, too.
+        for scope in [Scope::Mailbox, Scope::Domain] {
+            metrics.limits_of(scope).inc_by(0);
+        }
         metrics
     }
 
@@ -179,6 +196,19 @@ impl Metrics {
             End::Aborted => "aborted",
         };
         self.sessions_ended.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Without a name: who it was is in the log.
+    pub(crate) fn limited(&self, scope: Scope) {
+        self.limits_of(scope).inc();
+    }
+
+    fn limits_of(&self, scope: Scope) -> Counter {
+        let scope = match scope {
+            Scope::Mailbox => "mailbox",
+            Scope::Domain => "domain",
+        };
+        self.sending_limited.get_or_create_owned(&ScopeLabel { scope })
     }
 
     pub(crate) fn tolerated(&self, reason: &'static str) {

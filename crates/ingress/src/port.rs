@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mail_types::Host;
-use smtp::{ListenerKind, ServerConfig, StartTls};
+use smtp::{ListenerKind, Scram, ServerConfig, StartTls};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{Config, Listener};
@@ -15,7 +15,8 @@ pub(crate) struct Port {
     pub(crate) kind: ListenerKind,
     /// Our name there: in the greeting, in replies and in trace fields.
     pub(crate) host: Host,
-    pub(crate) session: Arc<ServerConfig>,
+    without_scram: Arc<ServerConfig>,
+    with_scram: Arc<ServerConfig>,
     /// Who says who the client is, where it is not whom we are connected with.
     pub(crate) proxies: Option<Proxies>,
     /// Whose certificates are those of clients that we know; without it none is asked for.
@@ -46,16 +47,28 @@ impl Port {
         let authorities = authorities.map(|asked| Authorities::load(&asked.ca_file)).transpose()?;
         let acceptor = certificates.map(|own| own.acceptor(authorities.as_ref()));
         let starttls = if acceptor.is_some() { StartTls::Offered } else { StartTls::Unavailable };
-        let session = ServerConfig {
-            kind,
-            // In A-labels: replies are ASCII (RFC 6531 §3.7.1).
-            hostname: host.to_string(),
-            starttls,
-            limits: config.session_limits(),
+        let session = |scram| {
+            Arc::new(ServerConfig {
+                kind,
+                // In A-labels: replies are ASCII (RFC 6531 §3.7.1).
+                hostname: host.to_string(),
+                starttls,
+                scram,
+                limits: config.session_limits(),
+            })
         };
+        let (without_scram, with_scram) = (session(Scram::Unavailable), session(Scram::Offered));
         let proxies = listener.proxy_protocol.as_ref();
         let proxies = proxies.map(|proxies| Proxies::new(proxies.from.clone()));
-        Ok(Self { kind, host, session: Arc::new(session), proxies, authorities, acceptor })
+        Ok(Self { kind, host, without_scram, with_scram, proxies, authorities, acceptor })
+    }
+
+    /// What a session is told.
+    pub(crate) fn session(&self, scram: Scram) -> Arc<ServerConfig> {
+        Arc::clone(match scram {
+            Scram::Offered => &self.with_scram,
+            Scram::Unavailable => &self.without_scram,
+        })
     }
 
     pub(crate) fn acceptor(&self) -> Option<TlsAcceptor> {

@@ -2,6 +2,7 @@
 
 use mail_types::{EnhancedStatus, Reply, ReplyCode};
 use queue::AcceptError;
+use senders::{Exceeded, Period, Scope};
 
 /// A reply without its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(crate) const AUTH_UNAVAILABLE: Canned =
     Canned::new(454, (4, 7, 0), "Authentication is not possible now");
 pub(crate) const BAD_CREDENTIALS: Canned =
     Canned::new(535, (5, 7, 8), "Authentication credentials invalid");
+
+pub(crate) const BAD_RESPONSE: Canned = Canned::new(501, (5, 5, 2), "Bad authentication response");
 
 pub(crate) const LOGIN_ENDED: Canned =
     Canned::new(421, (4, 7, 0), "Your login is no longer valid, log in again");
@@ -75,6 +78,25 @@ pub(crate) const LOOP: Canned = Canned::new(554, (5, 4, 6), "Too many hops, mail
 
 pub(crate) const FORWARD_LOOP: Canned =
     Canned::new(554, (5, 4, 6), "A recipient has forwarded this message before, mail is looping");
+
+pub(crate) const SENDING_UNKNOWN: Canned =
+    Canned::new(451, (4, 3, 0), "What you have sent is not known now, try again later");
+
+/// What the client hears when a limit of what it may send is reached.
+pub(crate) fn sent_enough(scope: Scope, exceeded: &Exceeded) -> Reply {
+    let Exceeded { limit, period, wait } = exceeded;
+    let who = match scope {
+        Scope::Mailbox => "You send",
+        Scope::Domain => "Your domain sends",
+    };
+    let per = match period {
+        Period::Hour => "an hour",
+        Period::Day => "a day",
+    };
+    let minutes = wait.as_secs().div_ceil(60).max(1);
+    let text = format!("{who} to {limit} recipients {per} at most; try again in {minutes} minutes");
+    Reply::new(ReplyCode::new(450), EnhancedStatus::new(4, 7, 1), text)
+}
 
 /// What the client hears when the store does not take its mail.
 pub(crate) fn of_store(error: &AcceptError) -> Canned {

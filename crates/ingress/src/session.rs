@@ -4,6 +4,7 @@ mod content;
 mod forwards;
 mod header;
 mod prefix;
+mod scram;
 mod transaction;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use domains::{Claimant, Identity, Table};
 use mail_types::Reply;
 use runtime::trace::{self, TARGET};
+use senders::Refusal;
 use smtp::{
     Answer, Awaiting, Credentials, Event, MailCommand, RcptCommand, ServerSession, Transport,
 };
@@ -22,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{Span, debug_span, field};
 
+use self::scram::ScramLogin;
 use self::transaction::Transaction;
 use crate::auth::{Hashes, Verdict};
 use crate::clients::ClientKey;
@@ -62,6 +65,7 @@ pub(crate) struct Session {
     /// Who the client is by its certificate, where it was asked and an authority says so.
     certificate: Option<String>,
     login: Option<Login>,
+    scram: Option<Box<ScramLogin>>,
     transaction: Option<Box<Transaction>>,
     had_transaction: bool,
     /// When content that trickles is given up.
@@ -95,7 +99,7 @@ impl Session {
             Stream::Clear(_) | Stream::Gone => Transport::Clear,
             Stream::Tls(_) => Transport::Tls,
         };
-        let core = ServerSession::new(Arc::clone(&port.session), transport);
+        let core = ServerSession::new(port.session(shared.scram()), transport);
         Self {
             core,
             tls: stream.tls(),
@@ -108,6 +112,7 @@ impl Session {
             deadline: Deadline::after(shared.times.command),
             stop: Box::pin(stop.cancelled_owned()),
             login: None,
+            scram: None,
             transaction: None,
             had_transaction: false,
             content_until: Instant::now(),
@@ -160,6 +165,8 @@ impl Session {
                 return Ok(());
             }
             Event::Authenticate(credentials) => self.authenticate(credentials).await,
+            Event::BeginScram(message) => self.begin_scram(&message).await,
+            Event::GoOnWithScram(message) => self.go_on_with_scram(&message).await,
             Event::Mail(mail) => self.mail(*mail).await,
             Event::Recipient(rcpt) => self.recipient(*rcpt).await,
             Event::BeginContent => self.begin_content().await,
@@ -283,31 +290,34 @@ impl Session {
     }
 
     async fn authenticate(&mut self, credentials: Credentials) -> Answer {
-        let Some(table) = self.shared.domains.load_full() else {
-            return self.refuse("auth", replies::AUTH_UNAVAILABLE);
-        };
-        let claimant = match self.shared.logins.find(&table, &credentials.login).await {
-            Ok(claimant) => claimant,
-            Err(error) => {
-                tracing::warn!(event = "auth_unavailable", client = %self.peer, %error);
-                self.shared.metrics.authenticated("unavailable");
-                return self.refuse("auth", replies::AUTH_UNAVAILABLE);
-            }
+        let (table, claimant) = match self.shared.claimant(&credentials.login, self.peer).await {
+            Ok(found) => found,
+            Err(refusal) => return self.refuse("auth", refusal),
         };
         let hashes = Hashes::of(&claimant);
         let verdict = self.shared.authenticator.check(self.client, &credentials, hashes).await;
         let (result, refusal) = match verdict {
             Verdict::Accepted(hash) => {
-                self.login = Login::new(claimant, hash, table);
-                self.shared.metrics.authenticated("accepted");
+                self.log_in(claimant, hash, table);
                 return Answer::Accept;
             }
             Verdict::Rejected => ("rejected", replies::BAD_CREDENTIALS),
             Verdict::Blocked => ("blocked", replies::TOO_MANY_FAILURES),
             Verdict::Busy => ("busy", replies::AUTH_BUSY),
         };
+        self.refuse_login(&credentials.login, result, refusal)
+    }
+
+    fn log_in(&mut self, claimant: Claimant, hash: String, table: Arc<Table>) {
+        self.login = Login::new(claimant, hash, table);
+        if let Some(Login { identity, hash, .. }) = &self.login {
+            self.shared.uses.note(identity, hash, self.core.kind());
+        }
+        self.shared.metrics.authenticated("accepted");
+    }
+
+    fn refuse_login(&self, login: &str, result: &'static str, refusal: Canned) -> Answer {
         self.shared.metrics.authenticated(result);
-        let login = &credentials.login;
         tracing::info!(event = "auth_refused", client = %self.peer, ?login, result);
         self.refuse("auth", refusal)
     }
@@ -329,7 +339,9 @@ impl Session {
         }
         let protocol = self.core.protocol(&mail);
         let span = self.transaction_span();
-        self.transaction = Some(Box::new(Transaction::new(mail, protocol, span)));
+        let login = self.login.as_ref();
+        let tally = login.map(|login| self.shared.sending.tally(&login.identity, &login.table));
+        self.transaction = Some(Box::new(Transaction::new(mail, protocol, span, tally)));
         Answer::Accept
     }
 
@@ -395,10 +407,43 @@ impl Session {
             self.log_refusal("rcpt", &rcpt.forward_path, refusal);
             return self.refuse("rcpt", refusal);
         }
-        if let Some(transaction) = &mut self.transaction {
-            transaction.add(rcpt, route);
+        let Some(transaction) = &mut self.transaction else {
+            return self.refuse("rcpt", replies::CANNOT_STORE);
+        };
+        if let Err(refusal) = transaction.count_recipient(runtime::clock::now()).await {
+            return self.refuse_too_many(&refusal);
         }
+        transaction.add(rcpt, route);
         Answer::Accept
+    }
+
+    /// One line an hour says that a limit is reached: whoever floods must not flood the log.
+    fn refuse_too_many(&self, refusal: &Refusal) -> Answer {
+        let (account, exceeded, is_news) = match refusal {
+            Refusal::Exceeded { account, exceeded, is_news } => (account, exceeded, *is_news),
+            Refusal::Unknown { why, is_news } => {
+                if *is_news {
+                    tracing::warn!(event = "sending_unknown", why);
+                }
+                return self.refuse("rcpt", replies::SENDING_UNKNOWN);
+            }
+        };
+        self.shared.metrics.limited(account.scope);
+        if is_news {
+            tracing::warn!(
+                event = "sending_limited",
+                scope = %account.scope,
+                account = &*account.name,
+                limit = exceeded.limit,
+                per = %exceeded.period,
+                wait_seconds = exceeded.wait.as_secs(),
+                login = self.identity().map(Identity::login),
+                client = %self.peer,
+            );
+        }
+        let reply = replies::sent_enough(account.scope, exceeded);
+        self.shared.metrics.refused("rcpt", &reply);
+        Answer::Refuse(reply)
     }
 
     fn refuse(&self, at: &'static str, canned: Canned) -> Answer {

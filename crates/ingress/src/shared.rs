@@ -1,11 +1,13 @@
 //! What all sessions share.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domains::{Absence, FullMailboxes, Logins, Srs, Table};
+use domains::{Absence, Claimant, FullMailboxes, Logins, Srs, Table};
 use queue::Queue;
+use smtp::Scram;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -15,9 +17,12 @@ use crate::auth::Authenticator;
 use crate::budget::Budget;
 use crate::clients::Clients;
 use crate::config::{Config, LimitsConfig};
+use crate::last_use::Uses;
 use crate::listener::Admission;
 use crate::metrics::Metrics;
 use crate::port::Port;
+use crate::replies::{self, Canned};
+use crate::sending::Sending;
 
 /// Settings, handles and limits of the role.
 #[derive(Clone)]
@@ -33,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) srs: Option<Arc<Srs>>,
     pub(crate) metrics: Metrics,
     pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) sending: Sending,
+    pub(crate) uses: Arc<Uses>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) clients: Arc<Clients>,
     pub(crate) budget: Budget,
@@ -55,7 +62,17 @@ pub(crate) struct Times {
 
 impl Shared {
     pub(crate) fn new(config: &Config, ports: Vec<Arc<Port>>, services: Services) -> Self {
-        let Services { queue, domains, absence, full, logins, srs, metrics } = services;
+        let Services {
+            queue,
+            domains,
+            absence,
+            full,
+            logins,
+            pool,
+            last_uses,
+            srs,
+            metrics,
+        } = services;
         let limits = config.limits.clone();
         let memory_wait = Duration::from_secs(limits.memory_wait_seconds);
         Self {
@@ -68,6 +85,8 @@ impl Shared {
             logins,
             srs,
             authenticator: Arc::new(Authenticator::new(&config.auth)),
+            sending: Sending::new(pool, config.sending_limits.clone()),
+            uses: Arc::new(Uses::new(last_uses)),
             admission: Arc::new(Admission::new(limits.connections_max)),
             clients: Arc::default(),
             budget: Budget::new(
@@ -89,14 +108,38 @@ impl Shared {
             message_lifetime: Duration::from_secs(config.message_lifetime_seconds),
             times: Times::new(&config.limits),
             limits: config.limits.clone(),
+            sending: self.sending.renewed(config.sending_limits.clone()),
             ports,
             ..self.clone()
         }
     }
 
+    /// Whether somebody could log in by SCRAM.
+    pub(crate) fn scram(&self) -> Scram {
+        let is_offered = self.domains.load().as_ref().is_some_and(|table| table.offers_scram());
+        if is_offered { Scram::Offered } else { Scram::Unavailable }
+    }
+
     /// What the connections of a listener have in common.
     pub(crate) fn port(&self, listener: usize) -> Arc<Port> {
         Arc::clone(&self.ports[listener])
+    }
+
+    /// Who logs in, by which table.
+    pub(crate) async fn claimant(
+        &self,
+        login: &str,
+        client: SocketAddr,
+    ) -> Result<(Arc<Table>, Claimant), Canned> {
+        let table = self.domains.load_full().ok_or(replies::AUTH_UNAVAILABLE)?;
+        match self.logins.find(&table, login).await {
+            Ok(claimant) => Ok((table, claimant)),
+            Err(error) => {
+                tracing::warn!(event = "auth_unavailable", %client, %error);
+                self.metrics.authenticated("unavailable");
+                Err(replies::AUTH_UNAVAILABLE)
+            }
+        }
     }
 
     /// A handshake within its time; failures are counted and logged.

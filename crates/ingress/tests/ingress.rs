@@ -4,6 +4,7 @@
 
 mod ingress {
     mod client;
+    mod last_use_memory;
     mod memory_queue;
     mod server;
 
@@ -13,6 +14,8 @@ mod ingress {
     mod limits;
     mod proxied;
     mod relaying;
+    mod scram;
+    mod sending;
     mod smuggling;
     mod stopping;
     mod storing;

@@ -5,6 +5,7 @@
 
 mod ingress {
     mod client;
+    mod last_use_memory;
     mod memory_queue;
     mod server;
 

@@ -19,7 +19,7 @@ mod token;
 
 pub use connection::Login;
 pub use publish::{MESSAGE_ID, Publish, PublishError, publish};
-pub use stream::{absent, delete, last};
+pub use stream::{absent, delete, is_no_stream, last};
 pub use token::{name, token};
 
 /// What the client library says.

@@ -1,8 +1,8 @@
 //! What a stream's leader is asked, and told.
 
-use async_nats::jetstream::Context;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{RawMessageError, RawMessageErrorKind};
+use async_nats::jetstream::{Context, ErrorCode};
 use serde_json::json;
 
 use crate::Cause;
@@ -33,6 +33,17 @@ pub fn absent<T>(error: RawMessageError) -> Result<Option<T>, Cause> {
         RawMessageErrorKind::InvalidSubject
         | RawMessageErrorKind::JetStream(_)
         | RawMessageErrorKind::Other => Err(error.into()),
+    }
+}
+
+/// Whether an error of [`last`] says that the stream is not there.
+pub fn is_no_stream(error: &Cause) -> bool {
+    let Some(error) = error.downcast_ref::<RawMessageError>() else { return false };
+    match error.kind() {
+        RawMessageErrorKind::JetStream(api) => api.error_code() == ErrorCode::STREAM_NOT_FOUND,
+        RawMessageErrorKind::NoMessageFound
+        | RawMessageErrorKind::InvalidSubject
+        | RawMessageErrorKind::Other => false,
     }
 }
 

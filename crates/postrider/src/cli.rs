@@ -318,6 +318,16 @@ pub(crate) enum DomainCommand {
         #[command(flatten)]
         target: Target,
     },
+    /// Show the passwords by which somebody logs in: names, schemes, when each was used last.
+    ///
+    /// Asks the running process, which must be one with submission listeners. What it shows may be
+    /// a minute old. A password is revoked by removing it from the Mailbox.
+    Passwords {
+        /// The mailbox's address.
+        address: String,
+        #[command(flatten)]
+        target: Target,
+    },
     /// Make the keys that secrets in NATS KV are sealed to: a pair for each class.
     ///
     /// CLASS.pub seals and is for where domains are applied, and compare.key with it; CLASS.key
@@ -337,7 +347,19 @@ pub(crate) enum DomainCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum MailboxCommand {
     /// Read a password from standard input and print its hash for `spec.passwords`.
-    HashPassword,
+    HashPassword {
+        /// How the hash is made. With scram-sha-256 clients may log in without sending the
+        /// password, also by PLAIN and LOGIN; a mailbox has one such password.
+        #[arg(long, value_enum, default_value_t = HashScheme::Argon2id)]
+        scheme: HashScheme,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HashScheme {
+    Argon2id,
+    #[value(name = "scram-sha-256")]
+    ScramSha256,
 }
 
 impl From<FilterArgs> for Filter {

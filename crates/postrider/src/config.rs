@@ -275,6 +275,19 @@ impl Config {
         })
     }
 
+    /// Where the buckets about those who log in are, for a client that is answered below `inbox`.
+    pub(crate) fn senders_kv(&self, inbox: String) -> Option<senders_kv::Config> {
+        let jetstream = self.jetstream.as_ref()?;
+        Some(senders_kv::Config {
+            urls: jetstream.urls.clone(),
+            nkey_file: jetstream.nkey_file.clone(),
+            ca_file: jetstream.ca_file.clone(),
+            inbox_prefix: inbox,
+            replicas: jetstream.replicas,
+            timeout: Duration::from_secs(jetstream.timeout_seconds),
+        })
+    }
+
     /// How long the queue leases a job to a role.
     pub(crate) fn lease(&self) -> Duration {
         let of_log = self.queue.lease_seconds;
@@ -304,6 +317,11 @@ impl Config {
     /// Where the Maildirs are, each below it in the directory of its storage id; none with LMTP.
     pub(crate) fn maildirs(&self) -> Option<PathBuf> {
         self.mda.lmtp.is_none().then(|| self.data_dir.join(&self.mda.directory))
+    }
+
+    /// When passwords were used last, in a process that shares it with no other.
+    pub(crate) fn last_use_file(&self) -> PathBuf {
+        self.data_dir.join("last-uses.json")
     }
 
     /// Where operators reach the process by TCP, if they may.

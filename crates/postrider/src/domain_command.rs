@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use admin::PasswordView;
+use admin::client::Client;
 use anyhow::Context;
 use domains::Table;
 use domains_kv::{Progress, Published, Shrinking};
@@ -29,6 +31,7 @@ pub(crate) async fn run(command: DomainCommand) -> anyhow::Result<()> {
     match command {
         DomainCommand::List { target } => list(&target).await,
         DomainCommand::Mailbox { address, target } => domain_mailbox::show(&address, &target).await,
+        DomainCommand::Passwords { address, target } => passwords(&address, &target).await,
         DomainCommand::Keys { directory, classes } => secrets::make(&directory, &classes),
         DomainCommand::Apply { directory, confirm_shrink, target } => {
             let shrinking = if confirm_shrink { Shrinking::Confirmed } else { Shrinking::Refused };
@@ -51,6 +54,25 @@ async fn list(target: &Target) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+async fn passwords(address: &str, target: &Target) -> anyhow::Result<()> {
+    let client = Client::new(&Config::load(&target.config)?.admin_socket());
+    let found = client.passwords(address).await?;
+    match target.output {
+        Output::Json => found.iter().try_for_each(output::json),
+        Output::Table => {
+            let rows: Vec<Vec<String>> = found.into_iter().map(row_of_password).collect();
+            output::table(&["NAME", "SCHEME", "LAST USE", "LISTENER"], &rows);
+            Ok(())
+        }
+    }
+}
+
+fn row_of_password(password: PasswordView) -> Vec<String> {
+    let PasswordView { name, scheme, last_use, listener } = password;
+    let last_use = last_use.map_or_else(|| "never".to_owned(), |at| at.to_rfc3339());
+    vec![name, scheme, last_use, listener.unwrap_or_default()]
 }
 
 /// The table that a process with this configuration has.

@@ -3,6 +3,7 @@
 //! It names the concrete backends (the embedded log, JetStream, DNS) and nothing else: what the
 //! roles do is in their crates.
 
+mod accounts;
 mod backend;
 mod backup;
 mod check;
@@ -14,9 +15,11 @@ mod domain_mailbox;
 mod dovecot;
 mod dsn_route;
 mod fullness;
+mod last_use_file;
 mod nats_command;
 mod output;
 mod password;
+mod passwords;
 mod past;
 mod process;
 mod progress;
@@ -65,7 +68,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Mailbox(MailboxCommand::HashPassword) => return password::hash_from_stdin(),
+        Command::Mailbox(MailboxCommand::HashPassword { scheme }) => {
+            return password::hash_from_stdin(scheme);
+        }
         Command::Nats(command) => {
             nats_command::run(&command);
             return Ok(());

@@ -4,14 +4,16 @@ use std::io::{self, BufRead, IsTerminal};
 
 use anyhow::{Context, ensure};
 use argon2::{Argon2, PasswordHasher};
+use domains::scram::Keys;
 
+use crate::cli::HashScheme;
 use crate::output;
 
 /// Shorter ones are guessed.
 const CHARACTERS_MIN: usize = 8;
 
-/// Reads a password from the first line of stdin and prints its argon2id hash.
-pub(crate) fn hash_from_stdin() -> anyhow::Result<()> {
+/// Reads a password from the first line of stdin and prints its hash.
+pub(crate) fn hash_from_stdin(scheme: HashScheme) -> anyhow::Result<()> {
     if io::stdin().is_terminal() {
         output::hint("Type the password and press Enter; it is shown as you type.");
     }
@@ -22,9 +24,12 @@ pub(crate) fn hash_from_stdin() -> anyhow::Result<()> {
         password.chars().count() >= CHARACTERS_MIN,
         "the password is shorter than {CHARACTERS_MIN} characters; choose a longer one"
     );
-    let hash = Argon2::default()
-        .hash_password(password.as_bytes())
-        .map_err(|error| anyhow::anyhow!("cannot hash: {error}"))?;
-    output::line(&hash.to_string());
+    output::line(&match scheme {
+        HashScheme::Argon2id => Argon2::default()
+            .hash_password(password.as_bytes())
+            .map_err(|error| anyhow::anyhow!("cannot hash: {error}"))?
+            .to_string(),
+        HashScheme::ScramSha256 => Keys::new(password, rand::random()).to_string(),
+    });
     Ok(())
 }

@@ -19,11 +19,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accounts::Accounts;
 use crate::backend::Backend;
 use crate::backup::snapshot::Snapshots;
 use crate::cli::LogFormat;
 use crate::config::{Config, Refused, refused};
 use crate::fullness::Fullness;
+use crate::passwords::Passwords;
 use crate::process::Control;
 use crate::queue_metrics::Watched as Numbers;
 use crate::reload::{Live, Reloader, Reloading, Setting, Source};
@@ -183,7 +185,12 @@ impl Opening {
         self.readiness.ready("queue");
         let history = open_history(config)?;
         let queue: Arc<dyn Queue> = Arc::new(Watched::new(backend.queue(), history.clone()));
-        let sources = Sources { queue: Arc::clone(&queue), past: past::of(&backend, history) };
+        let accounts = Accounts::open(config, roles).await?;
+        let sources = Sources {
+            queue: Arc::clone(&queue),
+            past: past::of(&backend, history),
+            passwords: roles.contains(&Role::Ingress).then(|| self.passwords(&accounts)),
+        };
         numbers.watch(backend.clone());
         let fullness = Fullness::new(config, roles)?;
         let parts = Parts {
@@ -191,6 +198,7 @@ impl Opening {
             queue: &queue,
             domains: &self.domains,
             fullness: &fullness,
+            accounts: &accounts,
             srs: srs::open(config)?,
         };
         let made = metrics.make(&parts).await?;
@@ -230,6 +238,11 @@ impl Opening {
         Ok(())
     }
 
+    fn passwords(&self, accounts: &Accounts) -> Arc<dyn admin::Passwords> {
+        let (table, logins) = (self.domains.table.clone(), self.domains.logins());
+        Arc::new(Passwords { table, logins, last_uses: accounts.last_uses.clone() })
+    }
+
     /// The port for operators, if there is to be one.
     async fn open_port(&mut self, sources: Sources) -> anyhow::Result<Option<SocketAddr>> {
         let Some(port) = self.config.admin_port()? else { return Ok(None) };
@@ -264,6 +277,7 @@ struct Parts<'a> {
     queue: &'a Arc<dyn Queue>,
     domains: &'a Domains,
     fullness: &'a Fullness,
+    accounts: &'a Accounts,
     srs: Option<Arc<Srs>>,
 }
 
@@ -411,13 +425,15 @@ fn log_admin(error: &std::io::Error) {
 }
 
 fn bind_ingress(parts: &Parts<'_>, metrics: ingress::Metrics) -> anyhow::Result<ingress::Ingress> {
-    let Parts { config, queue, domains, fullness, srs } = parts;
+    let Parts { config, queue, domains, fullness, accounts, srs } = parts;
     let services = ingress::Services {
         queue: Arc::clone(queue),
         domains: domains.table.clone(),
         absence: domains.absence(),
         full: fullness.heard.clone(),
         logins: domains.logins(),
+        pool: accounts.pool.clone(),
+        last_uses: accounts.last_uses.clone(),
         srs: srs.clone(),
         metrics,
     };
@@ -448,7 +464,7 @@ fn make_delivery(
 }
 
 fn make_mda(parts: &Parts<'_>, metrics: mda::Metrics) -> anyhow::Result<mda::Mda> {
-    let Parts { config, queue, domains, fullness, srs } = parts;
+    let Parts { config, queue, domains, fullness, srs, .. } = parts;
     let setup = mda::Setup {
         queue: Arc::clone(queue),
         domains: domains.table.clone(),

@@ -66,6 +66,8 @@ pub enum Mechanism {
     Plain,
     /// Never standardised, and used by much of what submits mail.
     Login,
+    /// RFC 7677.
+    ScramSha256,
 }
 
 /// Why a line is no command. Each has its reply.
@@ -241,6 +243,7 @@ fn parse_auth(argument: &str) -> Result<Command, CommandError> {
     let mechanism = match name.to_ascii_uppercase().as_str() {
         "PLAIN" => Mechanism::Plain,
         "LOGIN" => Mechanism::Login,
+        "SCRAM-SHA-256" => Mechanism::ScramSha256,
         "" => return Err(CommandError::Parameter),
         _ => return Err(CommandError::Mechanism),
     };

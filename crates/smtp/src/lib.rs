@@ -27,6 +27,6 @@ pub mod xtext;
 pub use command::{Command, CommandError, MailCommand, RcptCommand};
 pub use limits::Limits;
 pub use server::{
-    Answer, Awaiting, Credentials, Event, ListenerKind, Note, Protocol, ServerConfig,
+    Answer, Awaiting, Credentials, Event, ListenerKind, Note, Protocol, Scram, ServerConfig,
     ServerSession, StartTls, Transport,
 };

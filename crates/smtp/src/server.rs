@@ -44,6 +44,14 @@ pub enum StartTls {
     Unavailable,
 }
 
+/// Whether a listener for users offers SCRAM-SHA-256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scram {
+    Offered,
+    /// Nobody could log in by it.
+    Unavailable,
+}
+
 /// What all sessions of a listener share.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
@@ -51,6 +59,7 @@ pub struct ServerConfig {
     /// Our name in the greeting and the reply to EHLO.
     pub hostname: String,
     pub starttls: StartTls,
+    pub scram: Scram,
     pub limits: Limits,
 }
 
@@ -64,6 +73,11 @@ pub enum Event {
     StartTls,
     /// A question: are these good?
     Authenticate(Credentials),
+    /// A question: what of this, the first message of a client that logs in by SCRAM? An
+    /// [`Answer::Challenge`] goes on, [`Answer::AcceptWith`] the login ends it.
+    BeginScram(String),
+    /// The same of the messages that answer a challenge.
+    GoOnWithScram(String),
     /// A question: may a transaction begin?
     Mail(Box<MailCommand>),
     /// A question: is this recipient accepted?
@@ -126,6 +140,8 @@ pub enum Answer {
     Accept,
     /// Accept and add this to the text of the reply.
     AcceptWith(String),
+    /// Go on with this message of SCRAM; for its questions only.
+    Challenge(String),
     /// Refuse with this 4xx or 5xx; after a 421 the session is closed (RFC 5321 §3.8).
     Refuse(Reply),
 }
@@ -215,7 +231,7 @@ impl ServerSession {
     /// Answers the question that [`ServerSession::next`] asked last.
     ///
     /// # Panics
-    /// When no question is open: that is a bug of the driver.
+    /// When no question is open, or the answer is for another: that is a bug of the driver.
     pub fn answer(&mut self, answer: Answer) {
         let State::Asked(question) = mem::replace(&mut self.state, State::Closed) else {
             panic!("answer without a question");
@@ -223,6 +239,7 @@ impl ServerSession {
         self.state = match answer {
             Answer::Accept => self.accept(question, None),
             Answer::AcceptWith(text) => self.accept(question, Some(&text)),
+            Answer::Challenge(message) => self.challenge(&question, &message),
             Answer::Refuse(reply) => self.refuse_question(question, reply),
         };
     }
@@ -493,6 +510,11 @@ impl ServerSession {
                 self.identity = Some(login);
                 State::Command
             }
+            Question::Scram => {
+                self.say("235 2.7.0 Authentication successful");
+                self.identity = Some(text.unwrap_or_default().into());
+                State::Command
+            }
             Question::BeginData => {
                 self.say("354 End data with <CR><LF>.<CR><LF>");
                 State::Data(self.new_data())
@@ -515,7 +537,7 @@ impl ServerSession {
             Question::Recipient(transaction) => {
                 self.give(State::Transaction(transaction.with_refusal()), refusal)
             }
-            Question::Authenticate(_) => self.refuse_authentication(refusal),
+            Question::Authenticate(_) | Question::Scram => self.refuse_authentication(refusal),
             Question::BeginChunk(chunk) => State::Chunk(chunk.refused(refusal)),
         }
     }

@@ -12,7 +12,7 @@ use smtp::client::{
     ClientConfig, ClientSession, Credentials, Event as Heard, Mail, Password, RecipientResult,
 };
 use smtp::server::Transport;
-use smtp::{Answer, Event, Limits, ListenerKind, ServerConfig, ServerSession, StartTls};
+use smtp::{Answer, Event, Limits, ListenerKind, Scram, ServerConfig, ServerSession, StartTls};
 
 /// A message as the server took it.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,6 +42,7 @@ impl Pair {
             kind,
             hostname: "mx.example.org".to_owned(),
             starttls: StartTls::Offered,
+            scram: Scram::Offered,
             limits: Limits::default(),
         };
         let mut pair = Self {
@@ -104,6 +105,7 @@ impl Pair {
                     self.content.extend(content);
                     None
                 }
+                Event::BeginScram(_) | Event::GoOnWithScram(_) => panic!("we do not speak SCRAM"),
                 Event::Authenticate(_) | Event::BeginContent => Some(Answer::Accept),
                 Event::Mail(_) => {
                     self.recipients.clear();

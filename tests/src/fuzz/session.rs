@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mail_types::{EnhancedStatus, Reply, ReplyCode};
 use smtp::server::Transport;
-use smtp::{Answer, Event, Limits, ListenerKind, ServerConfig, ServerSession, StartTls};
+use smtp::{Answer, Event, Limits, ListenerKind, Scram, ServerConfig, ServerSession, StartTls};
 
 use super::is_strict;
 
@@ -55,6 +55,7 @@ impl Client {
             kind,
             hostname: "mx.example.org".to_owned(),
             starttls: StartTls::Offered,
+            scram: Scram::Offered,
             limits: LIMITS,
         };
         let session = ServerSession::new(Arc::new(config), transport);
@@ -109,9 +110,16 @@ impl Client {
                 self.content.clear();
                 self.answer();
             }
-            Event::Authenticate(_) | Event::Mail(_) | Event::Recipient(_) | Event::BeginContent => {
-                self.answer()
+            Event::BeginScram(_) | Event::GoOnWithScram(_) if self.policy & 3 == 3 => {
+                self.policy = self.policy.rotate_left(1);
+                self.session.answer(Answer::Challenge("r=1,s=2,i=3".to_owned()));
             }
+            Event::BeginScram(_)
+            | Event::GoOnWithScram(_)
+            | Event::Authenticate(_)
+            | Event::Mail(_)
+            | Event::Recipient(_)
+            | Event::BeginContent => self.answer(),
         }
         false
     }

@@ -4,7 +4,13 @@ use hyper::StatusCode;
 
 use crate::served::{Served, TOKEN, write_token};
 
-const PATHS: [&str; 4] = ["/v1/stats", "/v1/jobs", "/v1/top?by=reason", "/v1/openapi.json"];
+const PATHS: [&str; 5] = [
+    "/v1/stats",
+    "/v1/jobs",
+    "/v1/top?by=reason",
+    "/v1/passwords?login=alice@example.org",
+    "/v1/openapi.json",
+];
 
 #[tokio::test]
 async fn without_the_token_nothing_is_told_or_done() {

@@ -92,6 +92,7 @@ fn values(document: &Value, parameter: &Value) -> Vec<String> {
     let value = match name {
         "message" => "01JD5ZQ9W3T8M1V5K7N2B4C6XR",
         "tenant" => "default",
+        "login" => "alice@example.org",
         "sender" => "@example.org",
         "recipientDomain" => "example.net",
         "olderThanSeconds" => "0",

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use admin::Sources;
+use admin::{PasswordView, Passwords, Sources};
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use history::{History, Watched};
@@ -56,6 +56,21 @@ impl Answer {
     }
 }
 
+/// Knows one password of everybody.
+struct Alice;
+
+#[async_trait::async_trait]
+impl Passwords for Alice {
+    async fn of(&self, _: &str) -> Result<Option<Vec<PasswordView>>, String> {
+        Ok(Some(vec![PasswordView {
+            name: "phone".to_owned(),
+            scheme: "ARGON2ID".to_owned(),
+            last_use: Some(NOW),
+            listener: Some("submission".to_owned()),
+        }]))
+    }
+}
+
 impl Served {
     pub(crate) async fn start() -> Self {
         let queue = SimulatedQueue::new(1, Settings::default(), VirtualClock::new(NOW).reader());
@@ -64,7 +79,11 @@ impl Served {
         write_token(&token_file, TOKEN);
         let history = history(dir.path());
         let watched = Arc::new(Watched::new(Arc::new(queue.clone()), history.clone()));
-        let sources = Sources { queue: watched.clone(), past: Arc::new(history) };
+        let sources = Sources {
+            queue: watched.clone(),
+            past: Arc::new(history),
+            passwords: Some(Arc::new(Alice)),
+        };
         let router = admin::port::router(sources, &token_file);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

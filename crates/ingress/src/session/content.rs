@@ -116,6 +116,7 @@ impl Session {
         };
         match committed {
             Ok(octets) => {
+                transaction.keep_count();
                 self.log_accepted(&transaction, id, octets);
                 Answer::AcceptWith(format!("queued as {id}"))
             }

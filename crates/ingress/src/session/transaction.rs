@@ -9,6 +9,7 @@ use mail_types::{
     SmtpOrigin, TenantId, Timestamp,
 };
 use queue::{Draft, NewJob, NextHop};
+use senders::{Refusal, Tally};
 use smtp::{MailCommand, Protocol, RcptCommand};
 use tracing::Span;
 
@@ -28,6 +29,8 @@ pub(super) struct Transaction {
     recipients: u32,
     tenant: Option<TenantId>,
     size_max: Option<u64>,
+    /// Of whoever logged in: recipients that count once the message is accepted.
+    tally: Option<Tally>,
     pub(super) span: Span,
     /// W3C `traceparent` of what follows from the transaction.
     trace_parent: String,
@@ -50,7 +53,12 @@ pub(super) struct Source<'a> {
 }
 
 impl Transaction {
-    pub(super) fn new(mail: MailCommand, protocol: Protocol, span: Span) -> Self {
+    pub(super) fn new(
+        mail: MailCommand,
+        protocol: Protocol,
+        span: Span,
+        tally: Option<Tally>,
+    ) -> Self {
         Self {
             mail,
             protocol,
@@ -60,10 +68,24 @@ impl Transaction {
             recipients: 0,
             tenant: None,
             size_max: None,
+            tally,
             trace_parent: runtime::trace::trace_parent(&span),
             span,
             content: None,
         }
+    }
+
+    /// Counts a recipient of whoever logged in, before it is accepted.
+    pub(super) async fn count_recipient(&mut self, now: Timestamp) -> Result<(), Refusal> {
+        match &mut self.tally {
+            Some(tally) => tally.take(now).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The message is accepted: its recipients stay counted.
+    pub(super) fn keep_count(&mut self) {
+        self.tally.iter_mut().for_each(Tally::keep);
     }
 
     /// Adds an accepted recipient; one that is there already is not delivered to twice.

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::client::Client;
+use super::last_use_memory::LastUseMemory;
 use super::memory_queue::{Handle, MemoryQueue, Stored};
 
 pub(super) const PASSWORD: &str = "correct horse";
@@ -22,6 +23,7 @@ pub(super) struct Server {
     pub(super) queue: Arc<MemoryQueue>,
     pub(super) domains: Arc<ArcSwapOption<Table>>,
     pub(super) full: Arc<FullMailboxes>,
+    pub(super) last_uses: Arc<LastUseMemory>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
     pub(super) directory: tempfile::TempDir,
@@ -54,12 +56,15 @@ impl Server {
         let queue = Arc::new(MemoryQueue::default());
         let domains = Arc::new(ArcSwapOption::from_pointee(table()));
         let full = Arc::new(FullMailboxes::default());
+        let last_uses = Arc::new(LastUseMemory::default());
         let services = Services {
             queue: Arc::new(Handle(Arc::clone(&queue))),
             domains: Arc::clone(&domains),
             absence,
             full: Arc::clone(&full),
             logins: Arc::new(AtHome),
+            pool: Arc::new(senders::InMemory::default()),
+            last_uses: Arc::clone(&last_uses) as Arc<dyn senders::LastUseStore>,
             srs: Some(Arc::new(Srs::new(&[7; 32], &[]).unwrap())),
             metrics: Metrics::register(&mut registry),
         };
@@ -68,7 +73,7 @@ impl Server {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(ingress.serve(stop.clone()));
         tasks.close();
-        Self { queue, domains, full, stop, tasks, directory, addresses, registry }
+        Self { queue, domains, full, last_uses, stop, tasks, directory, addresses, registry }
     }
 
     pub(super) fn address(&self, kind: Kind) -> SocketAddr {
@@ -145,9 +150,18 @@ pub(super) fn login(user: &str, password: &str) -> String {
     format!("AUTH PLAIN {}", base64::engine::general_purpose::STANDARD.encode(response))
 }
 
+pub(super) fn hash(password: &str) -> String {
+    Argon2::default().hash_password(password.as_bytes()).unwrap().to_string()
+}
+
 pub(super) fn table() -> Table {
-    let hash = Argon2::default().hash_password(PASSWORD.as_bytes()).unwrap().to_string();
-    let text = format!(
+    let declared = yaml::parse("test.yaml", &table_text()).unwrap();
+    Table::compile(&declared, &Settings::default()).unwrap()
+}
+
+pub(super) fn table_text() -> String {
+    let hash = hash(PASSWORD);
+    format!(
         "
 apiVersion: postrider.dev/v1alpha1
 kind: MailDomain
@@ -185,7 +199,5 @@ spec:
   address: bill@example.org
   quota: {{ onFull: reject }}
 "
-    );
-    let declared = yaml::parse("test.yaml", &text).unwrap();
-    Table::compile(&declared, &Settings::default()).unwrap()
+    )
 }

@@ -2,7 +2,7 @@
 
 use mail_types::Reply;
 
-use super::{ListenerKind, ServerSession, StartTls, Transport};
+use super::{ListenerKind, Scram, ServerSession, StartTls, Transport};
 
 /// Appends a reply with its line ends. Controls in its text become `?`.
 pub fn write_reply(reply: &Reply, out: &mut Vec<u8>) {
@@ -41,7 +41,10 @@ impl ServerSession {
             text.push_str("250-STARTTLS\r\n");
         }
         if self.transport == Transport::Tls && self.config.kind != ListenerKind::Relay {
-            text.push_str("250-AUTH PLAIN LOGIN\r\n");
+            text.push_str(match self.config.scram {
+                Scram::Offered => "250-AUTH PLAIN LOGIN SCRAM-SHA-256\r\n",
+                Scram::Unavailable => "250-AUTH PLAIN LOGIN\r\n",
+            });
         }
         text.push_str("250 CHUNKING");
         self.say(&text);

@@ -1,11 +1,12 @@
-//! AUTH (RFC 4954 §4) with PLAIN (RFC 4616) and LOGIN.
+//! AUTH (RFC 4954 §4) with PLAIN (RFC 4616), LOGIN, and SCRAM-SHA-256 (RFC 7677), of which the driver
+//! does all but the framing.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::state::{Input, Question, Refusal, State, Step};
-use super::{Credentials, Event, ListenerKind, Note, ServerSession, Transport};
-use crate::command::Mechanism;
+use super::{Credentials, Event, ListenerKind, Note, Scram, ServerSession, Transport};
+use crate::command::{CommandError, Mechanism};
 use crate::framing::{Line, LineError};
 
 /// What the next line from the client is.
@@ -14,6 +15,8 @@ pub(super) enum SaslStep {
     Plain,
     LoginName,
     LoginPassword { login: String },
+    ScramFirst,
+    Scram,
 }
 
 /// `Username:` and `Password:`.
@@ -30,7 +33,12 @@ impl ServerSession {
         if let Some(line) = self.auth_refusal(&state) {
             return self.refuse(state, line);
         }
+        if mechanism == Mechanism::ScramSha256 && self.config.scram == Scram::Unavailable {
+            return self.refuse(state, CommandError::Mechanism.reply());
+        }
         match (mechanism, initial) {
+            (Mechanism::ScramSha256, None) => self.reply(State::Sasl(SaslStep::ScramFirst), "334 "),
+            (Mechanism::ScramSha256, Some(initial)) => self.respond(SaslStep::ScramFirst, &initial),
             (Mechanism::Plain, None) => self.reply(State::Sasl(SaslStep::Plain), "334 "),
             (Mechanism::Login, None) => {
                 self.reply(State::Sasl(SaslStep::LoginName), LOGIN_NAME_PROMPT)
@@ -96,7 +104,20 @@ impl ServerSession {
                 self.reply(State::Sasl(next), LOGIN_PASSWORD_PROMPT)
             }
             SaslStep::LoginPassword { login } => ask(Credentials::new(login, response)),
+            SaslStep::ScramFirst => {
+                Step::Tell(State::Asked(Question::Scram), Event::BeginScram(response))
+            }
+            SaslStep::Scram => {
+                Step::Tell(State::Asked(Question::Scram), Event::GoOnWithScram(response))
+            }
         }
+    }
+
+    /// The server's next message of SCRAM.
+    pub(super) fn challenge(&mut self, question: &Question, message: &str) -> State {
+        assert!(matches!(question, Question::Scram), "a challenge where none was asked for");
+        self.say(&format!("334 {}", STANDARD.encode(message)));
+        State::Sasl(SaslStep::Scram)
     }
 
     fn refuse_response(&mut self) -> Step {

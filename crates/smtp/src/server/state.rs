@@ -44,6 +44,7 @@ pub(super) enum Question {
     Recipient(Transaction),
     /// The login that asks.
     Authenticate(Box<str>),
+    Scram,
     BeginData,
     BeginChunk(Chunk),
     EndOfContent,

@@ -1,9 +1,12 @@
 //! AUTH. `AGFsaWNlAHNlY3JldA==` is PLAIN of alice with the right password, `AGFsaWNlAHdyb25n`
 //! with a wrong one.
 
-use smtp::ListenerKind::{Relay, Submission, Submissions};
+use std::sync::Arc;
 
-use super::harness::{Case, run};
+use smtp::ListenerKind::{Relay, Submission, Submissions};
+use smtp::{Scram, ServerConfig, ServerSession, Transport};
+
+use super::harness::{Case, config, run};
 
 const CASES: &[Case] = &[
     Case {
@@ -153,6 +156,44 @@ const CASES: &[Case] = &[
             S: 501 5.5.2",
     },
     Case {
+        name: "auth-scram",
+        rule: "RFC 7677 §4",
+        script: "
+            S: 220
+            C: EHLO client.example
+            S: 250 CHUNKING
+            C: AUTH SCRAM-SHA-256 Zmlyc3Q=
+            S: 334 Y2hhbGxlbmdl
+            C: ZmluYWw=
+            S: 334 dmVyaWZpZWQ=
+            C:
+            S: 235 2.7.0
+            C: AUTH PLAIN AGFsaWNlAHNlY3JldA==
+            S: 503 5.5.1
+            C: MAIL FROM:<a@example.com>
+            S: 250 2.1.0",
+    },
+    Case {
+        name: "auth-scram-challenge",
+        rule: "RFC 4954 §4",
+        script: "
+            S: 220
+            C: EHLO client.example
+            S: 250 CHUNKING
+            C: AUTH scram-sha-256
+            S: 334
+            C: Zmlyc3Q=
+            S: 334 Y2hhbGxlbmdl
+            C: *
+            S: 501 5.7.0
+            C: AUTH SCRAM-SHA-256 Zmlyc3Q=
+            S: 334 Y2hhbGxlbmdl
+            C: d3Jvbmc=
+            S: 535 5.7.8
+            C: MAIL FROM:<a@example.com>
+            S: 530 5.7.0",
+    },
+    Case {
         name: "auth-mechanism",
         rule: "RFC 4954 §4",
         script: "
@@ -207,6 +248,26 @@ const CASES: &[Case] = &[
 #[test]
 fn dialogues() {
     run(Submissions, CASES);
+}
+
+#[test]
+fn what_is_offered() {
+    for (scram, want) in [
+        (Scram::Offered, "250-AUTH PLAIN LOGIN SCRAM-SHA-256\r\n"),
+        (Scram::Unavailable, "250-AUTH PLAIN LOGIN\r\n"),
+    ] {
+        let config = ServerConfig { scram, ..config(Submissions) };
+        let mut session = ServerSession::new(Arc::new(config), Transport::Tls);
+        session.next(b"");
+        session.next(b"EHLO client.example\r\n");
+        let said = String::from_utf8(session.output().clone()).unwrap();
+        assert!(said.contains(want), "{said}");
+        session.output().clear();
+        session.next(b"AUTH SCRAM-SHA-256\r\n");
+        let said = String::from_utf8(session.output().clone()).unwrap();
+        let is_offered = scram == Scram::Offered;
+        assert!(said.starts_with(if is_offered { "334 " } else { "504 5.5.4 " }), "{said}");
+    }
 }
 
 #[test]

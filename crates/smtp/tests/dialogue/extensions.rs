@@ -166,7 +166,7 @@ fn ehlo_lists_what_is_offered() {
         (Relay, Clear, " STARTTLS CHUNKING"),
         (Relay, Tls, " CHUNKING"),
         (Submission, Clear, " STARTTLS CHUNKING"),
-        (Submission, Tls, " AUTH PLAIN LOGIN CHUNKING"),
+        (Submission, Tls, " AUTH PLAIN LOGIN SCRAM-SHA-256 CHUNKING"),
     ] {
         let mut session = smtp::ServerSession::new(std::sync::Arc::new(config(kind)), transport);
         session.next(b"");

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use mail_types::{EnhancedStatus, Reply, ReplyCode};
 use smtp::server::Transport;
-use smtp::{Answer, Event, Limits, ListenerKind, Note, ServerConfig, ServerSession, StartTls};
+use smtp::{
+    Answer, Event, Limits, ListenerKind, Note, Scram, ServerConfig, ServerSession, StartTls,
+};
 
 /// One row of the table.
 pub(super) struct Case {
@@ -34,6 +36,7 @@ pub(super) fn config(kind: ListenerKind) -> ServerConfig {
         kind,
         hostname: "mx.example.org".to_owned(),
         starttls: StartTls::Offered,
+        scram: Scram::Offered,
         limits: limits(),
     }
 }
@@ -151,6 +154,16 @@ impl Dialogue {
             {
                 refuse(ReplyCode::new(535), EnhancedStatus::new(5, 7, 8), "Bad credentials")
             }
+            // A mechanism of two messages and an empty one.
+            Event::BeginScram(message) if message == "first" => {
+                Answer::Challenge("challenge".to_owned())
+            }
+            Event::BeginScram(_) => panic!("it has not begun so"),
+            Event::GoOnWithScram(message) => match &*message {
+                "final" => Answer::Challenge("verified".to_owned()),
+                "" => Answer::AcceptWith("alice".to_owned()),
+                _ => refuse(ReplyCode::new(535), EnhancedStatus::new(5, 7, 8), "Bad credentials"),
+            },
             Event::Mail(mail) if mail.reverse_path.to_string() == "<refused@example.com>" => {
                 refuse(ReplyCode::new(550), EnhancedStatus::new(5, 7, 1), "Not you")
             }

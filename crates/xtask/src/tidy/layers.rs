@@ -9,10 +9,10 @@ use crate::workspace::Metadata;
 /// never know each other.
 const LAYERS: [&[&str]; 8] = [
     &["mail-types"],
-    &["smtp", "message", "retry", "resolve", "nats"],
+    &["smtp", "message", "retry", "resolve", "nats", "senders"],
     &["domains", "queue"],
     &["history"],
-    &["queue-log", "queue-jetstream", "domains-kv", "outcome", "admin", "runtime"],
+    &["queue-log", "queue-jetstream", "domains-kv", "senders-kv", "outcome", "admin", "runtime"],
     &["handover"],
     &["ingress", "delivery", "mda"],
     &["postrider"],
@@ -22,13 +22,13 @@ const LAYERS: [&[&str]; 8] = [
 const FREE: [&str; 2] = ["tests", "xtask"];
 
 /// Sans-I/O: time and randomness are arguments, and no runtime is known.
-const PURE: [&str; 5] = ["mail-types", "smtp", "message", "retry", "domains"];
+const PURE: [&str; 6] = ["mail-types", "smtp", "message", "retry", "senders", "domains"];
 
 /// What makes a crate impure, wherever in its tree it lies.
 const RUNTIMES: [&str; 6] = ["tokio", "mio", "async-std", "smol", "async-io", "futures-executor"];
 
 /// Named by the binary alone, which chooses between them.
-const BACKENDS: [&str; 3] = ["queue-log", "queue-jetstream", "domains-kv"];
+const BACKENDS: [&str; 4] = ["queue-log", "queue-jetstream", "domains-kv", "senders-kv"];
 
 pub(super) fn check(metadata: &Metadata) -> Vec<Violation> {
     let names = metadata.names();

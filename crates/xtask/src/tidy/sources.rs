@@ -33,7 +33,7 @@ const BANNED: [Banned; 3] = [
 ];
 
 /// Crates to which time is an argument, always.
-const CLOCKLESS: [&str; 5] = ["mail-types", "smtp", "message", "retry", "domains"];
+const CLOCKLESS: [&str; 6] = ["mail-types", "smtp", "message", "retry", "senders", "domains"];
 
 pub(super) fn check(path: &Path, text: &str) -> Vec<Violation> {
     let mut violations = check_name(path);

@@ -1,0 +1,86 @@
+//! What processes share about those who log in, in NATS KV.
+//!
+//! ```text
+//! bucket `sending`  m.ADDRESS  d.DOMAIN   what was sent within a day      in memory, 26 hours
+//! bucket `logins`   ADDRESS               last uses of its passwords      on disk, 400 days
+//! ```
+//!
+//! Every change is a compare-and-set on the record's sequence: whoever comes second reads again.
+//! Whoever writes first makes the bucket. Counts are in the servers' memory, for a limit is no
+//! account: they outlive each process and, with replicas, each server, and begin anew when all
+//! servers stop at once. There is a record for each mailbox and domain that has sent, of at most
+//! 1 KB and mostly of some 60 octets.
+//!
+//! **Does not know** limits, SMTP, nor the domain table.
+//!
+//! **Failure behaviour.** A change without an answer may have happened. Of counts, that is as if
+//! they were used; a last use is added again.
+
+mod bucket;
+mod counts;
+mod last_uses;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use nats::{Cause, Login};
+
+pub use counts::Counts;
+pub use last_uses::Logins;
+
+/// Where the buckets are.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Servers as `nats://host:port` or `tls://host:port`.
+    pub urls: Vec<String>,
+    /// A file with the seed of the nkey to log in with.
+    pub nkey_file: Option<PathBuf>,
+    /// Certificates of authorities that the servers' certificates are checked by.
+    pub ca_file: Option<PathBuf>,
+    /// The prefix of the subjects where this client is answered.
+    pub inbox_prefix: String,
+    /// Copies of the buckets' streams.
+    pub replicas: usize,
+    /// How long an answer of a server is waited for.
+    pub timeout: Duration,
+}
+
+/// Why there is no connection, not even later.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot connect to {urls}")]
+pub struct ConnectError {
+    urls: String,
+    #[source]
+    source: Cause,
+}
+
+/// A connection to the servers that hold the buckets.
+#[derive(Clone)]
+pub struct Servers {
+    client: async_nats::Client,
+    context: jetstream::Context,
+    config: Config,
+}
+
+impl Servers {
+    /// Servers may come later: until then nothing is answered.
+    ///
+    /// # Errors
+    /// A file of the configuration cannot be read.
+    pub async fn connect_later(config: &Config) -> Result<Self, ConnectError> {
+        let error = |source| ConnectError { urls: config.urls.join(", "), source };
+        let login = Login {
+            nkey_file: config.nkey_file.as_deref(),
+            ca_file: config.ca_file.as_deref(),
+            inbox_prefix: &config.inbox_prefix,
+            timeout: config.timeout,
+        };
+        let options = login.options().await.map_err(error)?.retry_on_initial_connect();
+        let connected = options.connect(config.urls.clone()).await;
+        let client = connected.map_err(|source| error(source.into()))?;
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(config.timeout);
+        Ok(Self { client, context, config: config.clone() })
+    }
+}
