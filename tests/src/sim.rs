@@ -53,13 +53,14 @@ impl World {
             queue: Arc::clone(queue),
             domains: Arc::clone(&table),
             absence: Arc::new(AtHome),
+            call_ahead: Arc::new(inquirer()?),
             srs: None,
             logins: Arc::new(AtHome),
             metrics: ingress::Metrics::register(&mut registry),
         };
         let ingress = ingress::Ingress::bind(&ingress_config(dir)?, services)?;
         let submission = ingress.addresses().first().context("no listener")?.1;
-        let delivery = delivery(queue, sink, &mut registry)?;
+        let delivery = delivery(queue, Arc::clone(&table), sink, &mut registry)?;
         let mda = mda(queue, table, dir, &mut registry)?;
         let mail = mda.directory().context("no Maildirs")?.to_owned();
         let (stop, mut roles) = (CancellationToken::new(), JoinSet::new());
@@ -134,8 +135,14 @@ fn impatient() -> Policy {
     Policy { intervals_seconds: vec![1], repeat_seconds: 1, ..Policy::default() }
 }
 
+fn inquirer() -> Result<delivery::Inquirer> {
+    let resolver = Arc::new(resolve::Fake::default());
+    Ok(delivery::Inquirer::new(delivery::Config::default(), resolver, name()?)?)
+}
+
 fn delivery(
     queue: &Arc<dyn Queue>,
+    domains: Arc<ArcSwapOption<Table>>,
     sink: SocketAddr,
     registry: &mut Registry,
 ) -> Result<delivery::Delivery> {
@@ -157,6 +164,8 @@ fn delivery(
     let setup = delivery::Setup {
         queue: Arc::clone(queue),
         resolver: Arc::new(resolve::Fake::default()),
+        domains,
+        absence: Arc::new(AtHome),
         name: name()?,
         route: dsn_route(),
         lease: LEASE,

@@ -1,17 +1,19 @@
 //! Opening a session with a host: connection, greeting, TLS, authentication.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use domains::Gateway;
 use handover::{Authentication, Connection};
 use mail_types::Host;
-use smtp::client::{ClientConfig, SessionError};
+use smtp::client::{ClientConfig, Credentials, SessionError};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::warn;
 
-use crate::config::{Route, Settings};
+use crate::config::{Login, Route, Settings, credentials};
 use crate::failure::HopFailure;
 use crate::metrics::Metrics;
 use crate::stream::Stream;
@@ -43,6 +45,8 @@ pub(crate) struct Session {
     pub(crate) tls_failure: Option<Box<str>>,
     /// A short message may go out in one piece.
     pub(crate) takes_whole: bool,
+    /// The server of a gateway domain that it was opened to.
+    pub(crate) gateway: Option<Arc<Gateway>>,
     /// Transactions begun on it.
     pub(crate) transactions: u32,
 }
@@ -51,6 +55,11 @@ impl Session {
     /// Whether another transaction may begin: nothing came in the meantime, not even the end.
     pub(crate) fn is_reusable(&mut self) -> bool {
         self.connection.is_idle() && self.connection.is_quiet()
+    }
+
+    /// Whether it leads where the route leads: a domain's own server may be another by now.
+    pub(crate) fn is_on(&self, route: &Route) -> bool {
+        self.gateway.as_ref() == route.way.gateway()
     }
 }
 
@@ -73,7 +82,7 @@ impl Opener<'_> {
     /// Opens a session with the TLS and the credentials that the route wants.
     pub(crate) async fn open(self, target: &Target, route: &Route) -> Result<Session, HopFailure> {
         let mut tls_failure = None;
-        let connection = match self.secured(target, route.tls).await? {
+        let connection = match self.secured(target, route).await? {
             Secured::Done(connection) => connection,
             Secured::Failed(cause) if route.tls.is_mandatory() => {
                 return Err(HopFailure::TlsFailed { relay: target.relay(), cause });
@@ -91,11 +100,13 @@ impl Opener<'_> {
             tls_failure,
             takes_whole: route.chunking && connection.capabilities().takes_whole(),
             connection,
+            gateway: route.way.gateway().cloned(),
             transactions: 0,
         };
-        if let Some(credentials) = &route.credentials {
+        if let Some(login) = &route.login {
             let host = target.host.clone();
-            let done = session.connection.authenticate(credentials).await;
+            let credentials = login.credentials(&host).await?;
+            let done = session.connection.authenticate(&credentials).await;
             match done.map_err(|error| failed(target, error))? {
                 Authentication::Done => {}
                 Authentication::NotOffered => return Err(HopFailure::AuthNotOffered { host }),
@@ -125,7 +136,8 @@ impl Opener<'_> {
         Ok(connection)
     }
 
-    async fn secured(self, target: &Target, mode: TlsMode) -> Result<Secured, HopFailure> {
+    async fn secured(self, target: &Target, route: &Route) -> Result<Secured, HopFailure> {
+        let mode = route.tls;
         let mut connection = self.greeted(target).await?;
         if mode == TlsMode::None {
             return Ok(Secured::Done(connection));
@@ -140,7 +152,7 @@ impl Opener<'_> {
         match refusal {
             Some(reply) if mode.is_mandatory() => Ok(Secured::Failed(reply.to_string())),
             Some(_) => Ok(Secured::Done(connection)),
-            None => self.handshake(connection, target, mode).await,
+            None => self.handshake(connection, target, route).await,
         }
     }
 
@@ -148,9 +160,13 @@ impl Opener<'_> {
         self,
         connection: Box<Connection<Stream>>,
         target: &Target,
-        mode: TlsMode,
+        route: &Route,
     ) -> Result<Secured, HopFailure> {
-        let connector = TlsConnector::from(self.settings.tls.config(mode));
+        let config = match self.settings.tls.of_route(route) {
+            Ok(config) => config,
+            Err(error) => return Ok(Secured::Failed(error.to_string())),
+        };
+        let connector = TlsConnector::from(config);
         let name = server_name(&target.host, target.address.ip());
         let (stream, mut session) = connection.into_parts();
         match stream.shake_hands(&connector, name, session.timeout()).await {
@@ -163,6 +179,32 @@ impl Opener<'_> {
             Err(error) => {
                 self.metrics.tls_handshakes_failed.inc();
                 Ok(Secured::Failed(error.to_string()))
+            }
+        }
+    }
+}
+
+impl Login {
+    /// Reads the file that the password is in, if it is in one.
+    async fn credentials(&self, host: &str) -> Result<Credentials, HopFailure> {
+        let (user, password) = match self {
+            Self::Known(credentials) => return Ok(credentials.clone()),
+            Self::InFile { user, password } => (user, password.as_deref()),
+        };
+        let host = host.to_owned();
+        let Some(path) = password else {
+            warn!(
+                host,
+                "delivery.gatewayPasswordsDir is not set, and a gateway domain has a login"
+            );
+            return Err(HopFailure::PasswordUnknown { host });
+        };
+        match tokio::fs::read_to_string(path).await {
+            Ok(text) => Ok(credentials(user, &text)),
+            Err(error) => {
+                let file = path.display();
+                warn!(host, %file, %error, "the password of a gateway domain cannot be read");
+                Err(HopFailure::PasswordUnknown { host })
             }
         }
     }

@@ -13,6 +13,8 @@ use crate::spec::{Alias, Inbound, MailDomainSpec, MailboxSpec, Metadata, Passwor
 use crate::table::{Declaration, Entry, Settings, Table, Target};
 use crate::yaml::{self, Declared, Resource};
 
+mod relay;
+
 const ALIASES_MAX: usize = 500;
 const ALIAS_TARGETS_MAX: usize = 64;
 const MAILBOX_ALIASES_MAX: usize = 100;
@@ -24,6 +26,7 @@ const PASSWORDS_MAX: usize = 10;
 /// RFC 5321 §4.5.3.1.7.
 const MESSAGE_SIZE_BYTES_LEAST: u64 = 64 * 1024;
 const MESSAGE_SIZE_BYTES_MAX: u64 = 1 << 30;
+
 impl Table {
     /// Builds a table of everything declared, or says all that is wrong with it.
     pub fn compile(declared: &[Declared], settings: &Settings) -> Result<Self, Vec<Problem>> {
@@ -77,6 +80,7 @@ impl Compiler {
         for at in declared {
             if let Resource::MailDomain { metadata, spec } = &at.resource {
                 self.add_alias_domain(at, metadata, spec);
+                self.add_gateway(at, metadata, spec);
             }
         }
         for at in declared {
@@ -151,6 +155,7 @@ impl Compiler {
             tenant: tenant(metadata),
             alias_of: None,
             max_message_size_bytes: spec.inbound.max_message_size_bytes,
+            gateway: None,
             entries: HashMap::new(),
             catch_all: None,
         };
@@ -481,8 +486,12 @@ impl Compiler {
     fn is_nowhere(&self, address: &Mailbox) -> bool {
         let hosted = address.domain().filter(|domain| self.table.is_hosted(domain));
         hosted.is_some_and(|domain| {
-            let entry = self.table.entry(address.local_part(), domain);
-            matches!(entry, None | Some(Target::SendOnly(_)))
+            let gateway = self.table.gateway(self.table.canonical(domain));
+            match self.table.entry(address.local_part(), domain) {
+                None => !gateway.is_some_and(|gateway| gateway.call_ahead),
+                Some(Target::SendOnly(_)) => true,
+                Some(Target::Mailbox(_) | Target::Alias(_) | Target::Recipient) => false,
+            }
         })
     }
 

@@ -15,6 +15,7 @@
 
 mod absence;
 mod compile;
+mod gateway;
 mod graph;
 mod identity;
 mod logins;
@@ -28,6 +29,7 @@ mod table;
 pub mod yaml;
 
 pub use absence::{Absence, AtHome};
+pub use gateway::{Answer, CallAhead, Gateway, GatewayLogin, Server, ServerError};
 pub use identity::{Identity, detail};
 pub use logins::{Claimant, Logins, Unknown};
 pub use problem::{Problem, Source};

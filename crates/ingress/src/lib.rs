@@ -12,7 +12,8 @@
 //! **Security.** No network address is trusted: relaying is for those who authenticated, sender and
 //! From are bound to their identity, recipients are checked at RCPT against the domain table.
 //! Without a complete table the answer is `451`, and so it is for a recipient that is not in it
-//! until that is proven to be no lag. Passwords are checked under TLS only, few at a
+//! until that is proven to be no lag. Recipients whom only the server of a gateway domain knows are
+//! accepted when that says so. Passwords are checked under TLS only, few at a
 //! time, as slowly for users that do not exist. See `smtp` for framing.
 //!
 //! **Diagnostics.** One event `accepted` or `refused` per message, counters for every limit.
@@ -21,6 +22,7 @@
 
 mod auth;
 mod budget;
+mod call_ahead;
 mod clients;
 pub mod config;
 mod deadline;
@@ -40,7 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domains::{Absence, Logins, Srs, Table};
+use domains::{Absence, CallAhead, Logins, Srs, Table};
 use mail_types::Host;
 use queue::Queue;
 use smtp::ListenerKind;
@@ -71,6 +73,8 @@ pub struct Services {
     pub domains: Arc<ArcSwapOption<Table>>,
     /// Asked before a recipient is refused because the table lacks it.
     pub absence: Arc<dyn Absence>,
+    /// Asked before a recipient is accepted whom only the domain's own server knows.
+    pub call_ahead: Arc<dyn CallAhead>,
     /// Asked who logs in.
     pub logins: Arc<dyn Logins>,
     /// Rewrites the reverse-path of what aliases lead elsewhere, and takes bounces of it.

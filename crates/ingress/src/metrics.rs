@@ -26,6 +26,13 @@ pub struct Metrics {
     handshakes: Family<ResultLabel, Counter>,
     sessions_ended: Family<ReasonLabel, Counter>,
     tolerated: Family<ReasonLabel, Counter>,
+    call_aheads: Family<CallAheadLabel, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallAheadLabel {
+    result: &'static str,
+    by: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -86,6 +93,7 @@ impl Default for Metrics {
             handshakes: Family::default(),
             sessions_ended: Family::default(),
             tolerated: Family::default(),
+            call_aheads: Family::default(),
         }
     }
 }
@@ -141,6 +149,11 @@ impl Metrics {
             "Messages accepted although they break a rule",
             metrics.tolerated.clone(),
         );
+        registry.register(
+            "call_aheads",
+            "Recipients of gateway domains whose server was to be asked",
+            metrics.call_aheads.clone(),
+        );
         metrics
     }
 
@@ -179,6 +192,11 @@ impl Metrics {
             End::Aborted => "aborted",
         };
         self.sessions_ended.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// `by`: the server itself, or what is remembered of it.
+    pub(crate) fn called_ahead(&self, result: &'static str, by: &'static str) {
+        self.call_aheads.get_or_create(&CallAheadLabel { result, by }).inc();
     }
 
     pub(crate) fn tolerated(&self, reason: &'static str) {

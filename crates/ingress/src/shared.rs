@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 use crate::Services;
 use crate::auth::Authenticator;
 use crate::budget::Budget;
+use crate::call_ahead::CallAheads;
 use crate::clients::Clients;
 use crate::config::{Config, LimitsConfig};
 use crate::listener::Admission;
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) domains: Arc<ArcSwapOption<Table>>,
     pub(crate) absence: Arc<dyn Absence>,
+    pub(crate) call_aheads: CallAheads,
     pub(crate) logins: Arc<dyn Logins>,
     pub(crate) srs: Option<Arc<Srs>>,
     pub(crate) metrics: Metrics,
@@ -63,7 +65,7 @@ impl Shared {
         services: Services,
         acceptor: Option<TlsAcceptor>,
     ) -> Self {
-        let Services { queue, domains, absence, logins, srs, metrics } = services;
+        let Services { queue, domains, absence, call_ahead, logins, srs, metrics } = services;
         let limits = config.limits.clone();
         let starttls = if acceptor.is_some() { StartTls::Offered } else { StartTls::Unavailable };
         let session = |kind| {
@@ -82,6 +84,7 @@ impl Shared {
             queue,
             domains,
             absence,
+            call_aheads: CallAheads::new(call_ahead, metrics.clone()),
             logins,
             srs,
             authenticator: Authenticator::new(&config.auth),

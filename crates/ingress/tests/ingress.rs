@@ -9,6 +9,7 @@ mod ingress {
 
     mod accepting;
     mod forwarding;
+    mod gateway;
     mod limits;
     mod proxied;
     mod relaying;

@@ -144,6 +144,9 @@ impl Config {
         if let Some(socket) = config.mda.lmtp.as_mut().and_then(|lmtp| lmtp.socket.as_mut()) {
             *socket = base.join(&*socket);
         }
+        if let Some(directory) = &mut config.delivery.gateway_passwords_dir {
+            *directory = base.join(&*directory);
+        }
         for auth in config.delivery.routes.iter_mut().filter_map(|route| route.auth.as_mut()) {
             auth.password_file = base.join(&auth.password_file);
         }

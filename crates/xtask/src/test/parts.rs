@@ -138,7 +138,7 @@ fn sim(context: &Context) -> Result<Counts> {
 }
 
 fn interop(context: &Context) -> Result<Counts> {
-    for tool in [Tool::Postfix, Tool::Dovecot, Tool::Swaks, Tool::Bounce] {
+    for tool in [Tool::Postfix, Tool::Dovecot, Tool::Swaks, Tool::Bounce, Tool::Nats] {
         context.tool(tool)?;
     }
     of_files(&context.environment()?, "interop", &["--test-threads", "1"])
