@@ -18,6 +18,7 @@ pub mod exposition;
 pub mod flood;
 pub mod forwarder;
 pub mod fuzz;
+pub mod gateway;
 pub mod health;
 pub mod jet;
 pub mod keys;

@@ -58,6 +58,7 @@ impl World {
             domains: Arc::clone(&table),
             absence: Arc::new(AtHome),
             full: full.clone(),
+            call_ahead: Arc::new(inquirer()?),
             srs: None,
             logins: Arc::new(AtHome),
             pool: Arc::new(senders::InMemory::default()),
@@ -66,7 +67,7 @@ impl World {
         };
         let ingress = ingress::Ingress::bind(&ingress_config(dir)?, services)?;
         let submission = ingress.addresses().first().context("no listener")?.1;
-        let delivery = delivery(queue, sink, &mut registry)?;
+        let delivery = delivery(queue, Arc::clone(&table), sink, &mut registry)?;
         let mda = mda(queue, table, full, dir, &mut registry)?;
         let mail = mda.directory().context("no Maildirs")?.to_owned();
         let (stop, mut roles) = (CancellationToken::new(), JoinSet::new());
@@ -152,8 +153,14 @@ fn impatient() -> Policy {
     Policy { intervals_seconds: vec![1], repeat_seconds: 1, ..Policy::default() }
 }
 
+fn inquirer() -> Result<delivery::Inquirer> {
+    let resolver = Arc::new(resolve::Fake::default());
+    Ok(delivery::Inquirer::new(delivery::Config::default(), resolver, name()?)?)
+}
+
 fn delivery(
     queue: &Arc<dyn Queue>,
+    domains: Arc<ArcSwapOption<Table>>,
     sink: SocketAddr,
     registry: &mut Registry,
 ) -> Result<delivery::Delivery> {
@@ -175,6 +182,8 @@ fn delivery(
     let setup = delivery::Setup {
         queue: Arc::clone(queue),
         resolver: Arc::new(resolve::Fake::default()),
+        domains,
+        absence: Arc::new(AtHome),
         name: name()?,
         route: dsn_route(),
         lease: LEASE,

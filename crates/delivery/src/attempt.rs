@@ -127,7 +127,7 @@ impl<'a> Attempt<'a> {
         self.delays.connect_ms += millis(resolving.elapsed());
         let mut targets = match found {
             Ok(targets) => targets,
-            Err(failure) => return (self.failed(failure), None),
+            Err(failure) => return (self.failed(failure).await, None),
         };
         let mut worst: Option<HopFailure> = None;
         loop {
@@ -149,7 +149,7 @@ impl<'a> Attempt<'a> {
             worst = if graver { Some(failure) } else { worst };
         }
         let failure = worst.unwrap_or_else(|| HopFailure::NoAddress(targets.name().to_owned()));
-        (self.failed(failure), None)
+        (self.failed(failure).await, None)
     }
 
     /// Opens a session with the next address; `None` when there is none left.
@@ -257,7 +257,12 @@ impl<'a> Attempt<'a> {
     }
 
     /// No host took the message.
-    fn failed(mut self, failure: HopFailure) -> Attempted {
+    async fn failed(mut self, failure: HopFailure) -> Attempted {
+        let is_permanent = failure.blame() == Blame::Permanent;
+        let failure = match is_permanent && !self.worker.is_certain().await {
+            true => HopFailure::Uncertain(self.job.next_hop.key().to_owned()),
+            false => failure,
+        };
         if self.hop == HopState::Unknown && failure.blame() == Blame::Hop {
             self.hop = HopState::Unreachable;
         }

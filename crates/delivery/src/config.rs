@@ -1,9 +1,11 @@
 //! What an operator sets, and what is made of it at start.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use domains::{Gateway, Server};
 use mail_types::{Domain, Host};
 use retry::{Policy, PolicyChange, PolicyError};
 use serde::{Deserialize, Serialize};
@@ -42,6 +44,9 @@ pub struct Config {
     pub allow_private_addresses: bool,
     /// PEM certificates of authorities trusted beside the public ones.
     pub tls_ca_file: Option<PathBuf>,
+    /// Where the passwords are by which the servers of gateway domains know us: files
+    /// `NAMESPACE/NAME`. Without it there is none.
+    pub gateway_passwords_dir: Option<PathBuf>,
     /// The policy of all domains that have none of their own in `routes`.
     pub retry: Policy,
     /// The longest pause between two looks at a next hop that cannot be reached, while mail waits.
@@ -114,6 +119,7 @@ impl Default for Config {
             timeouts: TimeoutConfig::default(),
             allow_private_addresses: false,
             tls_ca_file: None,
+            gateway_passwords_dir: None,
             retry: Policy::default(),
             probe_interval_seconds_max: 900,
             sources: Vec::new(),
@@ -194,13 +200,45 @@ pub(crate) struct Settings {
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     matches: Pattern,
-    /// `None`: by MX.
-    pub(crate) host: Option<Host>,
-    pub(crate) port: u16,
+    pub(crate) way: Way,
     pub(crate) tls: TlsMode,
     pub(crate) chunking: bool,
-    pub(crate) credentials: Option<Credentials>,
+    pub(crate) login: Option<Login>,
     pub(crate) retry: Policy,
+}
+
+/// Which hosts a route leads to.
+#[derive(Clone, Debug)]
+pub(crate) enum Way {
+    /// The domain's mail exchangers, at this port.
+    Exchangers(u16),
+    /// A host that the configuration names.
+    Smarthost(Server),
+    /// The server that a domain of ours has of its own.
+    Gateway(Arc<Gateway>),
+    /// None: mail of the domain is for mailboxes here.
+    Mailboxes,
+}
+
+impl Way {
+    /// The server of a gateway domain, if it leads there.
+    pub(crate) fn gateway(&self) -> Option<&Arc<Gateway>> {
+        match self {
+            Self::Gateway(gateway) => Some(gateway),
+            Self::Exchangers(_) | Self::Smarthost(_) | Self::Mailboxes => None,
+        }
+    }
+}
+
+/// How a host knows us.
+#[derive(Clone, Debug)]
+pub(crate) enum Login {
+    Known(Credentials),
+    /// What the table says: its file is read when it is needed.
+    InFile {
+        user: String,
+        password: Option<PathBuf>,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -246,11 +284,10 @@ impl Settings {
             routes: routes.collect::<Result<_, _>>()?,
             default_route: Route {
                 matches: Pattern::All,
-                host: None,
-                port: config.port,
+                way: Way::Exchangers(config.port),
                 tls: TlsMode::default(),
                 chunking: true,
-                credentials: None,
+                login: None,
                 retry: config.retry.clone(),
             },
             timeouts,
@@ -260,9 +297,12 @@ impl Settings {
         })
     }
 
-    /// Routes that name a host.
-    pub(crate) fn smarthosts(&self) -> impl Iterator<Item = &Route> {
-        self.routes.iter().filter(|route| route.host.is_some())
+    /// Routes that name a host, and the host.
+    pub(crate) fn smarthosts(&self) -> impl Iterator<Item = (&Route, &Server)> {
+        self.routes.iter().filter_map(|route| match &route.way {
+            Way::Smarthost(server) => Some((route, server)),
+            Way::Exchangers(_) | Way::Gateway(_) | Way::Mailboxes => None,
+        })
     }
 
     pub(crate) fn route(&self, host: &Host) -> &Route {
@@ -309,6 +349,7 @@ impl Route {
         let matches =
             Pattern::parse(&route.domain).map_err(|e| problem("domain", e.to_string()))?;
         let host = route.host.as_deref().map(parse_host).transpose();
+        let host = host.map_err(|e| problem("host", e.to_string()))?;
         if route.port == Some(0) {
             return Err(problem("port", "is zero".into()));
         }
@@ -321,24 +362,47 @@ impl Route {
             let remedy = "with auth, say required or verify: a password is not sent in clear";
             return Err(problem("tls", remedy.into()));
         }
+        let port = route.port.unwrap_or(config.port);
         Ok(Self {
             matches,
-            host: host.map_err(|e| problem("host", e.to_string()))?,
-            port: route.port.unwrap_or(config.port),
+            way: match host {
+                Some(host) => Way::Smarthost(Server { host, port }),
+                None => Way::Exchangers(port),
+            },
             tls: route.tls,
             chunking: route.chunking,
-            credentials: route.auth.as_ref().map(read).transpose()?,
+            login: route.auth.as_ref().map(read).transpose()?.map(Login::Known),
             retry,
         })
+    }
+
+    /// The same for a gateway domain, whose server decides all but what only we know: when to try
+    /// again, and what its host cannot do.
+    pub(crate) fn to_gateway(&self, gateway: &Arc<Gateway>, passwords: Option<&Path>) -> Self {
+        let login = gateway.login.as_ref().map(|login| Login::InFile {
+            user: login.user.clone(),
+            password: passwords.map(|dir| dir.join(&login.password_file)),
+        });
+        Self { way: Way::Gateway(gateway.clone()), tls: gateway.tls.into(), login, ..self.clone() }
+    }
+
+    /// The same for a domain that has mailboxes here.
+    pub(crate) fn to_mailboxes(&self) -> Self {
+        Self { way: Way::Mailboxes, ..self.clone() }
     }
 }
 
 impl AuthConfig {
     fn read(&self) -> std::io::Result<Credentials> {
         let password = fs::read_to_string(&self.password_file)?;
-        let password = Password::new(password.trim_end_matches(['\r', '\n']));
-        Ok(Credentials { login: self.login.clone(), password })
+        Ok(credentials(&self.login, &password))
     }
+}
+
+/// `text` is that of a file: a line end after the password is not part of it.
+pub(crate) fn credentials(login: &str, text: &str) -> Credentials {
+    let password = Password::new(text.trim_end_matches(['\r', '\n']));
+    Credentials { login: login.to_owned(), password }
 }
 
 /// A name, an address literal, or a bare address.
@@ -374,12 +438,16 @@ mod tests {
             ("b.test", None, 25),
             ("[192.0.2.9]", Some("smart.test"), 25),
         ] {
-            let found = settings.route(&Host::parse(domain).unwrap());
-            assert_eq!(found.host.as_ref().map(Host::to_string).as_deref(), host, "{domain}");
-            assert_eq!(found.port, port, "{domain}");
+            let found = match &settings.route(&Host::parse(domain).unwrap()).way {
+                Way::Smarthost(server) => (Some(server.host.to_string()), server.port),
+                Way::Exchangers(port) => (None, *port),
+                other @ (Way::Gateway(_) | Way::Mailboxes) => panic!("{domain}: {other:?}"),
+            };
+            assert_eq!(found, (host.map(str::to_owned), port), "{domain}");
         }
         let settings = Settings::new(Config::default(), LEASE).unwrap();
-        assert!(settings.route(&Host::parse("any.example").unwrap()).host.is_none());
+        let any = settings.route(&Host::parse("any.example").unwrap());
+        assert!(matches!(any.way, Way::Exchangers(25)));
     }
 
     #[test]

@@ -48,6 +48,17 @@ pub(crate) enum HopFailure {
     AuthNotOffered { host: String },
     #[error("authentication refused: {reply}")]
     AuthRefused { host: String, reply: Reply },
+    #[error("the password for {host} is not known here")]
+    PasswordUnknown { host: String },
+    /// One that the configuration or the domain table names: DNS says nothing of the recipient.
+    #[error("host {0} has no address")]
+    HostUnknown(String),
+    /// The domain table has changed since the mail was accepted.
+    #[error("mail of {0} is for mailboxes here now")]
+    Hosted(String),
+    /// The domain table here may not be the one in force.
+    #[error("it is not known yet where mail for {0} goes")]
+    Uncertain(String),
 }
 
 /// Whose fault it is.
@@ -71,6 +82,7 @@ impl HopFailure {
             | Self::Literal(_)
             | Self::PrivateAddress(_) => Blame::Permanent,
             Self::Connect { cause, .. } if is_local(cause) => Blame::Us,
+            Self::PasswordUnknown { .. } | Self::Hosted(_) | Self::Uncertain(_) => Blame::Us,
             Self::Dns { .. }
             | Self::Connect { .. }
             | Self::ConnectTimedOut { .. }
@@ -78,7 +90,8 @@ impl HopFailure {
             | Self::TlsNotOffered { .. }
             | Self::TlsFailed { .. }
             | Self::AuthNotOffered { .. }
-            | Self::AuthRefused { .. } => Blame::Hop,
+            | Self::AuthRefused { .. }
+            | Self::HostUnknown(_) => Blame::Hop,
         }
     }
 
@@ -106,6 +119,11 @@ impl HopFailure {
             Self::TlsNotOffered { .. } => ours(451, EnhancedStatus::new(4, 7, 4)),
             Self::TlsFailed { .. } => ours(451, EnhancedStatus::new(4, 7, 5)),
             Self::AuthNotOffered { .. } => ours(451, EnhancedStatus::new(4, 7, 9)),
+            Self::PasswordUnknown { .. } | Self::Hosted(_) => {
+                ours(451, EnhancedStatus::new(4, 3, 5))
+            }
+            Self::HostUnknown(_) => ours(451, EnhancedStatus::new(4, 4, 4)),
+            Self::Uncertain(_) => ours(451, EnhancedStatus::new(4, 3, 0)),
             Self::AuthRefused { host, reply } => {
                 Report { at, remote: Some(host.as_str().into()), reply: as_transient(reply) }
             }

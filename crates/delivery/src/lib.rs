@@ -5,9 +5,10 @@
 //!
 //! **Strategies.** Next hops are found by route or MX and tried by preference, equals in random
 //! order, over IPv6 and IPv4. With several addresses of our own, a sender's mail always comes from
-//! the same. A next hop that cannot be reached is reported to the queue, which
-//! keeps its jobs back but for one probe at a time. When and how often to retry is `retry`'s, what
-//! an outcome means for sender and queue is `outcome`'s.
+//! the same. A domain of ours that has a server of its own ([`domains::Gateway`]) has its mail
+//! handed there, by what the table says at each attempt. A next hop that cannot be reached is
+//! reported to the queue, which keeps its jobs back but for one probe at a time. When and how often
+//! to retry is `retry`'s, what an outcome means for sender and queue is `outcome`'s.
 //!
 //! **Security.** TLS whenever it is offered; verified where a route says so. Addresses that no
 //! foreign domain has any business pointing at are refused at connect. Nothing that a peer says is
@@ -19,12 +20,14 @@
 //! **Failure behaviour.** What is wrong on our side defers and never bounces. A session lost
 //! between the final dot and its reply defers: the message may be delivered twice, not never.
 //!
-//! It knows neither how the queue stores nor how DNS is asked, and nothing of hosted domains.
+//! It knows neither how the queue stores nor how DNS is asked, and of hosted domains their servers
+//! alone.
 
 mod attempt;
 mod config;
 mod failure;
 mod hop_health;
+mod inquirer;
 mod log;
 mod metrics;
 mod pool;
@@ -39,7 +42,8 @@ mod worker;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use domains::{Absence, Table};
 use mail_types::Host;
 use outcome::{Route, Settler};
 use queue::Queue;
@@ -47,6 +51,7 @@ use resolve::Resolver;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{AuthConfig, Config, ConfigError, LEASE_MARGIN, RouteConfig, TimeoutConfig};
+pub use inquirer::Inquirer;
 pub use metrics::Metrics;
 pub use probe::{Obstacle, Probe, Reached, Unreached};
 pub use sources::SourceConfig;
@@ -61,6 +66,10 @@ use crate::worker::Worker;
 pub struct Setup {
     pub queue: Arc<dyn Queue>,
     pub resolver: Arc<dyn Resolver>,
+    /// There is one before the role runs.
+    pub domains: Arc<ArcSwapOption<Table>>,
+    /// Asked before mail is bounced because DNS has nothing of a domain that the table lacks.
+    pub absence: Arc<dyn Absence>,
     /// Our name: the argument of EHLO where a source has none, the Reporting-MTA, and what an MX must
     /// not point back to.
     pub name: Host,
@@ -138,6 +147,8 @@ impl Delivery {
             name: setup.name,
             queue: setup.queue,
             resolver: setup.resolver,
+            domains: setup.domains,
+            absence: setup.absence,
             lease: setup.lease,
             metrics: setup.metrics,
             stopping: shutdown,

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
+use domains::Gateway;
 use futures::future::join_all;
 use mail_types::{Domain, Host};
 use prometheus_client::registry::Registry;
@@ -12,7 +13,7 @@ use resolve::Resolver;
 use smtp::client::{SessionError, Step};
 use tokio::time::timeout;
 
-use crate::config::{Config, ConfigError, Route, Settings};
+use crate::config::{Config, ConfigError, Route, Settings, Way};
 use crate::failure::HopFailure;
 use crate::metrics::Metrics;
 use crate::session::{Opener, Session, Target};
@@ -94,17 +95,16 @@ impl Probe {
 
     /// Whether a route gives mail for the domain to a host that it names.
     pub fn has_smarthost(&self, domain: &Domain) -> bool {
-        self.settings.route(&Host::Domain(domain.clone())).host.is_some()
+        matches!(self.settings.route(&Host::Domain(domain.clone())).way, Way::Smarthost(_))
     }
 
     /// Opens a session with the host of each route that names one; each host and port once.
     pub async fn open_smarthosts(&self) -> Vec<(String, Result<Reached, Unreached>)> {
         let mut smarthosts: Vec<(String, &Host, &Route)> = Vec::new();
-        for route in self.settings.smarthosts() {
-            let Some(host) = &route.host else { continue };
-            let name = format!("{host}:{}", route.port);
+        for (route, server) in self.settings.smarthosts() {
+            let name = format!("{}:{}", server.host, server.port);
             if smarthosts.iter().all(|(other, ..)| *other != name) {
-                smarthosts.push((name, host, route));
+                smarthosts.push((name, &server.host, route));
             }
         }
         join_all(smarthosts.into_iter().map(async |(name, host, route)| {
@@ -118,6 +118,18 @@ impl Probe {
     pub async fn open(&self, domain: &Domain) -> Result<Reached, Unreached> {
         let host = Host::Domain(domain.clone());
         self.open_by(&NextHop::smtp(&host), self.settings.route(&host)).await
+    }
+
+    /// Opens a session with the server that a domain has of its own.
+    pub async fn open_gateway(
+        &self,
+        domain: &Domain,
+        gateway: &Arc<Gateway>,
+    ) -> Result<Reached, Unreached> {
+        let host = Host::Domain(domain.clone());
+        let passwords = self.settings.config.gateway_passwords_dir.as_deref();
+        let route = self.settings.route(&host).to_gateway(gateway, passwords);
+        self.open_by(&NextHop::smtp(&host), &route).await
     }
 
     async fn open_by(&self, hop: &NextHop, route: &Route) -> Result<Reached, Unreached> {
@@ -187,7 +199,10 @@ fn obstacle(failure: &HopFailure) -> Obstacle {
         | HopFailure::NullMx(_)
         | HopFailure::Loop(_)
         | HopFailure::Literal(_)
-        | HopFailure::PrivateAddress(_) => Obstacle::Destination,
+        | HopFailure::PrivateAddress(_)
+        | HopFailure::HostUnknown(_)
+        | HopFailure::Hosted(_)
+        | HopFailure::Uncertain(_) => Obstacle::Destination,
         HopFailure::Dns { .. } => Obstacle::Dns,
         HopFailure::Connect { .. } | HopFailure::ConnectTimedOut { .. } => Obstacle::Connection,
         HopFailure::Session { error: SessionError::TimedOut(_), .. } => Obstacle::Silence,
@@ -195,7 +210,8 @@ fn obstacle(failure: &HopFailure) -> Obstacle {
         HopFailure::TlsNotOffered { .. }
         | HopFailure::TlsFailed { .. }
         | HopFailure::AuthNotOffered { .. }
-        | HopFailure::AuthRefused { .. } => Obstacle::Terms,
+        | HopFailure::AuthRefused { .. }
+        | HopFailure::PasswordUnknown { .. } => Obstacle::Terms,
     }
 }
 

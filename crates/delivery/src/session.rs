@@ -2,17 +2,19 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use domains::Gateway;
 use handover::{Authentication, Connection};
 use mail_types::Host;
-use smtp::client::{ClientConfig, SessionError};
+use smtp::client::{ClientConfig, Credentials, SessionError};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::warn;
 
-use crate::config::{Route, Settings};
+use crate::config::{Login, Route, Settings, credentials};
 use crate::failure::HopFailure;
 use crate::metrics::Metrics;
 use crate::sources::Source;
@@ -49,6 +51,8 @@ pub(crate) struct Session {
     pub(crate) peer: IpAddr,
     /// From which of our sources, if there are any of that family.
     pub(crate) source: Option<IpAddr>,
+    /// The server of a gateway domain that it was opened to.
+    pub(crate) gateway: Option<Arc<Gateway>>,
     /// Transactions begun on it.
     pub(crate) transactions: u32,
 }
@@ -57,6 +61,11 @@ impl Session {
     /// Whether another transaction may begin: nothing came in the meantime, not even the end.
     pub(crate) fn is_reusable(&mut self) -> bool {
         self.connection.is_idle() && self.connection.is_quiet()
+    }
+
+    /// Whether it leads where the route leads: a domain's own server may be another by now.
+    pub(crate) fn is_on(&self, route: &Route) -> bool {
+        self.gateway.as_ref() == route.way.gateway()
     }
 }
 
@@ -85,7 +94,7 @@ impl<'a> Opener<'a> {
     /// Opens a session with the TLS and the credentials that the route wants.
     pub(crate) async fn open(self, target: &Target, route: &Route) -> Result<Session, HopFailure> {
         let mut tls_failure = None;
-        let connection = match self.secured(target, route.tls).await? {
+        let connection = match self.secured(target, route).await? {
             Secured::Done(connection) => connection,
             Secured::Failed(cause) if route.tls.is_mandatory() => {
                 return Err(HopFailure::TlsFailed { relay: target.relay(), cause });
@@ -105,11 +114,13 @@ impl<'a> Opener<'a> {
             connection,
             peer: target.address.ip(),
             source: self.source(target).map(|source| source.address),
+            gateway: route.way.gateway().cloned(),
             transactions: 0,
         };
-        if let Some(credentials) = &route.credentials {
+        if let Some(login) = &route.login {
             let host = target.host.clone();
-            let done = session.connection.authenticate(credentials).await;
+            let credentials = login.credentials(&host).await?;
+            let done = session.connection.authenticate(&credentials).await;
             match done.map_err(|error| failed(target, error))? {
                 Authentication::Done => {}
                 Authentication::NotOffered => return Err(HopFailure::AuthNotOffered { host }),
@@ -141,7 +152,8 @@ impl<'a> Opener<'a> {
         Ok(connection)
     }
 
-    async fn secured(self, target: &Target, mode: TlsMode) -> Result<Secured, HopFailure> {
+    async fn secured(self, target: &Target, route: &Route) -> Result<Secured, HopFailure> {
+        let mode = route.tls;
         let mut connection = self.greeted(target).await?;
         if mode == TlsMode::None {
             return Ok(Secured::Done(connection));
@@ -156,7 +168,7 @@ impl<'a> Opener<'a> {
         match refusal {
             Some(reply) if mode.is_mandatory() => Ok(Secured::Failed(reply.to_string())),
             Some(_) => Ok(Secured::Done(connection)),
-            None => self.handshake(connection, target, mode).await,
+            None => self.handshake(connection, target, route).await,
         }
     }
 
@@ -164,9 +176,13 @@ impl<'a> Opener<'a> {
         self,
         connection: Box<Connection<Stream>>,
         target: &Target,
-        mode: TlsMode,
+        route: &Route,
     ) -> Result<Secured, HopFailure> {
-        let connector = TlsConnector::from(self.settings.tls.config(mode));
+        let config = match self.settings.tls.of_route(route) {
+            Ok(config) => config,
+            Err(error) => return Ok(Secured::Failed(error.to_string())),
+        };
+        let connector = TlsConnector::from(config);
         let name = server_name(&target.host, target.address.ip());
         let (stream, mut session) = connection.into_parts();
         match stream.shake_hands(&connector, name, session.timeout()).await {
@@ -192,6 +208,32 @@ async fn connect(source: Option<&Source>, address: SocketAddr) -> io::Result<Tcp
     };
     socket.bind(SocketAddr::new(source.address, 0))?;
     socket.connect(address).await
+}
+
+impl Login {
+    /// Reads the file that the password is in, if it is in one.
+    async fn credentials(&self, host: &str) -> Result<Credentials, HopFailure> {
+        let (user, password) = match self {
+            Self::Known(credentials) => return Ok(credentials.clone()),
+            Self::InFile { user, password } => (user, password.as_deref()),
+        };
+        let host = host.to_owned();
+        let Some(path) = password else {
+            warn!(
+                host,
+                "delivery.gatewayPasswordsDir is not set, and a gateway domain has a login"
+            );
+            return Err(HopFailure::PasswordUnknown { host });
+        };
+        match tokio::fs::read_to_string(path).await {
+            Ok(text) => Ok(credentials(user, &text)),
+            Err(error) => {
+                let file = path.display();
+                warn!(host, %file, %error, "the password of a gateway domain cannot be read");
+                Err(HopFailure::PasswordUnknown { host })
+            }
+        }
+    }
 }
 
 fn failed(target: &Target, error: SessionError) -> HopFailure {

@@ -1,15 +1,16 @@
 //! The addresses of a next hop, in the order in which they are tried.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
+use domains::Server;
 use mail_types::{AddressLiteral, Domain, Host};
 use queue::NextHop;
 use rand::seq::SliceRandom;
 use resolve::{HostName, LookupError, MxPlan, Resolver, mx_plan, private_address};
 
 use crate::attempt::host_of;
-use crate::config::{Config, Route};
+use crate::config::{Config, Route, Way};
 use crate::failure::HopFailure;
 use crate::session::Target;
 
@@ -22,9 +23,15 @@ pub(crate) struct Finder<'a> {
     pub(crate) name: &'a Host,
 }
 
-/// A host not resolved yet.
+/// A host not resolved yet, and its port.
 #[derive(Debug)]
-enum Unresolved {
+struct Unresolved {
+    host: Named,
+    port: u16,
+}
+
+#[derive(Debug)]
+enum Named {
     Name(HostName),
     Address(IpAddr),
 }
@@ -33,11 +40,12 @@ enum Unresolved {
 #[derive(Debug)]
 pub(crate) struct Targets {
     name: String,
-    port: u16,
     hosts: VecDeque<Unresolved>,
     addresses: VecDeque<Target>,
     /// Addresses that may still be handed out; a host without any counts as one.
     left: usize,
+    /// The hosts were named by people of ours, not by DNS.
+    is_ours: bool,
     private_allowed: bool,
 }
 
@@ -49,29 +57,50 @@ impl Targets {
         hop: &NextHop,
         route: &Route,
     ) -> Result<Self, HopFailure> {
+        match &route.way {
+            Way::Exchangers(port) => {
+                let target = host_of(hop)?;
+                let hosts = match &target {
+                    Host::Domain(domain) => mail_exchangers(finder, domain).await?,
+                    Host::Literal(_) => vec![named(&target)?],
+                };
+                let hosts = hosts.into_iter().map(|host| Unresolved { host, port: *port });
+                let is_ours = false;
+                Ok(Self::new(finder, target.to_string(), hosts.collect(), is_ours))
+            }
+            Way::Smarthost(server) => {
+                Self::of_servers(finder, server.host.to_string(), std::slice::from_ref(server))
+            }
+            Way::Gateway(gateway) => {
+                Self::of_servers(finder, hop.key().to_owned(), &gateway.servers)
+            }
+            Way::Mailboxes => Err(HopFailure::Hosted(hop.key().to_owned())),
+        }
+    }
+
+    /// In the order given.
+    pub(crate) fn of_servers(
+        finder: Finder<'_>,
+        name: String,
+        servers: &[Server],
+    ) -> Result<Self, HopFailure> {
+        let mut hosts = VecDeque::new();
+        for server in servers {
+            hosts.push_back(Unresolved { host: named(&server.host)?, port: server.port });
+        }
+        Ok(Self::new(finder, name, hosts, true))
+    }
+
+    fn new(finder: Finder<'_>, name: String, hosts: VecDeque<Unresolved>, is_ours: bool) -> Self {
         let config = finder.config;
-        let target = match &route.host {
-            Some(host) => host.clone(),
-            None => host_of(hop)?,
-        };
-        let hosts = match &target {
-            Host::Literal(AddressLiteral::Ip(address)) => vec![Unresolved::Address(*address)],
-            Host::Literal(AddressLiteral::General { .. }) => {
-                return Err(HopFailure::Literal(target.to_string()));
-            }
-            Host::Domain(name) if route.host.is_some() => {
-                vec![Unresolved::Name(HostName::from(name))]
-            }
-            Host::Domain(domain) => mail_exchangers(finder, domain).await?,
-        };
-        Ok(Self {
-            name: target.to_string(),
-            port: route.port,
-            hosts: hosts.into(),
+        Self {
+            name,
+            hosts,
             addresses: VecDeque::new(),
             left: config.addresses_per_attempt_max,
-            private_allowed: config.allow_private_addresses || route.host.is_some(),
-        })
+            is_ours,
+            private_allowed: config.allow_private_addresses || is_ours,
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -88,10 +117,11 @@ impl Targets {
                 self.left -= 1;
                 return Some(Ok(target));
             }
-            let resolved = match self.hosts.pop_front()? {
-                Unresolved::Address(address) => self.admit(address.to_string(), vec![address]),
-                Unresolved::Name(name) => match self.look_up(finder, &name).await {
-                    Ok(addresses) => self.admit(name.to_string(), addresses),
+            let Unresolved { host, port } = self.hosts.pop_front()?;
+            let resolved = match host {
+                Named::Address(address) => self.admit(&address.to_string(), vec![address], port),
+                Named::Name(name) => match self.look_up(finder, &name).await {
+                    Ok(addresses) => self.admit(&name.to_string(), addresses, port),
                     Err(failure) => Err(failure),
                 },
             };
@@ -112,6 +142,9 @@ impl Targets {
         name: &HostName,
     ) -> Result<Vec<IpAddr>, HopFailure> {
         let mut addresses = finder.resolver.addresses(name).await.map_err(|error| match error {
+            LookupError::NoDomain | LookupError::NoRecords if self.is_ours => {
+                HopFailure::HostUnknown(name.to_string())
+            }
             LookupError::NoDomain | LookupError::NoRecords => {
                 HopFailure::NoAddress(self.name.clone())
             }
@@ -124,14 +157,16 @@ impl Targets {
     }
 
     /// Drops addresses inside: a foreign MX may point anywhere, also at what only we can reach.
-    fn admit(&self, host: String, addresses: Vec<IpAddr>) -> Result<VecDeque<Target>, HopFailure> {
+    fn admit(
+        &self,
+        host: &str,
+        addresses: Vec<IpAddr>,
+        port: u16,
+    ) -> Result<VecDeque<Target>, HopFailure> {
         let admitted: VecDeque<Target> = addresses
             .into_iter()
             .filter(|address| self.private_allowed || !private_address(*address))
-            .map(|address| Target {
-                host: host.clone(),
-                address: SocketAddr::new(address, self.port),
-            })
+            .map(|address| Target { host: host.to_owned(), address: (address, port).into() })
             .collect();
         match admitted.is_empty() {
             true => Err(HopFailure::PrivateAddress(self.name.clone())),
@@ -140,12 +175,18 @@ impl Targets {
     }
 }
 
+/// A host by its name or its address.
+fn named(host: &Host) -> Result<Named, HopFailure> {
+    match host {
+        Host::Domain(name) => Ok(Named::Name(HostName::from(name))),
+        Host::Literal(AddressLiteral::Ip(address)) => Ok(Named::Address(*address)),
+        Host::Literal(AddressLiteral::General { .. }) => Err(HopFailure::Literal(host.to_string())),
+    }
+}
+
 /// The hosts of a domain's MX records by preference, or the domain itself when it has none.
-async fn mail_exchangers(
-    finder: Finder<'_>,
-    domain: &Domain,
-) -> Result<Vec<Unresolved>, HopFailure> {
-    let itself = || vec![Unresolved::Name(HostName::from(domain))];
+async fn mail_exchangers(finder: Finder<'_>, domain: &Domain) -> Result<Vec<Named>, HopFailure> {
+    let itself = || vec![Named::Name(HostName::from(domain))];
     let records = match finder.resolver.mx(domain).await {
         Ok(records) => records,
         Err(LookupError::NoRecords) => return Ok(itself()),
@@ -155,7 +196,7 @@ async fn mail_exchangers(
         }
     };
     match mx_plan(records, &mut rand::rng(), finder.name) {
-        MxPlan::Hosts(hosts) => Ok(hosts.into_iter().map(Unresolved::Name).collect()),
+        MxPlan::Hosts(hosts) => Ok(hosts.into_iter().map(Named::Name).collect()),
         MxPlan::NullMx => Err(HopFailure::NullMx(domain.to_string())),
         MxPlan::Loop => Err(HopFailure::Loop(domain.to_string())),
     }

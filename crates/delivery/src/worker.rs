@@ -1,9 +1,11 @@
 //! The role at work: leases jobs, attempts them, records what became of them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use domains::{Absence, Table};
 use mail_types::Host;
 use outcome::{Effort, Original, OriginalPart, Plan, Settler, Verdict};
 use queue::{ContentError, HopKind, Job, Lease, LeaseReason, NextHop, Queue, QueueError};
@@ -43,6 +45,8 @@ pub(crate) struct Worker {
     pub(crate) name: Host,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) resolver: Arc<dyn Resolver>,
+    pub(crate) domains: Arc<ArcSwapOption<Table>>,
+    pub(crate) absence: Arc<dyn Absence>,
     pub(crate) settler: Settler,
     /// Where DSNs go.
     pub(crate) route: outcome::Route,
@@ -95,6 +99,31 @@ impl Worker {
 
     pub(crate) fn finder(&self) -> Finder<'_> {
         Finder { config: &self.settings.config, resolver: &*self.resolver, name: &self.name }
+    }
+
+    /// The way to a host, as of now: the domain table says which domains of ours have a server of
+    /// their own.
+    fn route(&self, host: &Host) -> Cow<'_, Route> {
+        let configured = self.settings.route(host);
+        let table = self.domains.load();
+        let (Some(table), Some(domain)) = (table.as_ref(), host.domain()) else {
+            return Cow::Borrowed(configured);
+        };
+        let passwords = self.settings.config.gateway_passwords_dir.as_deref();
+        match table.gateway(domain) {
+            Some(gateway) => Cow::Owned(configured.to_gateway(gateway, passwords)),
+            None if table.is_hosted(domain) => Cow::Owned(configured.to_mailboxes()),
+            None => Cow::Borrowed(configured),
+        }
+    }
+
+    /// Whether the domain table here is the one in force: a domain that it does not have may have a
+    /// server of its own by now.
+    pub(crate) async fn is_certain(&self) -> bool {
+        match &self.domains.load_full() {
+            Some(table) => self.absence.is_proven(table).await,
+            None => false,
+        }
     }
 
     /// Leases until told to stop; then waits for what is in flight, up to `grace`.
@@ -228,12 +257,19 @@ impl Worker {
         let job = lease.job().clone();
         let host = host_of(&job.next_hop);
         let route = match &host {
-            Ok(host) => self.settings.route(host),
-            Err(_) => self.settings.route(&self.name),
+            Ok(host) => self.route(host),
+            Err(_) => Cow::Borrowed(self.settings.route(&self.name)),
+        };
+        let session = match session {
+            Some(session) if !session.is_on(&route) => {
+                session.connection.quit().await;
+                None
+            }
+            session => session,
         };
         match lease.reason() {
             LeaseReason::Due | LeaseReason::Probe => {
-                self.attempt(lease, &job, route, session).await
+                self.attempt(lease, &job, &route, session).await
             }
             LeaseReason::Deadline => {
                 let now = runtime::clock::now();

@@ -158,6 +158,14 @@ mod tests {
         r#"{"since":1,"now":{"row":{"kind":"domain","domain":"c.example","inbound":true,"#,
         r#""tenant":"default","quota":{"bytes":70000}}}}"#,
     );
+    const GATEWAY: &str = concat!(
+        r#"{"since":1,"now":{"row":{"kind":"domain","domain":"g.example","inbound":true,"#,
+        r#""tenant":"t","gateway":{"servers":["mail.g.example:25","[2001:db8::1]:26"],"#,
+        r#""callAhead":true,"tls":"verify","authorities":"PEM","#,
+        r#""login":{"user":"us","passwordFile":"t/at-g"}}}}}"#,
+    );
+    const RECIPIENT: &str =
+        r#"{"since":1,"now":{"row":{"kind":"recipient","domain":"g.example","name":"carol"}}}"#;
     const MARKER: &str = concat!(
         r#"{"version":2,"history":"h","generation":7,"domains":1,"mailboxes":1,"#,
         r#""rows":2,"digest":"00","postmaster":"a@b.example","keys":{"passwords":"0011"}}"#,
@@ -170,7 +178,16 @@ mod tests {
 
     #[test]
     fn the_format_is_read_and_written() {
-        for text in [VERSIONS, DOMAIN, ALIAS_DOMAIN, SEND_ONLY, KEPT, DOMAIN_WITH_QUOTA] {
+        for text in [
+            VERSIONS,
+            DOMAIN,
+            ALIAS_DOMAIN,
+            SEND_ONLY,
+            KEPT,
+            DOMAIN_WITH_QUOTA,
+            GATEWAY,
+            RECIPIENT,
+        ] {
             let versions: Versions = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&versions).unwrap(), text);
         }

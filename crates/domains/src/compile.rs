@@ -17,6 +17,7 @@ use crate::storage::{Keeping, Quota};
 use crate::table::{Declaration, Entry, Settings, Table, Target};
 use crate::yaml::{self, Declared, Resource};
 
+mod relay;
 mod storage_ids;
 
 const ALIASES_MAX: usize = 500;
@@ -90,6 +91,7 @@ impl Compiler {
         for at in declared {
             if let Resource::MailDomain { metadata, spec } = &at.resource {
                 self.add_alias_domain(at, metadata, spec);
+                self.add_gateway(at, metadata, spec);
             }
         }
         for at in declared {
@@ -169,6 +171,7 @@ impl Compiler {
             max_message_size_bytes: spec.inbound.max_message_size_bytes,
             quota: spec.quota,
             sending_limits: spec.sending_limits,
+            gateway: None,
             entries: HashMap::new(),
             catch_all: None,
         };
@@ -570,8 +573,12 @@ impl Compiler {
     fn is_nowhere(&self, address: &Mailbox) -> bool {
         let hosted = address.domain().filter(|domain| self.table.is_hosted(domain));
         hosted.is_some_and(|domain| {
-            let entry = self.table.entry(address.local_part(), domain);
-            matches!(entry, None | Some(Target::SendOnly(_)))
+            let gateway = self.table.gateway(self.table.canonical(domain));
+            match self.table.entry(address.local_part(), domain) {
+                None => !gateway.is_some_and(|gateway| gateway.call_ahead),
+                Some(Target::SendOnly(_)) => true,
+                Some(Target::Mailbox(_) | Target::Alias(_) | Target::Recipient) => false,
+            }
         })
     }
 

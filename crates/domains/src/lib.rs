@@ -16,6 +16,7 @@
 mod absence;
 mod compile;
 mod full;
+mod gateway;
 mod graph;
 mod identity;
 mod logins;
@@ -33,6 +34,7 @@ pub mod yaml;
 
 pub use absence::{Absence, AtHome};
 pub use full::FullMailboxes;
+pub use gateway::{Answer, CallAhead, Gateway, GatewayLogin, Server, ServerError};
 pub use identity::{Identity, detail};
 pub use logins::{Claimant, Logins, Unknown};
 pub use problem::{Problem, Source};

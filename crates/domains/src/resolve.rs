@@ -1,9 +1,11 @@
 //! Where a recipient's mail goes.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use mail_types::{Domain, ForwardPath, Host, LocalPart, Mailbox};
 
+use crate::gateway::Gateway;
 use crate::identity::{key, name};
 use crate::separators::tag;
 use crate::table::{Table, Target};
@@ -13,6 +15,8 @@ use crate::table::{Table, Target};
 pub enum Destination {
     /// A mailbox of ours, with the tag that was used, if any; [`Table::mailbox`] finds it.
     Mailbox { address: Mailbox },
+    /// The domain's own server ([`Table::gateway`]), by SMTP.
+    Gateway { address: Mailbox },
     /// Somewhere else, by SMTP.
     Remote { address: Mailbox },
 }
@@ -22,6 +26,9 @@ pub enum Destination {
 pub enum Resolution {
     /// The domain is ours; at least one destination, no two alike.
     Local(Vec<Destination>),
+    /// The domain's own server knows whether there is such a recipient
+    /// ([`crate::CallAhead`]). If so, [`Destination::Gateway`] of this address it is.
+    CallAhead { gateway: Arc<Gateway>, address: Mailbox },
     /// The domain's mail is not received here: only for those who may relay.
     Remote(Host),
     /// The domain is ours and has no such recipient: `550 5.1.1`.
@@ -43,6 +50,10 @@ impl Table {
         if !is_hosted && *path != ForwardPath::Postmaster {
             return Resolution::Remote(address.host().clone());
         }
+        // RFC 5321 §4.5.1: `<postmaster>` is taken without a question.
+        if let (Some(asked), ForwardPath::Mailbox(_)) = (self.asked(address), path) {
+            return asked;
+        }
         let found = self.destinations(address);
         if found.is_empty() { Resolution::UnknownRecipient } else { Resolution::Local(found) }
     }
@@ -50,10 +61,22 @@ impl Table {
     /// The mailbox that takes mail for this address or this sub-address, by its own address. An
     /// alias is no mailbox, and one that only sends takes none.
     pub fn mailbox(&self, address: &Mailbox) -> Option<Mailbox> {
-        match self.named(address.local_part(), address.domain()?)? {
-            Target::Mailbox(own) => Some(own),
-            Target::SendOnly(_) | Target::Alias(_) => None,
+        let domain = address.domain()?;
+        match self.named(address.local_part(), domain)? {
+            Target::Mailbox(own) if !self.is_handed_over(domain) => Some(own),
+            Target::Mailbox(_) | Target::SendOnly(_) => None,
+            Target::Alias(_) | Target::Recipient => None,
         }
+    }
+
+    /// The question to a domain's own server about somebody who is not known here.
+    fn asked(&self, address: &Mailbox) -> Option<Resolution> {
+        let domain = self.canonical(address.domain()?);
+        let gateway = self.gateway(domain).filter(|gateway| gateway.call_ahead)?;
+        let is_unknown = self.named(address.local_part(), domain).is_none();
+        let question =
+            || Resolution::CallAhead { gateway: gateway.clone(), address: at(address, domain) };
+        is_unknown.then(question)
     }
 
     /// Where mail for an address goes; empty when nowhere.
@@ -72,8 +95,14 @@ impl Table {
             found.push(Destination::Remote { address: address.clone() });
             return;
         };
+        let canonical = self.canonical(domain);
+        let gateway = self.gateway(canonical);
+        let mut hand_over = || found.push(Destination::Gateway { address: at(address, canonical) });
         match self.entry(address.local_part(), domain) {
+            None if gateway.is_some_and(|gateway| gateway.call_ahead) => hand_over(),
             None | Some(Target::SendOnly(_)) => {}
+            Some(Target::Recipient) => hand_over(),
+            Some(Target::Mailbox(_)) if gateway.is_some() => hand_over(),
             Some(Target::Mailbox(own)) => {
                 let own_key = key(&own);
                 let is_tagged = own_key != self.key(address);
@@ -97,12 +126,25 @@ impl Table {
         self.named(local_part, domain).or_else(catch_all)
     }
 
-    /// The mailbox or alias of a local part: itself, or what it is a sub-address of.
+    /// The mailbox or alias of a local part: itself, or what it is a sub-address of. Whether there
+    /// are sub-addresses is for a server of the domain's own to say: of those whose mail goes there
+    /// none is known.
     pub(crate) fn named(&self, local_part: &LocalPart, domain: &Domain) -> Option<Target<'_>> {
         let domain = self.canonical(domain);
-        let (name, entry) = self.domain(domain)?.entry(&name(local_part))?;
-        entry.target(name, domain)
+        let declaration = self.domain(domain)?;
+        let used = name(local_part);
+        let (name, entry) = declaration.entry(&used)?;
+        let is_itself = name == used;
+        let is_kept = |target: &Target<'_>| {
+            is_itself || declaration.gateway.is_none() || matches!(target, Target::Alias(_))
+        };
+        entry.target(name, domain).filter(is_kept)
     }
+}
+
+/// The same local part in another domain.
+fn at(address: &Mailbox, domain: &Domain) -> Mailbox {
+    Mailbox::new(address.local_part().clone(), Host::Domain(domain.clone()))
 }
 
 /// A mailbox's own address with the tag of the local part that led to it, if both fit.

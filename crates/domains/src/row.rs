@@ -7,6 +7,7 @@ use mail_types::{Domain, Mailbox, TenantId};
 use senders::Limits;
 use serde::{Deserialize, Serialize};
 
+use crate::gateway::Gateway;
 use crate::identity::{Identity, key, name};
 use crate::password;
 use crate::separators::Separators;
@@ -42,6 +43,9 @@ pub enum Row {
         separators: Separators,
         #[serde(default, skip_serializing_if = "Limits::is_empty")]
         sending_limits: Limits,
+        /// Its own server, which its mail is handed to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gateway: Option<Arc<Gateway>>,
     },
     Mailbox {
         address: Mailbox,
@@ -58,6 +62,12 @@ pub enum Row {
         /// The local part, in lower case and without quotes.
         name: String,
         to: Vec<Mailbox>,
+    },
+    /// Somebody whom the domain's own server takes mail for.
+    Recipient {
+        domain: Domain,
+        /// As that of an alias.
+        name: String,
     },
 }
 
@@ -93,7 +103,9 @@ impl Row {
     /// The domain that it is of.
     pub fn domain(&self) -> Option<&Domain> {
         match self {
-            Self::Domain { domain, .. } | Self::Alias { domain, .. } => Some(domain),
+            Self::Domain { domain, .. }
+            | Self::Alias { domain, .. }
+            | Self::Recipient { domain, .. } => Some(domain),
             Self::Mailbox { address, .. } => address.domain(),
         }
     }
@@ -104,7 +116,7 @@ impl Row {
         match self {
             Self::Domain { .. } => None,
             Self::Mailbox { address, .. } => Some(name(address.local_part())),
-            Self::Alias { name, .. } => Some(name.clone()),
+            Self::Alias { name, .. } | Self::Recipient { name, .. } => Some(name.clone()),
         }
     }
 
@@ -112,7 +124,8 @@ impl Row {
     pub fn take_hashes(&mut self) -> Vec<String> {
         match self {
             Self::Mailbox { login: Some(login), .. } => std::mem::take(&mut login.hashes),
-            Self::Mailbox { .. } | Self::Domain { .. } | Self::Alias { .. } => Vec::new(),
+            Self::Mailbox { .. } | Self::Domain { .. } => Vec::new(),
+            Self::Alias { .. } | Self::Recipient { .. } => Vec::new(),
         }
     }
 
@@ -200,6 +213,7 @@ impl Table {
             }
             Target::Mailbox(address) => self.row_of_mailbox(address, false, entry),
             Target::SendOnly(address) => self.row_of_mailbox(address, true, entry),
+            Target::Recipient => Row::Recipient { domain: domain.clone(), name: name.to_owned() },
         })
     }
 
@@ -240,6 +254,7 @@ impl Table {
             Row::Mailbox { address, send_only, keeping, .. } => {
                 Entry::mailbox(address, *send_only, *keeping)
             }
+            Row::Recipient { .. } => Entry::Recipient,
             Row::Domain {
                 domain: _,
                 inbound,
@@ -250,6 +265,7 @@ impl Table {
                 catch_all,
                 separators,
                 sending_limits,
+                gateway,
             } => {
                 declaration.is_declared = true;
                 declaration.inbound = *inbound;
@@ -260,6 +276,7 @@ impl Table {
                 declaration.separators = separators.clone();
                 declaration.sending_limits = *sending_limits;
                 declaration.catch_all = (!catch_all.is_empty()).then(|| catch_all[..].into());
+                declaration.gateway.clone_from(gateway);
                 return;
             }
         };
@@ -313,6 +330,7 @@ fn row_of_domain(domain: &Domain, declaration: &Declaration) -> Row {
         catch_all: declaration.catch_all.as_deref().unwrap_or_default().to_vec(),
         separators: declaration.separators.clone(),
         sending_limits: declaration.sending_limits,
+        gateway: declaration.gateway.clone(),
     }
 }
 
@@ -348,7 +366,12 @@ mod tests {
              metadata: {{name: z, namespace: t}}\nspec: {{domain: z.example, aliasOf: a.example}}\n\
              ---\napiVersion: postrider.dev/v1alpha1\nkind: Mailbox\n\
              metadata: {{name: app, namespace: t}}\nspec:\n  address: app@a.example\n  \
-             sendOnly: true\n  identities: [\"*@a.example\", sales@a.example]\n"
+             sendOnly: true\n  identities: [\"*@a.example\", sales@a.example]\n\
+             ---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
+             metadata: {{name: g, namespace: t}}\nspec:\n  domain: g.example\n  \
+             target: relay\n  relay:\n    hosts: [mail.g.example, \"[2001:db8::1]:26\"]\n    \
+             recipients: {{list: [postmaster@g.example, Carol@g.example]}}\n    \
+             auth: {{user: us, passwordFile: at-g}}\n"
         );
         Table::from_yaml([("f", text.as_str())], &Settings::default()).unwrap()
     }
@@ -357,7 +380,7 @@ mod tests {
     fn a_table_survives_its_rows() {
         let table = table();
         let rows: Vec<Row> = table.rows().collect();
-        assert_eq!((rows.len(), table.row_count()), (8, 8));
+        assert_eq!((rows.len(), table.row_count()), (11, 11));
         let text = serde_saphyr::to_string(&rows).unwrap();
         let read: Vec<Row> = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(read, rows);
@@ -383,7 +406,7 @@ mod tests {
             changed.remove(row.domain().unwrap(), row.name().as_deref());
         }
         assert!(changed.domains.is_empty());
-        assert_eq!(table.row_count(), 8, "a copy was changed");
+        assert_eq!(table.row_count(), 11, "a copy was changed");
         let (names, domains): (Vec<&Row>, Vec<&Row>) =
             rows.iter().partition(|row| row.name().is_some());
         names.into_iter().for_each(|row| changed.put(row));

@@ -30,6 +30,12 @@ pub struct MailDomainSpec {
     /// Another domain of the same namespace, whose mailboxes and aliases are this one's as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias_of: Option<String>,
+    /// Who keeps its mail.
+    #[serde(default)]
+    pub target: MailTarget,
+    /// With the target `relay`, and only with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<Relay>,
     #[serde(default)]
     pub inbound: Inbound,
     /// Of each of its mailboxes that does not say otherwise.
@@ -39,6 +45,76 @@ pub struct MailDomainSpec {
     /// the process' own. Each 1 to 10000000.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub sending_limits: Limits,
+}
+
+/// Where the mail of a domain ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MailTarget {
+    /// In mailboxes here.
+    #[default]
+    Mailboxes,
+    /// At a server of its own: it is a gateway domain.
+    Relay,
+}
+
+/// The server of a gateway domain.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Relay {
+    /// 1 to 10, tried in this order: a name or an address, with or without a port, such as
+    /// `mail.example.org:2525`. They may be private ones.
+    pub hosts: Vec<String>,
+    pub recipients: RelayRecipients,
+    #[serde(default)]
+    pub tls: RelayTls,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<RelayAuth>,
+}
+
+/// For whom mail is taken: a list or the server's word, one of them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RelayRecipients {
+    /// Addresses of the domain, at most 10000. A sub-address is one of its own: the server may not
+    /// know any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub list: Vec<String>,
+    /// The server is asked, and what it says is remembered.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub call_ahead: bool,
+}
+
+/// How much TLS its server is spoken to with.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RelayTls {
+    pub mode: RelayTlsMode,
+    /// PEM certificates of the authorities that are trusted, and no others are. With `verify`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+}
+
+/// How much TLS must be had.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RelayTlsMode {
+    /// Or no mail is handed over; the certificate must be valid for the host's name.
+    #[default]
+    Verify,
+    /// Or no mail is handed over; any certificate.
+    Required,
+    /// When it is offered; in clear when it is not, or fails.
+    Opportunistic,
+}
+
+/// A login at its server, by AUTH.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RelayAuth {
+    pub user: String,
+    /// A file of this name in the directory of the namespace, below `delivery.gatewayPasswordsDir`.
+    pub password_file: String,
 }
 
 /// How mail for the domain is taken.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mail_types::{Domain, Host, LocalPart, Mailbox, TenantId, Timestamp};
 use senders::Limits;
 
+use crate::gateway::Gateway;
 use crate::identity::{Identity, key, name};
 use crate::separators::Separators;
 use crate::srs::Srs;
@@ -47,6 +48,8 @@ pub(crate) struct Declaration {
     pub(crate) separators: Separators,
     /// What its logins together may send.
     pub(crate) sending_limits: Limits,
+    /// Its own server, which its mail is handed to.
+    pub(crate) gateway: Option<Arc<Gateway>>,
     /// By local part in lower case.
     pub(crate) entries: HashMap<Box<str>, Entry>,
     pub(crate) catch_all: Option<Box<[Mailbox]>>,
@@ -64,6 +67,7 @@ impl Default for Declaration {
             quota: Quota::default(),
             separators: Separators::default(),
             sending_limits: Limits::default(),
+            gateway: None,
             entries: HashMap::new(),
             catch_all: None,
         }
@@ -87,6 +91,8 @@ pub(crate) enum Entry {
     /// A mailbox that takes no mail.
     SendOnly(Option<Box<Particulars>>),
     Alias(Box<[Mailbox]>),
+    /// Somebody whom the domain's own server takes mail for.
+    Recipient,
 }
 
 /// What few mailboxes have.
@@ -103,6 +109,7 @@ pub(crate) enum Target<'a> {
     Mailbox(Mailbox),
     SendOnly(Mailbox),
     Alias(&'a [Mailbox]),
+    Recipient,
 }
 
 impl Entry {
@@ -136,6 +143,7 @@ impl Entry {
         };
         Some(match self {
             Self::Alias(to) => Target::Alias(to),
+            Self::Recipient => Target::Recipient,
             Self::Mailbox(own) => Target::Mailbox(address(own)?),
             Self::SendOnly(own) => Target::SendOnly(address(own)?),
         })
@@ -159,7 +167,24 @@ impl Table {
     /// How many mailboxes there are.
     pub fn mailboxes(&self) -> usize {
         let entries = self.domains.values().flat_map(|declaration| declaration.entries.values());
-        entries.filter(|entry| !matches!(entry, Entry::Alias(_))).count()
+        entries.filter(|entry| matches!(entry, Entry::Mailbox(_) | Entry::SendOnly(_))).count()
+    }
+
+    /// The server that mail of the domain is handed to, if it has one of its own. An alias domain
+    /// has none: its addresses are rewritten to the other.
+    pub fn gateway(&self, domain: &Domain) -> Option<&Arc<Gateway>> {
+        self.domain(domain).filter(|it| it.inbound)?.gateway.as_ref()
+    }
+
+    /// Whether mail of the domain goes to a server of its own, or to that of the domain of which it
+    /// is an alias.
+    pub fn is_handed_over(&self, domain: &Domain) -> bool {
+        self.gateway(self.canonical(domain)).is_some()
+    }
+
+    /// All gateway domains with their servers.
+    pub fn gateways(&self) -> impl Iterator<Item = (&Domain, &Arc<Gateway>)> {
+        self.domains.iter().filter_map(|(domain, it)| Some((domain, it.gateway.as_ref()?)))
     }
 
     /// Whose a domain is.

@@ -368,6 +368,107 @@ fn a_quota_is_the_mailboxes_own_or_else_its_domains() {
     assert_eq!(boundless.storage(&mailbox("bob@example.org")).unwrap().quota_bytes, None);
 }
 
+const GATEWAY: &str = "apiVersion: postrider.dev/v1alpha1
+kind: MailDomain
+metadata: {name: g, namespace: t}
+spec:
+  domain: g.example
+  target: relay
+  relay:
+    hosts: [mail.g.example, \"192.0.2.1:2525\"]
+    recipients: {callAhead: true}
+    tls: {mode: required}
+    auth: {user: us, passwordFile: at-g}
+  inbound:
+    maxMessageSizeBytes: 100000
+    aliases:
+    - {match: sales, to: [sam@g.example, x@example.net]}
+---
+apiVersion: postrider.dev/v1alpha1
+kind: Mailbox
+metadata: {name: carol, namespace: t}
+spec:
+  address: carol@g.example
+  passwords: [{name: a, hash: '$argon2id$v=19$m=8,t=1,p=1$cG9zdHJpZGVydGVzdCE$\
+                               dtVUC3i4NMEgQwr0y6TKgIs3oFWNg7H/sICDLoUAHdk'}]
+---
+apiVersion: postrider.dev/v1alpha1
+kind: Mailbox
+metadata: {name: robot, namespace: t}
+spec: {address: robot@g.example, sendOnly: true}
+---
+apiVersion: postrider.dev/v1alpha1
+kind: MailDomain
+metadata: {name: h, namespace: t}
+spec: {domain: h.example, aliasOf: g.example}
+";
+
+fn handed_over(addresses: &[&str]) -> Resolution {
+    let destination = |text: &&str| match Mailbox::parse(text).unwrap() {
+        address if text.ends_with("@g.example") => Destination::Gateway { address },
+        address => Destination::Remote { address },
+    };
+    Resolution::Local(addresses.iter().map(destination).collect())
+}
+
+#[test]
+fn a_gateway_domain_asks_its_server() {
+    let table = compile(GATEWAY).unwrap();
+    let domain = Domain::parse("g.example").unwrap();
+    assert!(table.is_hosted(&domain));
+    assert_eq!(table.max_message_size_bytes(&domain), Some(100_000));
+    let gateway = table.gateway(&domain).unwrap();
+    let servers: Vec<String> = gateway.servers.iter().cloned().map(String::from).collect();
+    assert_eq!(servers, ["mail.g.example:25", "192.0.2.1:2525"]);
+    assert_eq!(gateway.login.as_ref().unwrap().password_file, "t/at-g");
+    let alias = Domain::parse("h.example").unwrap();
+    assert!(table.gateway(&alias).is_none() && table.is_handed_over(&alias));
+    for (path, address) in [
+        ("Bob@g.example", "Bob@g.example"),
+        ("bob+x@G.example", "bob+x@g.example"),
+        ("carol+x@g.example", "carol+x@g.example"),
+        ("postmaster@g.example", "postmaster@g.example"),
+        ("bob@h.example", "bob@g.example"),
+    ] {
+        let (gateway, address) = (gateway.clone(), mailbox(address));
+        let want = Resolution::CallAhead { gateway, address };
+        assert_eq!(resolve(&table, path), want, "{path}");
+    }
+    assert_eq!(resolve(&table, "carol@h.example"), handed_over(&["carol@g.example"]));
+    let sales = handed_over(&["sam@g.example", "x@example.net"]);
+    assert_eq!(resolve(&table, "Sales@g.example"), sales);
+    assert_eq!(resolve(&table, "sales+x@g.example"), sales);
+    assert_eq!(resolve(&table, "robot@g.example"), Resolution::UnknownRecipient);
+    assert_eq!(resolve(&table, "postmaster"), handed_over(&["postmaster@g.example"]));
+    assert!(matches!(resolve(&table, "bob@sub.g.example"), Resolution::Remote(_)));
+    // Its owner logs in here, and his mail is at the server.
+    assert!(table.identity("carol@g.example").is_some());
+    assert_eq!(table.mailbox(&mailbox("carol@g.example")), None);
+}
+
+#[test]
+fn a_gateway_domain_takes_mail_for_those_of_its_list() {
+    let list = "recipients: {list: [postmaster@g.example, Bob@g.example, sam@g.example]}";
+    let text = GATEWAY.replacen("recipients: {callAhead: true}", list, 1);
+    let table = compile(&text).unwrap();
+    assert_eq!(table.mailboxes(), 2);
+    for path in ["bob@g.example", "carol@g.example", "postmaster@g.example"] {
+        assert_eq!(resolve(&table, path), handed_over(&[path]), "{path}");
+    }
+    assert_eq!(resolve(&table, "BOB@h.example"), handed_over(&["BOB@g.example"]));
+    for path in ["bob+x@g.example", "carol+x@g.example", "else@g.example", "robot@g.example"] {
+        assert_eq!(resolve(&table, path), Resolution::UnknownRecipient, "{path}");
+    }
+    // An alias elsewhere that leads there, and back.
+    let more = "      - { match: g, to: [bob@g.example, bob@h.example] }\n---";
+    let both = QUICKSTART.replacen("---", more, 1) + "\n---\n" + &text;
+    let table = compile(&both).unwrap();
+    assert_eq!(resolve(&table, "g@example.org"), handed_over(&["bob@g.example"]));
+    let astray = both.replace("to: [bob@g.example", "to: [else@g.example");
+    let problems = compile(&astray).unwrap_err();
+    assert!(problems[0].contains("else@g.example goes nowhere"), "{problems:?}");
+}
+
 /// The comments at the beginning of a bad file: all that is wrong with it.
 fn expected(text: &str) -> Vec<String> {
     let comments = text.lines().map_while(|line| line.strip_prefix("# "));
@@ -393,7 +494,7 @@ fn bad_files_are_refused_with_their_messages() {
         checked += 1;
     }
     assert!(mistaken.is_empty(), "{mistaken}");
-    assert!(checked >= 54, "{checked} files");
+    assert!(checked >= 74, "{checked} files");
 }
 
 proptest! {

@@ -138,6 +138,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         (self.within(limit).await, mended)
     }
 
+    /// Asks whether mail from the null sender would be taken for a recipient, and sends none.
+    ///
+    /// `limit` is for both replies together.
+    pub async fn ask(
+        &mut self,
+        recipient: &Recipient,
+        limit: Duration,
+    ) -> Result<RecipientResult, SessionError> {
+        self.session.ask(recipient);
+        loop {
+            match self.within(limit).await? {
+                Event::Finished(mut results) => {
+                    return Ok(results.pop().unwrap_or(RecipientResult::Unanswered));
+                }
+                Event::Ready | Event::StartTls | Event::StartTlsRefused(_) => {}
+                Event::Authenticated | Event::AuthRefused(_) => {}
+                Event::SendContent | Event::ContentSent | Event::Goodbye => {}
+            }
+        }
+    }
+
     async fn within(&mut self, limit: Duration) -> Result<Event, SessionError> {
         // Not cancel-safe, and need not be: when time is up the session ends.
         if let Ok(answer) = timeout(limit, self.event()).await {

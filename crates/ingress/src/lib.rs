@@ -13,7 +13,8 @@
 //! From are bound to their identity, recipients are checked at RCPT against the domain table.
 //! For a mailbox that is known to be full it is `452` or `552`, as its owner wishes.
 //! Without a complete table the answer is `451`, and so it is for a recipient that is not in it
-//! until that is proven to be no lag. Who logs in sends to so many recipients an hour and a day, as
+//! until that is proven to be no lag. Recipients whom only the server of a gateway domain knows are
+//! accepted when that says so. Who logs in sends to so many recipients an hour and a day, as
 //! `senders` counts them. Passwords are checked under TLS only, few at a
 //! time, as slowly for users that do not exist. See `smtp` for framing.
 //!
@@ -23,6 +24,7 @@
 
 mod auth;
 mod budget;
+mod call_ahead;
 mod clients;
 pub mod config;
 mod deadline;
@@ -45,7 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use domains::{Absence, FullMailboxes, Logins, Srs, Table};
+use domains::{Absence, CallAhead, FullMailboxes, Logins, Srs, Table};
 use mail_types::Host;
 use queue::Queue;
 use senders::{LastUseStore, Pool};
@@ -81,6 +83,8 @@ pub struct Services {
     pub absence: Arc<dyn Absence>,
     /// The mailboxes that take no mail for want of room, as far as is known.
     pub full: Arc<FullMailboxes>,
+    /// Asked before a recipient is accepted whom only the domain's own server knows.
+    pub call_ahead: Arc<dyn CallAhead>,
     /// Asked who logs in.
     pub logins: Arc<dyn Logins>,
     /// Where the recipients of those who log in are counted.

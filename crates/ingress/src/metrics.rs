@@ -28,6 +28,13 @@ pub struct Metrics {
     sessions_ended: Family<ReasonLabel, Counter>,
     tolerated: Family<ReasonLabel, Counter>,
     sending_limited: Family<ScopeLabel, Counter>,
+    call_aheads: Family<CallAheadLabel, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallAheadLabel {
+    result: &'static str,
+    by: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -94,6 +101,7 @@ impl Default for Metrics {
             sessions_ended: Family::default(),
             tolerated: Family::default(),
             sending_limited: Family::default(),
+            call_aheads: Family::default(),
         }
     }
 }
@@ -158,6 +166,11 @@ impl Metrics {
         for scope in [Scope::Mailbox, Scope::Domain] {
             metrics.limits_of(scope).inc_by(0);
         }
+        registry.register(
+            "call_aheads",
+            "Recipients of gateway domains whose server was to be asked",
+            metrics.call_aheads.clone(),
+        );
         metrics
     }
 
@@ -209,6 +222,11 @@ impl Metrics {
             Scope::Domain => "domain",
         };
         self.sending_limited.get_or_create_owned(&ScopeLabel { scope })
+    }
+
+    /// `by`: the server itself, or what is remembered of it.
+    pub(crate) fn called_ahead(&self, result: &'static str, by: &'static str) {
+        self.call_aheads.get_or_create(&CallAheadLabel { result, by }).inc();
     }
 
     pub(crate) fn tolerated(&self, reason: &'static str) {

@@ -7,6 +7,7 @@ use domains::{Destination, FullMailboxes, Identity, OnFull, Resolution, Srs, Tab
 use mail_types::{ForwardPath, Host, Mailbox, ReversePath, TenantId, Timestamp};
 use queue::{Forward, HopKind, NextHop};
 
+use crate::call_ahead::Question;
 use crate::replies::{self, Canned};
 
 /// Where an accepted recipient's mail goes.
@@ -18,6 +19,8 @@ pub(crate) struct Route {
     pub(crate) tenant: Option<TenantId>,
     /// The largest message it takes, in octets.
     pub(crate) size_max: Option<u64>,
+    /// What its own server has to say before it is accepted.
+    pub(crate) question: Option<Question>,
 }
 
 /// One of the addresses that a recipient stands for.
@@ -57,6 +60,11 @@ impl Policy<'_> {
         }
         match self.table.resolve(path) {
             Resolution::Local(destinations) => Ok(self.local(path, destinations)),
+            Resolution::CallAhead { gateway, address } => {
+                let destination = Destination::Gateway { address: address.clone() };
+                let question = Some(Question { gateway, address });
+                Ok(Route { question, ..self.local(path, vec![destination]) })
+            }
             Resolution::Remote(host) => match (self.identity, path) {
                 (Some(_), ForwardPath::Mailbox(mailbox)) => Ok(remote(&host, mailbox)),
                 (None, _) | (_, ForwardPath::Postmaster) => Err(replies::NO_RELAY),
@@ -105,6 +113,10 @@ impl Policy<'_> {
         let to_sender = ForwardPath::Mailbox(sender.clone());
         let route = match self.table.resolve(&to_sender) {
             Resolution::Local(destinations) => self.local(&to_sender, destinations),
+            // He has written from there, and of a bounce no other one comes back.
+            Resolution::CallAhead { address, .. } => {
+                self.local(&to_sender, vec![Destination::Gateway { address }])
+            }
             Resolution::Remote(host) => remote(&host, &sender),
             Resolution::UnknownRecipient => return Err(replies::NO_SUCH_USER),
         };
@@ -122,6 +134,7 @@ impl Policy<'_> {
             tenant: domain.and_then(|domain| self.table.tenant_of(domain)).cloned(),
             size_max: domain.and_then(|domain| self.table.max_message_size_bytes(domain)),
             hops: destinations.into_iter().filter_map(hop).collect(),
+            question: None,
         }
     }
 
@@ -130,6 +143,12 @@ impl Policy<'_> {
             Destination::Mailbox { address } => {
                 // A mailbox of ours always has a domain: the table refuses literals.
                 let next_hop = NextHop::mailbox(address.domain()?);
+                Some(Hop { next_hop, address, forward: None })
+            }
+            // Its server is the next one for mail of the domain, as we are for others: nothing is
+            // forwarded.
+            Destination::Gateway { address } => {
+                let next_hop = NextHop::smtp(address.host());
                 Some(Hop { next_hop, address, forward: None })
             }
             Destination::Remote { address } => {
@@ -151,9 +170,12 @@ impl Policy<'_> {
         Forward { reverse_path, delivered_to: alias.clone() }
     }
 
-    /// Another's domain does not name us among those who send for it. Ours do.
+    /// Another's domain does not name us among those who send for it. Ours do, but for those that
+    /// have a server of their own.
     fn rewritten(&self, sender: &Mailbox, alias: &Mailbox) -> Option<Mailbox> {
-        let is_ours = sender.domain().is_some_and(|domain| self.table.is_hosted(domain));
+        let is_ours = sender.domain().is_some_and(|domain| {
+            self.table.is_hosted(domain) && !self.table.is_handed_over(domain)
+        });
         let srs = self.srs.filter(|_| !is_ours)?;
         srs.forward(sender, alias.domain()?, self.now)
     }
@@ -161,5 +183,5 @@ impl Policy<'_> {
 
 fn remote(host: &Host, mailbox: &Mailbox) -> Route {
     let hop = Hop { next_hop: NextHop::smtp(host), address: mailbox.clone(), forward: None };
-    Route { hops: vec![hop], tenant: None, size_max: None }
+    Route { hops: vec![hop], tenant: None, size_max: None, question: None }
 }

@@ -1,6 +1,6 @@
 //! The replies that policy, limits and want of room give, in one place.
 
-use mail_types::{EnhancedStatus, Reply, ReplyCode};
+use mail_types::{EnhancedStatus, Reply, ReplyCode, Severity};
 use queue::AcceptError;
 use senders::{Exceeded, Period, Scope};
 
@@ -16,6 +16,10 @@ impl Canned {
     const fn new(code: u16, (class, subject, detail): (u8, u16, u16), text: &'static str) -> Self {
         let status = EnhancedStatus::new(class, subject, detail);
         Self { code: ReplyCode::new(code), status, text }
+    }
+
+    pub(crate) fn is_transient(self) -> bool {
+        self.code.severity() == Severity::Transient
     }
 
     pub(crate) fn reply(self) -> Reply {
@@ -61,6 +65,11 @@ pub(crate) const NO_SUCH_USER: Canned = Canned::new(550, (5, 1, 1), "No such use
 pub(crate) const MAILBOX_FULL: Canned =
     Canned::new(452, (4, 2, 2), "Mailbox is full, try again later");
 pub(crate) const MAILBOX_FULL_FOR_GOOD: Canned = Canned::new(552, (5, 2, 2), "Mailbox is full");
+/// Of a gateway domain.
+pub(crate) const RECIPIENT_UNCLEAR: Canned =
+    Canned::new(450, (4, 1, 1), "Recipient cannot be verified now, try again");
+pub(crate) const SERVER_UNREACHABLE: Canned =
+    Canned::new(450, (4, 4, 1), "Recipient's server cannot be reached now, try again");
 pub(crate) const NO_RELAY: Canned = Canned::new(550, (5, 7, 1), "Relaying is not permitted");
 
 pub(crate) const NO_MEMORY: Canned =

@@ -395,10 +395,18 @@ impl Session {
             now: runtime::clock::now(),
         };
         let route = match policy.route(&rcpt.forward_path) {
+            // Boxed, since it is rare: every idle session would carry room for it.
+            Ok(route) if route.question.is_some() => {
+                Box::pin(self.shared.call_aheads.answer_for(route)).await
+            }
+            route => route,
+        };
+        let route = match route {
             Ok(route) => route,
             Err(refusal) => {
-                let is_proven = self.shared.absence.is_proven(&table).await;
-                let refusal = if is_proven { refusal } else { replies::NOT_CERTAIN };
+                let is_certain =
+                    refusal.is_transient() || self.shared.absence.is_proven(&table).await;
+                let refusal = if is_certain { refusal } else { replies::NOT_CERTAIN };
                 self.log_refusal("rcpt", &rcpt.forward_path, refusal);
                 return self.refuse("rcpt", refusal);
             }

@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 use crate::Services;
 use crate::auth::Authenticator;
 use crate::budget::Budget;
+use crate::call_ahead::CallAheads;
 use crate::clients::Clients;
 use crate::config::{Config, LimitsConfig};
 use crate::last_use::Uses;
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) domains: Arc<ArcSwapOption<Table>>,
     pub(crate) absence: Arc<dyn Absence>,
     pub(crate) full: Arc<FullMailboxes>,
+    pub(crate) call_aheads: CallAheads,
     pub(crate) logins: Arc<dyn Logins>,
     pub(crate) srs: Option<Arc<Srs>>,
     pub(crate) metrics: Metrics,
@@ -67,6 +69,7 @@ impl Shared {
             domains,
             absence,
             full,
+            call_ahead,
             logins,
             pool,
             last_uses,
@@ -82,6 +85,7 @@ impl Shared {
             domains,
             absence,
             full,
+            call_aheads: CallAheads::new(call_ahead, metrics.clone()),
             logins,
             srs,
             authenticator: Arc::new(Authenticator::new(&config.auth)),

@@ -11,6 +11,7 @@ mod ingress {
     mod accepting;
     mod forwarding;
     mod full;
+    mod gateway;
     mod limits;
     mod proxied;
     mod relaying;

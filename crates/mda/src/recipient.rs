@@ -71,10 +71,11 @@ pub(crate) fn places(table: Option<&Table>, address: &Mailbox) -> Result<Vec<Pla
     match table.resolve(&ForwardPath::Mailbox(address.clone())) {
         Resolution::UnknownRecipient => Err(Undelivered::Absent),
         Resolution::Remote(_) => Err(Undelivered::NotHosted),
+        Resolution::CallAhead { .. } => Err(Undelivered::LeadsElsewhere),
         Resolution::Local(destinations) => {
             let place = |destination| match destination {
                 Destination::Mailbox { address } => Place::of(table, address),
-                Destination::Remote { .. } => None,
+                Destination::Gateway { .. } | Destination::Remote { .. } => None,
             };
             let found: Option<Vec<Place>> = destinations.into_iter().map(place).collect();
             found.ok_or(Undelivered::LeadsElsewhere)

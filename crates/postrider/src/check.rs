@@ -63,6 +63,9 @@ pub(crate) fn run(check: Check) -> anyhow::Result<()> {
         DomainsFrom::Files => Some(resources::load(&config)?),
         DomainsFrom::Kv => None,
     };
+    if let Some(table) = &table {
+        resources::check_passwords(&config, table)?;
+    }
     let summary = summary(&config, table.as_ref());
     if !check.live {
         match check.output {

@@ -175,6 +175,9 @@ impl Config {
         if let Some(socket) = &mut config.dovecot.socket {
             *socket = base.join(&*socket);
         }
+        if let Some(directory) = &mut config.delivery.gateway_passwords_dir {
+            *directory = base.join(&*directory);
+        }
         config.files_mut().for_each(|file| *file = base.join(&*file));
         config.directory = base;
         Ok(config)

@@ -24,6 +24,10 @@ pub(crate) fn route(table: &Arc<ArcSwapOption<Table>>, srs: Option<Arc<Srs>>) ->
 fn jobs(table: &Table, address: &Mailbox) -> Vec<NewJob> {
     match table.resolve(&ForwardPath::Mailbox(address.clone())) {
         Resolution::Local(destinations) => destinations.iter().filter_map(job).collect(),
+        // It has sent the mail that the DSN is about, or somebody in its name: its server knows.
+        Resolution::CallAhead { address, .. } => {
+            vec![new_job(NextHop::smtp(address.host()), &address)]
+        }
         Resolution::Remote(host) => {
             vec![new_job(NextHop::smtp(&host), address)]
         }
@@ -37,7 +41,9 @@ fn job(destination: &Destination) -> Option<NewJob> {
             let Host::Domain(domain) = address.host() else { return None };
             Some(new_job(NextHop::mailbox(domain), address))
         }
-        Destination::Remote { address } => Some(new_job(NextHop::smtp(address.host()), address)),
+        Destination::Gateway { address } | Destination::Remote { address } => {
+            Some(new_job(NextHop::smtp(address.host()), address))
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
-use domains::{Problem, Settings, Table};
+use domains::{GatewayLogin, Problem, Settings, Table};
+use mail_types::Domain;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,30 @@ pub(crate) fn load(config: &Config) -> anyhow::Result<Table> {
         let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
         anyhow::Error::new(Refused::of_lines(&lines))
     })
+}
+
+/// Whether the passwords that gateway domains name can be read here.
+///
+/// # Errors
+/// All that cannot.
+pub(crate) fn check_passwords(config: &Config, table: &Table) -> anyhow::Result<()> {
+    let directory = config.delivery.gateway_passwords_dir.as_deref();
+    let logins = table.gateways().filter_map(|(domain, it)| Some((domain, it.login.as_ref()?)));
+    let wrong = |(domain, login): (&Domain, &GatewayLogin)| {
+        let Some(directory) = directory else {
+            return Some(format!(
+                "{domain}: relay.auth names a password, and delivery.gatewayPasswordsDir is not \
+                 set; name the directory that has {}",
+                login.password_file
+            ));
+        };
+        let path = directory.join(&login.password_file);
+        let error = fs::read_to_string(&path).err()?;
+        Some(format!("{domain}: relay.auth.passwordFile: {}: {error}", path.display()))
+    };
+    let mut lines: Vec<String> = logins.filter_map(wrong).collect();
+    lines.sort();
+    if lines.is_empty() { Ok(()) } else { Err(Refused::of_lines(&lines).into()) }
 }
 
 fn files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {

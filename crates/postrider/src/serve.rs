@@ -426,11 +426,15 @@ fn log_admin(error: &std::io::Error) {
 
 fn bind_ingress(parts: &Parts<'_>, metrics: ingress::Metrics) -> anyhow::Result<ingress::Ingress> {
     let Parts { config, queue, domains, fullness, accounts, srs } = parts;
+    let resolver = resolve::Dns::new(&config.resolver).context("resolver")?;
+    let inquirer =
+        delivery::Inquirer::new(config.delivery.clone(), Arc::new(resolver), config.host()?);
     let services = ingress::Services {
         queue: Arc::clone(queue),
         domains: domains.table.clone(),
         absence: domains.absence(),
         full: fullness.heard.clone(),
+        call_ahead: Arc::new(inquirer.map_err(|error| refused("delivery")(&error))?),
         logins: domains.logins(),
         pool: accounts.pool.clone(),
         last_uses: accounts.last_uses.clone(),
@@ -454,6 +458,8 @@ fn make_delivery(
     let setup = delivery::Setup {
         queue: Arc::clone(queue),
         resolver: Arc::new(resolver),
+        domains: domains.table.clone(),
+        absence: domains.absence(),
         name: config.host()?,
         route: dsn_route::route(&domains.table, srs.clone()),
         lease: config.lease(),

@@ -295,6 +295,39 @@ async fn the_way_out() {
 }
 
 #[tokio::test]
+async fn the_servers_of_gateway_domains() {
+    let place = Place::new().await;
+    let server = place.sink.address();
+    let write = |more: &str| {
+        let domain = format!(
+            "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: g}}\nspec:\n  \
+             domain: g.example\n  target: relay\n  relay:\n    hosts: [\"{server}\"]\n    \
+             recipients: {{callAhead: true}}\n    {more}\n"
+        );
+        fs::write(place.path("domains/g.yaml"), domain).unwrap();
+    };
+    write("tls: {mode: opportunistic}");
+    let said = place.check("", &[]).await;
+    said.has("ok", "outbound", &format!("g.example: 127.0.0.1[{}]", server.ip()));
+    said.has("ok", "postmaster", "postmaster@g.example leads to postmaster@g.example");
+    write("");
+    let said = place.check("", &[]).await;
+    said.has("error", "outbound", "g.example: TLS is required");
+    said.has("error", "outbound", "correct relay.tls");
+    write("auth: {user: us, passwordFile: at-g}");
+    let refused = run(place.dir.path(), &[]).await;
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(64), "{said}");
+    assert!(said.contains("name the directory that has default/at-g"), "{said}");
+    let said = place.check("  gatewayPasswordsDir: passwords\n", &[]).await;
+    assert_eq!(said.code, Some(64), "{said}");
+    fs::create_dir_all(place.path("passwords/default")).unwrap();
+    fs::write(place.path("passwords/default/at-g"), "secret\n").unwrap();
+    let said = place.check("  gatewayPasswordsDir: passwords\n", &[]).await;
+    assert_eq!(said.code, Some(1), "no TLS, so no login: {said}");
+}
+
+#[tokio::test]
 async fn a_way_out_that_is_closed() {
     let place = Place::new().await;
     // A port that was ours a moment ago, and is nobody's now.

@@ -4,6 +4,7 @@
 mod content;
 mod finding;
 mod flow;
+mod gateway;
 mod hostile;
 mod notifying;
 mod peer;

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use delivery::{Config, Delivery, Metrics, Setup};
+use domains::{AtHome, Table};
 use mail_types::Host;
 use outcome::Route;
 use prometheus_client::registry::Registry;
@@ -60,6 +62,8 @@ async fn ten_thousand_wait_for_one_probe_and_then_flow() {
     let setup = Setup {
         queue: Arc::new(queue.clone()),
         resolver: Arc::new(resolve::Fake::default()),
+        domains: Arc::new(ArcSwapOption::from_pointee(Table::default())),
+        absence: Arc::new(AtHome),
         name: Host::parse("us.example").unwrap(),
         route: Route::new(|_| Vec::new()),
         lease: LEASE,

@@ -14,14 +14,15 @@ use tokio_rustls::TlsAcceptor;
 use crate::peer::{Act, Peer, Script, say};
 use crate::world::{CONTENT, Summary, World, job, route_to};
 
-const HOST: &str = "mx.peer.example";
+pub(crate) const HOST: &str = "mx.peer.example";
 
-struct Identity {
-    acceptor: TlsAcceptor,
-    pem: tempfile::NamedTempFile,
+/// The certificate of [`HOST`].
+pub(crate) struct Identity {
+    pub(crate) acceptor: TlsAcceptor,
+    pub(crate) pem: tempfile::NamedTempFile,
 }
 
-fn identity() -> Identity {
+pub(crate) fn identity() -> Identity {
     let CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed([HOST.to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
@@ -36,7 +37,7 @@ fn identity() -> Identity {
     Identity { acceptor: TlsAcceptor::from(Arc::new(config)), pem }
 }
 
-fn offering() -> Script {
+pub(crate) fn offering() -> Script {
     Script { ehlo: say("250-peer\n250-PIPELINING\n250 STARTTLS\n"), ..Script::default() }
 }
 

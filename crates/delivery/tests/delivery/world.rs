@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use bytes::Bytes;
 use delivery::{Config, Delivery, Metrics, RouteConfig, Setup, TimeoutConfig, TlsMode};
+use domains::{Absence, AtHome, Table};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use mail_types::{
@@ -242,6 +244,9 @@ pub(crate) struct World {
     pub(crate) queue: RecordingQueue,
     pub(crate) config: Config,
     pub(crate) dns: Arc<resolve::Fake>,
+    /// It has no domain at first.
+    pub(crate) domains: Arc<ArcSwapOption<Table>>,
+    pub(crate) absence: Arc<dyn Absence>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
     pub(crate) registry: Arc<Mutex<Registry>>,
@@ -267,6 +272,8 @@ impl World {
             queue: RecordingQueue::default(),
             config: Config { routes, timeouts, ..Config::default() },
             dns: Arc::default(),
+            domains: Arc::new(ArcSwapOption::from_pointee(Table::default())),
+            absence: Arc::new(AtHome),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
             registry: Arc::default(),
@@ -279,6 +286,8 @@ impl World {
         let setup = Setup {
             queue: Arc::new(self.queue.clone()),
             resolver: self.dns.clone(),
+            domains: self.domains.clone(),
+            absence: self.absence.clone(),
             name,
             route: Route::new(|sender: &Mailbox| {
                 vec![NewJob::new(

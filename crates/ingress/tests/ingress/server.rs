@@ -7,8 +7,11 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher;
-use domains::{Absence, AtHome, FullMailboxes, Settings, Srs, Table, yaml};
+use domains::{
+    Absence, Answer, AtHome, CallAhead, FullMailboxes, Gateway, Settings, Srs, Table, yaml,
+};
 use ingress::{Config, Ingress, Kind, Listener, Metrics, Services};
+use mail_types::Mailbox;
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,6 +46,15 @@ impl Server {
 
     /// Starts where `absence` tells whether the table is the one in force.
     pub(super) fn start_where(absence: Arc<dyn Absence>, adjust: impl FnOnce(&mut Config)) -> Self {
+        Self::start_asking(absence, Arc::new(Unreachable), adjust)
+    }
+
+    /// Starts where `call_ahead` speaks for the servers of gateway domains.
+    pub(super) fn start_asking(
+        absence: Arc<dyn Absence>,
+        call_ahead: Arc<dyn CallAhead>,
+        adjust: impl FnOnce(&mut Config),
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config { hostname: "mx.example.org".to_owned(), ..Config::default() };
         for kind in [Kind::Relay, Kind::Submission, Kind::Submissions] {
@@ -62,6 +74,7 @@ impl Server {
             domains: Arc::clone(&domains),
             absence,
             full: Arc::clone(&full),
+            call_ahead,
             logins: Arc::new(AtHome),
             pool: Arc::new(senders::InMemory::default()),
             last_uses: Arc::clone(&last_uses) as Arc<dyn senders::LastUseStore>,
@@ -143,6 +156,16 @@ impl Server {
     }
 }
 
+/// Servers that nobody can reach.
+struct Unreachable;
+
+#[async_trait::async_trait]
+impl CallAhead for Unreachable {
+    async fn ask(&self, _: &Arc<Gateway>, _: &Mailbox) -> Answer {
+        Answer::Unreachable("nobody there".to_owned())
+    }
+}
+
 /// AUTH PLAIN with an initial response.
 pub(super) fn login(user: &str, password: &str) -> String {
     use base64::Engine;
@@ -198,6 +221,52 @@ metadata: {{ name: bill, namespace: tenant-a }}
 spec:
   address: bill@example.org
   quota: {{ onFull: reject }}
+---
+apiVersion: postrider.dev/v1alpha1
+kind: MailDomain
+metadata: {{ name: listed, namespace: tenant-b }}
+spec:
+  domain: listed.example
+  target: relay
+  relay:
+    hosts: [mail.listed.example]
+    recipients: {{ list: [postmaster@listed.example, Carol@listed.example] }}
+  inbound:
+    aliases:
+      - {{ match: both, to: [carol@listed.example, dave@elsewhere.example] }}
+---
+apiVersion: postrider.dev/v1alpha1
+kind: Mailbox
+metadata: {{ name: erin, namespace: tenant-b }}
+spec:
+  address: erin@listed.example
+---
+apiVersion: postrider.dev/v1alpha1
+kind: MailDomain
+metadata: {{ name: asked, namespace: tenant-b }}
+spec:
+  domain: asked.example
+  target: relay
+  relay:
+    hosts: [mail.asked.example]
+    recipients: {{ callAhead: true }}
+  inbound:
+    aliases:
+      - {{ match: sales, to: [sam@asked.example] }}
+---
+apiVersion: postrider.dev/v1alpha1
+kind: Mailbox
+metadata: {{ name: robot, namespace: tenant-b }}
+spec:
+  address: robot@asked.example
+  sendOnly: true
+---
+apiVersion: postrider.dev/v1alpha1
+kind: MailDomain
+metadata: {{ name: also, namespace: tenant-b }}
+spec:
+  domain: also.example
+  aliasOf: asked.example
 "
     )
 }

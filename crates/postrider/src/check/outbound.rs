@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use delivery::{Obstacle, Probe, Reached, Unreached};
+use domains::Table;
 use futures::future::join_all;
 use mail_types::Domain;
 
@@ -11,6 +12,8 @@ use super::{LIMIT, Site, dns};
 
 /// Hosted domains whose mail goes elsewhere first, that are tried.
 const HOSTED_MAX: usize = 3;
+/// Gateway domains whose servers are tried, in order of their names.
+const GATEWAYS_MAX: usize = 20;
 
 /// Whom the connection was for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,6 +22,8 @@ enum Way {
     Domain,
     /// The host that a route names.
     Smarthost,
+    /// The server that a domain of ours has of its own.
+    Gateway,
 }
 
 pub(super) async fn findings(site: &Site) -> Vec<Finding> {
@@ -33,10 +38,16 @@ pub(super) async fn findings(site: &Site) -> Vec<Finding> {
         let way = if probe.has_smarthost(domain) { Way::Smarthost } else { Way::Domain };
         judge(domain.as_str(), way, &probe.open(domain).await)
     });
-    let (smarthosts, by_domain) = tokio::join!(probe.open_smarthosts(), join_all(by_domain));
+    let mut gateways: Vec<_> = site.table.iter().flat_map(Table::gateways).collect();
+    gateways.sort_by_key(|(domain, _)| *domain);
+    let by_gateway = gateways.into_iter().take(GATEWAYS_MAX).map(async |(domain, gateway)| {
+        judge(domain.as_str(), Way::Gateway, &probe.open_gateway(domain, gateway).await)
+    });
+    let (smarthosts, by_domain, by_gateway) =
+        tokio::join!(probe.open_smarthosts(), join_all(by_domain), join_all(by_gateway));
     let smarthosts = smarthosts.iter();
     let by_smarthost = smarthosts.map(|(name, opened)| judge(name, Way::Smarthost, opened));
-    let mut findings: Vec<Finding> = by_smarthost.chain(by_domain).collect();
+    let mut findings: Vec<Finding> = by_smarthost.chain(by_domain).chain(by_gateway).collect();
     if domains.is_empty() && is_direct(site) {
         findings.push(What::Outbound.warning(
             "no way by MX records was tried: no other domain is known",
@@ -78,9 +89,10 @@ fn judge(name: &str, way: Way, opened: &Result<Reached, Unreached>) -> Finding {
     let (level, remedy) = match (unreached.obstacle, way) {
         (Obstacle::Destination, Way::Domain) => (Level::Error, "name another domain with --to"),
         (Obstacle::Destination, Way::Smarthost) => (Level::Error, "correct delivery.routes"),
+        (Obstacle::Destination, Way::Gateway) => (Level::Error, "correct relay.hosts"),
         (Obstacle::Dns, _) => (Level::Error, "see what is said of dns"),
         (Obstacle::Connection, Way::Domain) => (Level::Error, BLOCKED),
-        (Obstacle::Connection, Way::Smarthost) => {
+        (Obstacle::Connection, Way::Smarthost | Way::Gateway) => {
             (Level::Error, "is it running there, and does a firewall let connections to it out?")
         }
         // Some greet late to tell clients from bots; delivery waits for minutes.
@@ -91,8 +103,11 @@ fn judge(name: &str, way: Way, opened: &Result<Reached, Unreached>) -> Finding {
         (Obstacle::Refusal, Way::Domain) => {
             (Level::Warning, "the port is open; its reply says what it has against us")
         }
-        (Obstacle::Refusal, Way::Smarthost) => (Level::Error, "its reply says why"),
-        (Obstacle::Terms, _) => (Level::Error, "correct tls and auth of the route"),
+        (Obstacle::Refusal, Way::Smarthost | Way::Gateway) => (Level::Error, "its reply says why"),
+        (Obstacle::Terms, Way::Gateway) => (Level::Error, "correct relay.tls and relay.auth"),
+        (Obstacle::Terms, Way::Domain | Way::Smarthost) => {
+            (Level::Error, "correct tls and auth of the route")
+        }
     };
     What::Outbound.found(level, format!("{name}: {}", unreached.detail), remedy)
 }
@@ -121,6 +136,7 @@ mod tests {
         {
             assert_eq!(level(obstacle, Way::Domain), Level::Error, "{obstacle:?}");
             assert_eq!(level(obstacle, Way::Smarthost), Level::Error, "{obstacle:?}");
+            assert_eq!(level(obstacle, Way::Gateway), Level::Error, "{obstacle:?}");
         }
         assert_eq!(level(Obstacle::Silence, Way::Domain), Level::Warning);
         assert_eq!(level(Obstacle::Refusal, Way::Domain), Level::Warning);

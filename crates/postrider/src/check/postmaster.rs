@@ -11,7 +11,7 @@ const WELL_MAX: usize = 5;
 /// Where a role address leads.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Reader {
-    /// A mailbox here, beside others or not.
+    /// A mailbox here, beside others or not, or whoever reads it at the domain's own server.
     Here(String),
     /// Other servers only.
     Elsewhere(String),
@@ -59,14 +59,20 @@ fn reader_of(table: &Table, role: &str, domain: &Domain) -> Reader {
 }
 
 fn reader(table: &Table, path: &ForwardPath) -> Reader {
-    let Resolution::Local(destinations) = table.resolve(path) else { return Reader::Nobody };
+    let destinations = match table.resolve(path) {
+        Resolution::Local(destinations) => destinations,
+        Resolution::CallAhead { address, .. } => return Reader::Here(address.to_string()),
+        Resolution::Remote(_) | Resolution::UnknownRecipient => return Reader::Nobody,
+    };
     let here = destinations.iter().find_map(|destination| match destination {
-        Destination::Mailbox { address } => Some(Reader::Here(address.to_string())),
+        Destination::Mailbox { address } | Destination::Gateway { address } => {
+            Some(Reader::Here(address.to_string()))
+        }
         Destination::Remote { .. } => None,
     });
     let elsewhere = destinations.iter().find_map(|destination| match destination {
         Destination::Remote { address } => Some(Reader::Elsewhere(address.to_string())),
-        Destination::Mailbox { .. } => None,
+        Destination::Mailbox { .. } | Destination::Gateway { .. } => None,
     });
     here.or(elsewhere).unwrap_or(Reader::Nobody)
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use mail_types::{Host, Recipient, Reply};
+use mail_types::{BodyType, Host, Recipient, Reply, ReversePath};
 
 use super::auth::{Credentials, Exchange};
-use super::capabilities::Capabilities;
+use super::capabilities::{Capabilities, SizeLimit};
 use super::command::Mail;
 use super::content::ContentEncoder;
 use super::protocol::Protocol;
@@ -296,6 +296,25 @@ impl ClientSession {
         let transaction = Transaction::start_whole(reset, mail, recipients, &content, offered, out);
         self.state = State::Transaction(Box::new(transaction));
         mended
+    }
+
+    /// Asks whether mail from the null sender would be taken for a recipient, and sends none. The
+    /// session must be idle; the answer is [`Event::Finished`].
+    pub fn ask(&mut self, recipient: &Recipient) {
+        debug_assert!(self.is_idle(), "a question in the middle of something");
+        let reset = std::mem::take(&mut self.reset_needed);
+        // Nobody knows how large the message will be.
+        let offered = Capabilities { size: SizeLimit::NotOffered, ..self.offered };
+        let mail = Mail {
+            reverse_path: &ReversePath::Null,
+            size: 0,
+            body: BodyType::SevenBit,
+            smtputf8: !recipient.address.is_ascii(),
+            ret: None,
+            envid: None,
+        };
+        let asking = Transaction::start_asking(reset, &mail, recipient, &offered, &mut self.output);
+        self.state = State::Transaction(Box::new(asking));
     }
 
     /// Encodes a part of the content into the output.

@@ -1,5 +1,5 @@
 //! One transaction: MAIL, RCPT for each recipient, DATA, content, the final dot; or all of it in
-//! one piece, with BDAT in place of DATA.
+//! one piece, with BDAT in place of DATA; or MAIL and RCPT alone, to hear what is said to them.
 
 use mail_types::{Recipient, Reply, Severity};
 use memchr::memchr;
@@ -57,7 +57,7 @@ impl Step {
 /// What a transaction found out about a recipient.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum RecipientResult {
-    /// The next hop has taken the message for it.
+    /// The next hop has taken the message for it; or would, if it was only asked.
     Accepted(Reply),
     Refused {
         step: Step,
@@ -104,6 +104,8 @@ pub(super) struct Transaction {
     sent: usize,
     /// The content has gone with the commands.
     whole: bool,
+    /// There is none: it ends with the last RCPT.
+    only_asks: bool,
     mail_refused: bool,
     content_refused: bool,
     /// `None` until refused, for better or worse, or accepted with the content.
@@ -150,6 +152,21 @@ impl Transaction {
         transaction
     }
 
+    /// Asks about a recipient and leaves the transaction open.
+    pub(super) fn start_asking(
+        reset: bool,
+        mail: &Mail<'_>,
+        recipient: &Recipient,
+        offered: &Capabilities,
+        out: &mut Vec<u8>,
+    ) -> Self {
+        let mut transaction = Self::compose(reset, mail, [recipient], offered);
+        transaction.only_asks = true;
+        // One by one: after a refused MAIL there is nothing to ask.
+        transaction.send_line(out);
+        transaction
+    }
+
     /// With the commands up to the last RCPT, of which none has been sent.
     fn compose<'a>(
         reset: bool,
@@ -171,6 +188,7 @@ impl Transaction {
             commands: commands.into_bytes(),
             sent: 0,
             whole: false,
+            only_asks: false,
             mail_refused: false,
             content_refused: false,
             results,
@@ -293,6 +311,9 @@ impl Transaction {
             Severity::Intermediate => return Next::Misplaced(reply),
             Severity::Completion => {
                 self.recipients_accepted += usize::from(!self.mail_refused);
+                if self.only_asks {
+                    self.results[index].get_or_insert(RecipientResult::Accepted(reply));
+                }
             }
             Severity::Transient | Severity::Permanent => {
                 let refused = RecipientResult::Refused { step: Step::Rcpt, reply };
@@ -301,7 +322,7 @@ impl Transaction {
         }
         if index + 1 < self.results.len() {
             self.phase = Phase::Rcpt(index + 1);
-        } else if self.recipients_accepted == 0 && !self.all_sent() {
+        } else if self.only_asks || (self.recipients_accepted == 0 && !self.all_sent()) {
             return Next::Finished;
         } else {
             return self.recipients_done(out);

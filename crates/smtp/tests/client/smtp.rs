@@ -65,6 +65,32 @@ fn pipelined_in_one_write_rfc2920_3_1() {
     assert!(begin(&mut session, 1).starts_with("MAIL"), "no RSET after a whole transaction");
 }
 
+#[test]
+fn a_recipient_is_asked_about_without_a_message() {
+    // (replies to MAIL and RCPT, what was found out, whether RSET must follow)
+    let cases: &[(&[&str], &str, bool)] = &[
+        (&["250 ok\r\n", "250 ok\r\n"], "+250", true),
+        (&["250 ok\r\n", "550 5.1.1 no\r\n"], "RCPT TO 550", true),
+        (&["250 ok\r\n", "450 4.2.0 later\r\n"], "RCPT TO 450", true),
+        (&["550 5.7.1 not from you\r\n"], "MAIL FROM 550", false),
+    ];
+    for (replies, want, reset) in cases {
+        let mut session = ready(HELLO);
+        session.ask(&recipients(1)[0]);
+        let mut said = Vec::new();
+        for reply in *replies {
+            said.push(sent(&mut session));
+            session.receive(reply.as_bytes());
+        }
+        assert_eq!(said[0], "MAIL FROM:<>\r\n", "no SIZE: nobody knows it");
+        assert!(said[1..].iter().all(|line| line == "RCPT TO:<r0@there.example>\r\n"), "{said:?}");
+        assert_eq!(finished(&mut session), [*want]);
+        assert_eq!(sent(&mut session), "", "neither DATA nor content");
+        assert!(session.is_idle());
+        assert_eq!(begin(&mut session, 1).starts_with("RSET"), *reset, "{replies:?}");
+    }
+}
+
 const CHUNKING_HELLO: &str = "220 mx\r\n250-mx\r\n250-PIPELINING\r\n250 CHUNKING\r\n";
 
 fn begin_whole(session: &mut ClientSession, n: usize, content: &[u8]) -> String {

@@ -138,8 +138,15 @@ fn sim(context: &Context) -> Result<Counts> {
 }
 
 fn interop(context: &Context) -> Result<Counts> {
-    let tools =
-        [Tool::Postfix, Tool::Exim, Tool::Dovecot, Tool::Swaks, Tool::Bounce, Tool::Chromium];
+    let tools = [
+        Tool::Postfix,
+        Tool::Exim,
+        Tool::Dovecot,
+        Tool::Swaks,
+        Tool::Bounce,
+        Tool::Chromium,
+        Tool::Nats,
+    ];
     for tool in tools {
         context.tool(tool)?;
     }
