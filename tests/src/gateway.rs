@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use crate::client::Client;
+use crate::exchange::Peer;
 use crate::ledger::content;
 use crate::postfix::Postfix;
 use crate::sink::Sink;

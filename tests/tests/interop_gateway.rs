@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::client::Client;
+use tests::exchange::Peer;
 use tests::gateway::{ALICE, Branch, NOBODY, takes_whom_it_knew};
 use tests::ledger::content;
 use tests::nats::{self, Cluster};

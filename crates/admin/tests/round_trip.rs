@@ -211,7 +211,7 @@ async fn what_is_asked_of_the_process_is_on_the_socket() {
     let server = server.with_process(Arc::new(Scripted::default()));
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(server.serve(Arc::new(queue), stop.clone()));
+    tasks.spawn(server.serve(sources(queue, dir.path(), None), stop.clone()));
     let client = Client::new(&path);
     assert_eq!(client.reload().await.unwrap().changed, ["log.filter"]);
     let refused = client.reload().await;

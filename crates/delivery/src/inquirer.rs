@@ -59,7 +59,13 @@ impl Inquirer {
     async fn open(&self, gateway: &Arc<Gateway>, domain: &Host) -> Result<Session, HopFailure> {
         let passwords = self.settings.config.gateway_passwords_dir.as_deref();
         let route = self.settings.route(domain).to_gateway(gateway, passwords);
-        let opener = Opener { settings: &self.settings, name: &self.name, metrics: &self.metrics };
+        let opener = Opener {
+            settings: &self.settings,
+            name: &self.name,
+            metrics: &self.metrics,
+            // As DSNs of the domain would come: what it says of us holds for those as well.
+            sender: &domain.to_string(),
+        };
         let finder =
             Finder { config: &self.settings.config, resolver: &*self.resolver, name: &self.name };
         let mut targets = Targets::of_servers(finder, domain.to_string(), &gateway.servers)?;

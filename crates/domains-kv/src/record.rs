@@ -178,16 +178,9 @@ mod tests {
 
     #[test]
     fn the_format_is_read_and_written() {
-        for text in [
-            VERSIONS,
-            DOMAIN,
-            ALIAS_DOMAIN,
-            SEND_ONLY,
-            KEPT,
-            DOMAIN_WITH_QUOTA,
-            GATEWAY,
-            RECIPIENT,
-        ] {
+        for text in
+            [VERSIONS, DOMAIN, ALIAS_DOMAIN, SEND_ONLY, KEPT, DOMAIN_WITH_QUOTA, GATEWAY, RECIPIENT]
+        {
             let versions: Versions = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&versions).unwrap(), text);
         }

@@ -205,7 +205,7 @@ impl Table {
     pub fn stored(&self, address: &Mailbox) -> Option<(Mailbox, Storage)> {
         let own = match self.named(address.local_part(), address.domain()?)? {
             Target::Mailbox(own) | Target::SendOnly(own) => own,
-            Target::Alias(_) => return None,
+            Target::Alias(_) | Target::Recipient => return None,
         };
         let storage = self.storage(&own)?;
         Some((own, storage))

@@ -78,8 +78,7 @@ impl Declaration {
     /// The entry of a name, or of what it is a sub-address of, with the name that it is under.
     pub(crate) fn entry(&self, name: &str) -> Option<(&str, &Entry)> {
         let found = |name: &str| self.entries.get_key_value(name);
-        let (name, entry) =
-            found(name).or_else(|| self.separators.bases(name).find_map(found))?;
+        let (name, entry) = found(name).or_else(|| self.separators.bases(name).find_map(found))?;
         Some((&**name, entry))
     }
 }
@@ -122,13 +121,13 @@ impl Entry {
         if send_only { Self::SendOnly(particulars) } else { Self::Mailbox(particulars) }
     }
 
-    /// What was declared of how its mail is kept; `None` for an alias.
+    /// What was declared of how its mail is kept; `None` where none is.
     pub(crate) fn keeping(&self) -> Option<Keeping> {
         match self {
             Self::Mailbox(own) | Self::SendOnly(own) => {
                 Some(own.as_ref().map(|own| own.keeping).unwrap_or_default())
             }
-            Self::Alias(_) => None,
+            Self::Alias(_) | Self::Recipient => None,
         }
     }
 

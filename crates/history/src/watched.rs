@@ -70,6 +70,10 @@ impl Queue for Watched {
         self.queue.show(message).await
     }
 
+    async fn content(&self, message: QueueId) -> Result<Option<Content>, ContentError> {
+        self.queue.content(message).await
+    }
+
     fn act(&self, filter: Filter, action: Action) -> BoxStream<'static, Result<Acted, QueueError>> {
         let acted = self.queue.act(filter, action);
         if action != Action::CancelSilently {

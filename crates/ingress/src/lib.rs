@@ -233,7 +233,7 @@ impl Ingress {
             let fresh = Arc::clone(certificates).keep_fresh(self.reload, stop.clone());
             tracker.spawn(fresh);
         }
-        tracker.spawn(Arc::clone(&self.shared.uses).keep(leave.clone()));
+        tracker.spawn(Arc::clone(&self.shared.load().uses).keep(leave.clone()));
         let door = Door {
             shared: Arc::clone(&self.shared),
             tracker: tracker.clone(),

@@ -208,7 +208,7 @@ async fn act(args: ActArgs, action: Action) -> anyhow::Result<()> {
     let (mut done, mut requested, mut unchanged) = (0usize, 0usize, 0usize);
     let mut progress = Progress::begin();
     // Lines of JSON on a terminal are progress enough.
-    let is_shown = args.target.output == Output::Table || !std::io::stdout().is_terminal();
+    let is_shown = args.target.output == Output::Table || !io::stdout().is_terminal();
     let count = |acted: queue::Acted| {
         match acted.result {
             ActResult::Done => done += 1,

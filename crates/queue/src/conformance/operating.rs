@@ -6,8 +6,8 @@ use mail_types::{QueueId, TenantId};
 
 use super::Harness;
 use super::mail::{HOUR, MINUTE, Mail, defer, done, hop};
-use super::trial::{Trial, read_all};
-use crate::contract::{ActResult, ContentError};
+use super::trial::Trial;
+use crate::contract::ActResult;
 use crate::model::{Action, Filter, LeaseReason, Phase, Wait};
 
 pub async fn lists_are_filtered_and_in_order_of_arrival<H: Harness>() {
@@ -47,7 +47,7 @@ pub async fn lists_are_filtered_and_in_order_of_arrival<H: Harness>() {
 
 pub async fn content_is_shown_whoever_has_the_job<H: Harness>() {
     for size in [100, 700_000, 3 << 20] {
-        let mut trial = Trial::<H>::new().await;
+        let trial = Trial::<H>::new().await;
         let body: Vec<u8> = (0..size).map(|n: usize| (n % 251) as u8 ^ (n >> 16) as u8).collect();
         let mail = Mail::to("a.example").body(body);
         let id = trial.send(&mail).await;
