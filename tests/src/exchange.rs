@@ -1,5 +1,5 @@
-//! What a mail server of somebody else must manage with us, whichever it is: it hands mail to us, and
-//! takes ours.
+//! What a mail server of somebody else must manage with us, whichever it is: it hands mail to us,
+//! and takes ours.
 
 use std::fs::Permissions;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! A queue of deferred mail in one process, in numbers: what it costs, that operators and fresh mail
-//! do not wait for it, and how soon it is back after `kill -9` with nothing in the page cache.
+//! A queue of deferred mail in one process, in numbers: what it costs, that operators and fresh
+//! mail do not wait for it, and how soon it is back after `kill -9` with nothing in the page cache.
 //!
 //! With `--long` these are 1,000,000 messages of 10 KB to 50,000 destinations, of which one has
 //! 300,000; `docs/reports/deferred-1m.md` has the figures.

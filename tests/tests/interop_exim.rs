@@ -1,5 +1,5 @@
-//! Exim sends to us and receives from us, in clear and under TLS; its own words tell which. It speaks
-//! CHUNKING and DSN, both ways.
+//! Exim sends to us and receives from us, in clear and under TLS; its own words tell which. It
+//! speaks CHUNKING and DSN, both ways.
 
 use anyhow::{Result, ensure};
 use tests::client::{Client, dot_stuffed};
@@ -62,8 +62,8 @@ async fn exim_receives_under_tls() -> Result<()> {
     us_to_exim(&main, "with esmtps").await
 }
 
-/// What a user asks for by RFC 3461 goes on to Exim, which knows it: its report of success names the
-/// envelope by our user's own id.
+/// What a user asks for by RFC 3461 goes on to Exim, which knows it: its report of success names
+/// the envelope by our user's own id.
 #[tokio::test]
 async fn exim_reports_what_was_asked_of_us() -> Result<()> {
     let dir = tempfile::tempdir()?;

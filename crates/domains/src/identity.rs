@@ -39,8 +39,8 @@ impl Identity {
         &self.hashes
     }
 
-    /// The passwords by their names, with their hashes. Of what an older version published names are
-    /// not known.
+    /// The passwords by their names, with their hashes. Of what an older version published names
+    /// are not known.
     pub fn passwords(&self) -> impl Iterator<Item = (&str, &str)> {
         let names = self.password_names.iter().map(String::as_str);
         names.zip(self.hashes.iter().map(String::as_str))

@@ -1,5 +1,5 @@
-//! AUTH (RFC 4954 §4) with PLAIN (RFC 4616), LOGIN, and SCRAM-SHA-256 (RFC 7677), of which the driver
-//! does all but the framing.
+//! AUTH (RFC 4954 §4) with PLAIN (RFC 4616), LOGIN, and SCRAM-SHA-256 (RFC 7677), of which the
+//! driver does all but the framing.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
