@@ -1,7 +1,8 @@
 //! Hashes of passwords: which are taken, and whether a password is one's.
 //!
 //! Ours are of argon2id, or keys of SCRAM-SHA-256 for clients that log in by it. Those of
-//! SHA512-CRYPT and bcrypt are taken so that people who come from elsewhere keep their passwords, also with Dovecot's `{SCHEME}` before them.
+//! SHA512-CRYPT and bcrypt are taken so that people who come from elsewhere keep their passwords,
+//! also with Dovecot's `{SCHEME}` before them.
 
 use argon2::Argon2;
 use argon2::password_hash::PasswordVerifier;

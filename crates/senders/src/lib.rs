@@ -7,8 +7,8 @@
 //!
 //! **Decides.** A recipient counts when it is accepted, and no longer when its message is not. In
 //! no hour, and in no day, are more counted than the limit: counts are kept in steps of five
-//! minutes and of an hour, and a step leaves as a whole when the last of it is an hour or a day old. (A
-//! bucket that refills would let through twice the limit in its first hour.) Processes that
+//! minutes and of an hour, and a step leaves as a whole when the last of it is an hour or a day
+//! old. (A bucket that refills would let through twice the limit in its first hour.) Processes that
 //! share counts lease them in shares, counted before they are used: what a process loses when it
 //! dies stays counted, so a limit may be reached early and is never exceeded.
 //!
