@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use crate::process::binary;
 use crate::{namespace, ports, tools, wait};
@@ -46,7 +46,7 @@ pub struct Dovecot {
     log: PathBuf,
     /// A socket by which it tells of users.
     users: PathBuf,
-    _master: Child,
+    _master: namespace::Running,
 }
 
 /// Somebody who may log in.

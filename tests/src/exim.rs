@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::net::TcpStream;
-use tokio::process::Child;
 
 use crate::exchange::Peer;
 use crate::{namespace, ports, tools, wait};
@@ -16,7 +15,7 @@ use crate::{namespace, ports, tools, wait};
 pub struct Exim {
     address: SocketAddr,
     state: PathBuf,
-    _daemon: Child,
+    _daemon: namespace::Running,
 }
 
 /// Lays the packages over `/usr`, its configuration over `/etc`, puts the state in the place of

@@ -17,9 +17,12 @@ pub(crate) fn add_users(state: &Path, passwd: &str, group: &str) -> Result<()> {
     Ok(())
 }
 
+/// A server in its namespace; dropped, it and all its processes end.
+pub(crate) struct Running(Child);
+
 /// Runs `script`, which finds the unpacked packages in `$PACKAGES` and its own directory in
-/// `$STATE`, and becomes the server. Dropped, it and all its processes end.
-pub(crate) fn start(server: &str, packages: &Path, state: &Path, script: &str) -> Result<Child> {
+/// `$STATE`, and becomes the server.
+pub(crate) fn start(server: &str, packages: &Path, state: &Path, script: &str) -> Result<Running> {
     Command::new("unshare")
         .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
         .args(["sh", "-c", script])
@@ -28,5 +31,18 @@ pub(crate) fn start(server: &str, packages: &Path, state: &Path, script: &str) -
         .stdout(Stdio::null())
         .kill_on_drop(true)
         .spawn()
+        .map(Running)
         .with_context(|| format!("{server} needs root and namespaces; without: --without interop"))
+}
+
+impl Drop for Running {
+    /// The first process of a namespace takes all others along. That it is to end with its parent
+    /// is forgotten when it changes its user, as Postfix does.
+    fn drop(&mut self) {
+        let Some(parent) = self.0.id() else { return };
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+        for first in children.unwrap_or_default().split_whitespace() {
+            let _ = std::process::Command::new("kill").args(["-KILL", first]).status();
+        }
+    }
 }
