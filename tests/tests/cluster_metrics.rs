@@ -219,9 +219,11 @@ async fn who_has_nothing_to_do_asks_the_servers_for_little() -> Result<()> {
     mesh.stop(Duration::from_secs(60)).await
 }
 
-/// Counted only when something is wrong or a Dovecot asks, and not told before.
-const RARE: [&str; 5] = [
+/// Counted only when something is wrong, a Dovecot asks or a gateway domain has mail, and not told
+/// before.
+const RARE: [&str; 6] = [
     "postrider_dovecot_logins_total",
+    "postrider_ingress_call_aheads_total",
     "postrider_ingress_client_faults_total",
     "postrider_ingress_connections_refused_total",
     "postrider_ingress_tolerated_total",
