@@ -14,7 +14,6 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio::process::Child;
 use tokio::task::JoinSet;
 
 use crate::{namespace, ports, tools, wait};
@@ -48,7 +47,7 @@ pub struct Browser {
     address: SocketAddr,
     /// The path of the session.
     session: String,
-    _driver: Child,
+    _driver: namespace::Running,
 }
 
 impl Browser {
