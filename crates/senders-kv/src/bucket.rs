@@ -1,5 +1,7 @@
 //! Records that are changed by compare-and-set.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -7,6 +9,7 @@ use async_nats::jetstream::stream::{self, DiscardPolicy, StorageType};
 use nats::{Cause, Publish, PublishError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
 
 use crate::Servers;
 
@@ -14,6 +17,8 @@ use crate::Servers;
 const TRIES: usize = 8;
 /// The longest that a change or an answer is waited for: a client waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Records that are changed at the same time, at most.
+const TURNS: usize = 64;
 
 /// A bucket and how it is made.
 #[derive(Clone)]
@@ -21,6 +26,8 @@ pub(crate) struct Bucket {
     servers: Servers,
     name: &'static str,
     stream: stream::Config,
+    /// By key: sessions of this process do not come before each other again and again.
+    turns: Arc<[Mutex<()>]>,
 }
 
 /// Why a record was not changed, or may not have been.
@@ -56,7 +63,8 @@ impl Bucket {
             allow_rollup: true,
             ..Default::default()
         };
-        Self { servers, name, stream }
+        let turns = (0..TURNS).map(|_| Mutex::default()).collect();
+        Self { servers, name, stream, turns }
     }
 
     /// A record, as the leader knows it; as new when there is none.
@@ -74,7 +82,11 @@ impl Bucket {
     where
         T: Default + Serialize + DeserializeOwned,
     {
-        let changed = tokio::time::timeout(PATIENCE, self.try_to_change(key, change)).await;
+        let in_turn = async {
+            let _turn = self.turn(key).lock().await;
+            self.try_to_change(key, change).await
+        };
+        let changed = tokio::time::timeout(PATIENCE, in_turn).await;
         changed.unwrap_or_else(|late| Err(ChangeError::Unknown(late.to_string())))
     }
 
@@ -104,6 +116,12 @@ impl Bucket {
             }
         }
         Err(ChangeError::Unknown("others change it at the same time".to_owned()))
+    }
+
+    fn turn(&self, key: &str) -> &Mutex<()> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        &self.turns[hasher.finish() as usize % TURNS]
     }
 
     /// With the sequence of the record, or 0.
