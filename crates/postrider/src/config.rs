@@ -307,7 +307,7 @@ impl Config {
         self.data_dir.join("history")
     }
 
-    /// Where Maildirs are, if any are written.
+    /// Where Maildirs are, or were before an LMTP server took the mail.
     pub(crate) fn mail_directory(&self) -> PathBuf {
         self.data_dir.join(&self.mda.directory)
     }
@@ -319,7 +319,7 @@ impl Config {
 
     /// Where the Maildirs are, each below it in the directory of its storage id; none with LMTP.
     pub(crate) fn maildirs(&self) -> Option<PathBuf> {
-        self.mda.lmtp.is_none().then(|| self.data_dir.join(&self.mda.directory))
+        self.mda.lmtp.is_none().then(|| self.mail_directory())
     }
 
     /// When passwords were used last, in a process that shares it with no other.

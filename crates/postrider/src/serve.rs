@@ -199,6 +199,7 @@ impl Opening {
             domains: &self.domains,
             fullness: &fullness,
             accounts: &accounts,
+            resolver: Arc::new(resolve::Dns::new(&config.resolver).context("resolver")?),
             srs: srs::open(config)?,
         };
         let made = metrics.make(&parts).await?;
@@ -278,6 +279,7 @@ struct Parts<'a> {
     domains: &'a Domains,
     fullness: &'a Fullness,
     accounts: &'a Accounts,
+    resolver: Arc<dyn resolve::Resolver>,
     srs: Option<Arc<Srs>>,
 }
 
@@ -425,10 +427,9 @@ fn log_admin(error: &std::io::Error) {
 }
 
 fn bind_ingress(parts: &Parts<'_>, metrics: ingress::Metrics) -> anyhow::Result<ingress::Ingress> {
-    let Parts { config, queue, domains, fullness, accounts, srs } = parts;
-    let resolver = resolve::Dns::new(&config.resolver).context("resolver")?;
+    let Parts { config, queue, domains, fullness, accounts, resolver, srs } = parts;
     let inquirer =
-        delivery::Inquirer::new(config.delivery.clone(), Arc::new(resolver), config.host()?);
+        delivery::Inquirer::new(config.delivery.clone(), Arc::clone(resolver), config.host()?);
     let services = ingress::Services {
         queue: Arc::clone(queue),
         domains: domains.table.clone(),
@@ -453,11 +454,10 @@ fn make_delivery(
     parts: &Parts<'_>,
     metrics: delivery::Metrics,
 ) -> anyhow::Result<delivery::Delivery> {
-    let Parts { config, queue, domains, srs, .. } = parts;
-    let resolver = resolve::Dns::new(&config.resolver).context("resolver")?;
+    let Parts { config, queue, domains, resolver, srs, .. } = parts;
     let setup = delivery::Setup {
         queue: Arc::clone(queue),
-        resolver: Arc::new(resolver),
+        resolver: Arc::clone(resolver),
         domains: domains.table.clone(),
         absence: domains.absence(),
         name: config.host()?,

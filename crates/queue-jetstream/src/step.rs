@@ -36,7 +36,8 @@ pub(crate) const WRITER: &str = "Postrider-Writer";
 /// How long the mark of a job that has ended is kept: longer than a message may be under way to
 /// whoever would begin the job again.
 const MARK: Duration = Duration::from_secs(24 * 3600);
-/// Until the first look whether a message is gone whose end was heard; each time twice as long.
+/// Between the first two looks whether a message is gone whose end was heard; each time twice as
+/// long.
 const GONE_LOOK: Duration = Duration::from_millis(100);
 /// After such a pause content is left to the collector of orphans.
 const GONE_MAX: Duration = Duration::from_secs(300);
