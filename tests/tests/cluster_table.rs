@@ -306,7 +306,7 @@ async fn a_server_that_stops_is_left() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writers_do_not_mix() -> Result<()> {
     let servers = Cluster::start(3).await?;
-    let config = domains_kv::Config {
+    let config = domains_kv::Buckets {
         urls: servers.urls(),
         nkey_file: None,
         ca_file: None,

@@ -9,11 +9,11 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions};
 use bytes::Bytes;
 use futures::future::try_join_all;
-use nats::{Cause, Login, Publish, PublishError};
+use nats::{Cause, Publish, PublishError};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::Config;
+use crate::Buckets;
 use crate::keys::{self, BUCKET, MARKER};
 use crate::record::{Marker, Versions};
 
@@ -57,7 +57,7 @@ pub enum WriteError {
 pub(crate) struct Bucket {
     client: Client,
     context: Context,
-    config: Config,
+    config: Buckets,
 }
 
 /// Lanes that a writer has: in each, one write is under way at a time, for servers refuse a second
@@ -87,22 +87,22 @@ pub(crate) const FIRST_LANE: usize = 0;
 
 impl Bucket {
     /// Fails when no server is there.
-    pub(crate) async fn connect(config: &Config) -> Result<Self, BucketError> {
-        let options = options(config).await;
+    pub(crate) async fn connect(config: &Buckets) -> Result<Self, BucketError> {
+        let options = config.options().await;
         Self::open(config, options.map_err(|source| Self::unreachable(config, source))?).await
     }
 
     /// Servers may come later: until then nothing is answered.
-    pub(crate) async fn connect_later(config: &Config) -> Result<Self, BucketError> {
-        let options = options(config).await.map(ConnectOptions::retry_on_initial_connect);
+    pub(crate) async fn connect_later(config: &Buckets) -> Result<Self, BucketError> {
+        let options = config.options().await.map(ConnectOptions::retry_on_initial_connect);
         Self::open(config, options.map_err(|source| Self::unreachable(config, source))?).await
     }
 
-    fn unreachable(config: &Config, source: Cause) -> BucketError {
+    fn unreachable(config: &Buckets, source: Cause) -> BucketError {
         BucketError::Connect { urls: config.urls.join(", "), source }
     }
 
-    async fn open(config: &Config, options: ConnectOptions) -> Result<Self, BucketError> {
+    async fn open(config: &Buckets, options: ConnectOptions) -> Result<Self, BucketError> {
         let connected = options.connect(config.urls.clone()).await;
         let client = connected.map_err(|error| Self::unreachable(config, error.into()))?;
         let mut context = jetstream::new(client.clone());
@@ -256,16 +256,6 @@ impl Bucket {
     pub(crate) async fn forget(&self, sequence: u64) -> Result<(), Cause> {
         nats::delete(&self.context, STREAM, sequence).await
     }
-}
-
-pub(crate) async fn options(config: &Config) -> Result<ConnectOptions, Cause> {
-    let login = Login {
-        nkey_file: config.nkey_file.as_deref(),
-        ca_file: config.ca_file.as_deref(),
-        inbox_prefix: &config.inbox_prefix,
-        timeout: config.timeout,
-    };
-    login.options().await
 }
 
 impl From<PublishError> for WriteError {

@@ -28,8 +28,7 @@ use nats::{Cause, Publish};
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::Config;
-use crate::bucket::options;
+use crate::Buckets;
 
 const BUCKET: &str = "mailboxes";
 const STREAM: &str = "KV_mailboxes";
@@ -51,7 +50,7 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// Writes what is in `full` to the bucket until `stop`, once it has put what it finds there into
 /// `full`.
-pub async fn tell_full(config: Config, full: &FullMailboxes, stop: CancellationToken) {
+pub async fn tell_full(config: Buckets, full: &FullMailboxes, stop: CancellationToken) {
     let work = async {
         loop {
             let Err(error) = tell(&config, full).await;
@@ -64,7 +63,7 @@ pub async fn tell_full(config: Config, full: &FullMailboxes, stop: CancellationT
 }
 
 /// Puts into `full` what MDAs tell, until `stop`.
-pub async fn hear_full(config: Config, full: &FullMailboxes, stop: CancellationToken) {
+pub async fn hear_full(config: Buckets, full: &FullMailboxes, stop: CancellationToken) {
     let work = async {
         let mut heard = Heard { full, at: HashMap::new() };
         loop {
@@ -77,7 +76,7 @@ pub async fn hear_full(config: Config, full: &FullMailboxes, stop: CancellationT
     stop.run_until_cancelled(Box::pin(work)).await;
 }
 
-async fn tell(config: &Config, full: &FullMailboxes) -> Result<Infallible, Cause> {
+async fn tell(config: &Buckets, full: &FullMailboxes) -> Result<Infallible, Cause> {
     let bucket = Bucket::connect(config).await?;
     bucket.ensure().await?;
     // Keys take their time only if there are many: as long as a server says something.
@@ -93,7 +92,7 @@ async fn tell(config: &Config, full: &FullMailboxes) -> Result<Infallible, Cause
     }
 }
 
-async fn hear(config: &Config, heard: &mut Heard<'_>) -> Result<Infallible, Cause> {
+async fn hear(config: &Buckets, heard: &mut Heard<'_>) -> Result<Infallible, Cause> {
     let bucket = Bucket::connect(config).await?;
     let mut reviews = interval(REVIEW);
     loop {
@@ -116,13 +115,13 @@ type Told = HashMap<StorageId, Option<Instant>>;
 struct Bucket<'a> {
     client: Client,
     context: Context,
-    config: &'a Config,
+    config: &'a Buckets,
 }
 
 impl<'a> Bucket<'a> {
     /// Servers may come later.
-    async fn connect(config: &'a Config) -> Result<Self, Cause> {
-        let options = options(config).await.map(ConnectOptions::retry_on_initial_connect)?;
+    async fn connect(config: &'a Buckets) -> Result<Self, Cause> {
+        let options = config.options().await.map(ConnectOptions::retry_on_initial_connect)?;
         let client = options.connect(config.urls.clone()).await?;
         let mut context = jetstream::new(client.clone());
         context.set_timeout(config.timeout);

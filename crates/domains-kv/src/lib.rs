@@ -53,9 +53,6 @@ mod record;
 mod seal;
 mod stand_ins;
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use domains::Table;
 use futures::StreamExt;
 
@@ -65,29 +62,13 @@ pub use contents::Incomplete;
 pub use full::{hear_full, tell_full};
 pub use key::{KeyError, Pair, make_compare_key};
 pub use loader::Loader;
+pub use nats::Buckets;
 pub use publish::{Progress, PublishError, Published, Shrinking, publish};
 pub use record::Marker;
 pub use seal::{OpenError, Opener, SealError, Sealer};
 
 use bucket::Bucket;
 use contents::{Contents, Taken};
-
-/// Where the bucket is.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Servers as `nats://host:port` or `tls://host:port`.
-    pub urls: Vec<String>,
-    /// A file with the seed of the nkey to log in with.
-    pub nkey_file: Option<PathBuf>,
-    /// Certificates of authorities that the servers' certificates are checked by.
-    pub ca_file: Option<PathBuf>,
-    /// The prefix of the subjects where this client is answered.
-    pub inbox_prefix: String,
-    /// Copies of the bucket's stream.
-    pub replicas: usize,
-    /// How long an answer of a server is waited for.
-    pub timeout: Duration,
-}
 
 /// Why there is no table to show.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +83,7 @@ pub enum ReadError {
 ///
 /// # Errors
 /// When the bucket cannot be read, or holds no complete generation.
-pub async fn read(config: &Config) -> Result<(Marker, Table), ReadError> {
+pub async fn read(config: &Buckets) -> Result<(Marker, Table), ReadError> {
     let bucket = Bucket::connect(config).await?;
     let marker = bucket.marker().await.map_err(BucketError::Read)?;
     let mut marker = marker.ok_or(Incomplete::NoMarker)?;

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, Interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::Config;
+use crate::Buckets;
 use crate::bucket::{Bucket, BucketError};
 use crate::class::Class;
 use crate::contents::{Contents, Taken};
@@ -64,7 +64,7 @@ impl Loader {
     /// # Errors
     /// A file of the configuration cannot be read.
     pub async fn new(
-        config: &Config,
+        config: &Buckets,
         table: Arc<ArcSwapOption<Table>>,
         opener: Opener,
         needs: Vec<Class>,

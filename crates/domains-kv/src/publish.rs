@@ -8,7 +8,7 @@ use domains::Table;
 use futures::stream::{self, StreamExt};
 use tokio::sync::mpsc;
 
-use crate::Config;
+use crate::Buckets;
 use crate::bucket::{Bucket, BucketError, Claim, FIRST_LANE, LANES, WriteError};
 use crate::class::Class;
 use crate::compare::{Change, Comparison};
@@ -80,7 +80,7 @@ pub enum PublishError {
 /// Nothing is in force that was not, unless the last answer, to the marker, got lost. Whatever was
 /// written helps the next try.
 pub async fn publish(
-    config: &Config,
+    config: &Buckets,
     sealer: &Sealer,
     table: &Table,
     shrinking: Shrinking,

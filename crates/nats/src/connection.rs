@@ -1,6 +1,6 @@
 //! How a process logs in to the servers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::ConnectOptions;
@@ -10,6 +10,37 @@ use crate::Cause;
 /// The library leaves a server that has not answered two pings when the next is due. By default
 /// that takes two minutes, in which a stopped server has the client wait in vain.
 const PINGS: u32 = 3;
+
+/// Where the buckets are.
+#[derive(Clone, Debug)]
+pub struct Buckets {
+    /// Servers as `nats://host:port` or `tls://host:port`.
+    pub urls: Vec<String>,
+    /// A file with the seed of the nkey to log in with.
+    pub nkey_file: Option<PathBuf>,
+    /// Certificates of authorities that the servers' certificates are checked by.
+    pub ca_file: Option<PathBuf>,
+    /// The prefix of the subjects where this client is answered.
+    pub inbox_prefix: String,
+    /// Copies of the buckets' streams.
+    pub replicas: usize,
+    /// How long an answer of a server is waited for.
+    pub timeout: Duration,
+}
+
+impl Buckets {
+    /// # Errors
+    /// The seed cannot be read.
+    pub async fn options(&self) -> Result<ConnectOptions, Cause> {
+        let login = Login {
+            nkey_file: self.nkey_file.as_deref(),
+            ca_file: self.ca_file.as_deref(),
+            inbox_prefix: &self.inbox_prefix,
+            timeout: self.timeout,
+        };
+        login.options().await
+    }
+}
 
 /// Who logs in, and how long it waits for answers.
 #[derive(Clone, Copy, Debug)]

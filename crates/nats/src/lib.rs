@@ -17,7 +17,7 @@ mod publish;
 mod stream;
 mod token;
 
-pub use connection::Login;
+pub use connection::{Buckets, Login};
 pub use publish::{MESSAGE_ID, Publish, PublishError, publish};
 pub use stream::{absent, delete, is_no_stream, last};
 pub use token::{name, token};

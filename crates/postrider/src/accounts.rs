@@ -25,7 +25,7 @@ impl Accounts {
             [Role::Ingress] => User::Ingress.inbox(),
             _ => "_INBOX".to_owned(),
         };
-        let Some(shared) = config.senders_kv(inbox) else {
+        let Some(shared) = config.buckets(inbox) else {
             let file = LastUseFile::open(&config.last_use_file());
             return Ok(Self { pool: Arc::new(InMemory::default()), last_uses: Arc::new(file) });
         };

@@ -263,25 +263,17 @@ impl Config {
     }
 
     /// Where the bucket of the domain table is, for a client that is answered below `inbox`.
-    pub(crate) fn domains_kv(&self, inbox: String) -> anyhow::Result<domains_kv::Config> {
-        let Some(jetstream) = &self.jetstream else {
+    pub(crate) fn domains_kv(&self, inbox: String) -> anyhow::Result<domains_kv::Buckets> {
+        self.buckets(inbox).ok_or_else(|| {
             let problem = "jetstream is not set: the domain table's bucket is on its servers";
-            return Err(Refused(format!("{FILE}: {problem}")).into());
-        };
-        Ok(domains_kv::Config {
-            urls: jetstream.urls.clone(),
-            nkey_file: jetstream.nkey_file.clone(),
-            ca_file: jetstream.ca_file.clone(),
-            inbox_prefix: inbox,
-            replicas: jetstream.replicas,
-            timeout: Duration::from_secs(jetstream.timeout_seconds),
+            Refused(format!("{FILE}: {problem}")).into()
         })
     }
 
-    /// Where the buckets about those who log in are, for a client that is answered below `inbox`.
-    pub(crate) fn senders_kv(&self, inbox: String) -> Option<senders_kv::Config> {
+    /// Where buckets are, for a client that is answered below `inbox`.
+    pub(crate) fn buckets(&self, inbox: String) -> Option<domains_kv::Buckets> {
         let jetstream = self.jetstream.as_ref()?;
-        Some(senders_kv::Config {
+        Some(domains_kv::Buckets {
             urls: jetstream.urls.clone(),
             nkey_file: jetstream.nkey_file.clone(),
             ca_file: jetstream.ca_file.clone(),

@@ -16,7 +16,7 @@ pub(crate) struct Fullness {
     /// By the ingress of this process: the same, but for processes that share a queue.
     pub(crate) heard: Arc<FullMailboxes>,
     /// Over which it is told and heard.
-    bucket: Option<domains_kv::Config>,
+    bucket: Option<domains_kv::Buckets>,
     tells: bool,
     hears: bool,
 }

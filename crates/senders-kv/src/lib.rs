@@ -20,31 +20,12 @@ mod bucket;
 mod counts;
 mod last_uses;
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use async_nats::jetstream;
-use nats::{Cause, Login};
+use nats::Cause;
 
 pub use counts::Counts;
 pub use last_uses::Logins;
-
-/// Where the buckets are.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Servers as `nats://host:port` or `tls://host:port`.
-    pub urls: Vec<String>,
-    /// A file with the seed of the nkey to log in with.
-    pub nkey_file: Option<PathBuf>,
-    /// Certificates of authorities that the servers' certificates are checked by.
-    pub ca_file: Option<PathBuf>,
-    /// The prefix of the subjects where this client is answered.
-    pub inbox_prefix: String,
-    /// Copies of the buckets' streams.
-    pub replicas: usize,
-    /// How long an answer of a server is waited for.
-    pub timeout: Duration,
-}
+pub use nats::Buckets;
 
 /// Why there is no connection, not even later.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +41,7 @@ pub struct ConnectError {
 pub struct Servers {
     client: async_nats::Client,
     context: jetstream::Context,
-    config: Config,
+    config: Buckets,
 }
 
 impl Servers {
@@ -68,15 +49,9 @@ impl Servers {
     ///
     /// # Errors
     /// A file of the configuration cannot be read.
-    pub async fn connect_later(config: &Config) -> Result<Self, ConnectError> {
+    pub async fn connect_later(config: &Buckets) -> Result<Self, ConnectError> {
         let error = |source| ConnectError { urls: config.urls.join(", "), source };
-        let login = Login {
-            nkey_file: config.nkey_file.as_deref(),
-            ca_file: config.ca_file.as_deref(),
-            inbox_prefix: &config.inbox_prefix,
-            timeout: config.timeout,
-        };
-        let options = login.options().await.map_err(error)?.retry_on_initial_connect();
+        let options = config.options().await.map_err(error)?.retry_on_initial_connect();
         let connected = options.connect(config.urls.clone()).await;
         let client = connected.map_err(|source| error(source.into()))?;
         let mut context = jetstream::new(client.clone());
