@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use queue_jetstream::permissions::Role as User;
 use senders::{InMemory, LastUseStore, Pool};
 use senders_kv::{Counts, Logins, Servers};
 
 use crate::config::Config;
 use crate::last_use_file::LastUseFile;
 use crate::serve::Role;
+use crate::table;
 
 /// What an ingress counts and remembers with.
 #[derive(Clone)]
@@ -21,11 +21,7 @@ pub(crate) struct Accounts {
 impl Accounts {
     /// On the servers that processes share, or in this process. Servers need not be there yet.
     pub(crate) async fn open(config: &Config, roles: &[Role]) -> anyhow::Result<Self> {
-        let inbox = match roles {
-            [Role::Ingress] => User::Ingress.inbox(),
-            _ => "_INBOX".to_owned(),
-        };
-        let Some(shared) = config.buckets(inbox) else {
+        let Some(shared) = config.buckets(table::inbox(roles)) else {
             let file = LastUseFile::open(&config.last_use_file());
             return Ok(Self { pool: Arc::new(InMemory::default()), last_uses: Arc::new(file) });
         };

@@ -88,10 +88,7 @@ impl<T: Clone> Schedule<T> {
     /// Up to `limit` jobs in order of arrival, from `from` on; short, so that a lock around the
     /// schedule is held for a short time.
     pub fn page(&self, from: Option<JobId>, limit: usize) -> Page<T> {
-        let from = from.map_or(Bound::Unbounded, |id| Bound::Included(JobKey::from(id)));
-        let mut rest = self.by_id.range((from, Bound::Unbounded));
-        let jobs = rest.by_ref().take(limit).map(|(_, &slot)| self.view(slot)).collect();
-        Page { jobs, next: rest.next().map(|(&key, _)| key.into()) }
+        self.select(from, limit, |_| true)
     }
 
     /// The same of those that are wanted. It looks at 4096 at most, wherever the next page begins
