@@ -73,20 +73,33 @@ impl Policy<'_> {
         }
     }
 
-    /// Why nobody takes the mail of a route, if each address that it leads to is a full mailbox. If
-    /// one of several takes it, it is accepted, and waits for the full ones.
-    pub(crate) fn no_room(&self, route: &Route, full: &FullMailboxes) -> Option<Canned> {
+    /// A route whose mail somebody takes. If one of several addresses takes it, it is accepted, and
+    /// waits for the full ones.
+    ///
+    /// # Errors
+    /// Each address that it leads to is a full mailbox. That one of them is refused for good is its
+    /// owner's wish by the table: true only of a table that is the one in force.
+    pub(crate) fn with_room(&self, route: Route, full: &FullMailboxes) -> Result<Route, Canned> {
+        match self.no_room(&route, full) {
+            Some(refusal) => Err(refusal),
+            None => Ok(route),
+        }
+    }
+
+    fn no_room(&self, route: &Route, full: &FullMailboxes) -> Option<Canned> {
         if full.is_empty() {
             return None;
         }
-        let mut refusal = replies::MAILBOX_FULL_FOR_GOOD;
+        // A route that leads nowhere leads to no full mailbox.
+        let mut refusal = None;
         for hop in &route.hops {
-            match self.full_mailbox(hop, full)? {
-                OnFull::Defer => refusal = replies::MAILBOX_FULL,
-                OnFull::Reject => {}
+            match (self.full_mailbox(hop, full)?, refusal) {
+                (OnFull::Reject, None) => refusal = Some(replies::MAILBOX_FULL_FOR_GOOD),
+                (OnFull::Reject, Some(_)) => {}
+                (OnFull::Defer, _) => refusal = Some(replies::MAILBOX_FULL),
             }
         }
-        Some(refusal)
+        refusal
     }
 
     /// What is to be said of a full mailbox; `None` of whatever else a hop leads to.

@@ -401,7 +401,7 @@ impl Session {
             }
             route => route,
         };
-        let route = match route {
+        let route = match route.and_then(|route| policy.with_room(route, &self.shared.full)) {
             Ok(route) => route,
             Err(refusal) => {
                 let is_certain =
@@ -411,10 +411,6 @@ impl Session {
                 return self.refuse("rcpt", refusal);
             }
         };
-        if let Some(refusal) = policy.no_room(&route, &self.shared.full) {
-            self.log_refusal("rcpt", &rcpt.forward_path, refusal);
-            return self.refuse("rcpt", refusal);
-        }
         let Some(transaction) = &mut self.transaction else {
             return self.refuse("rcpt", replies::CANNOT_STORE);
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use domains::{Quota, Row, Table};
 
+use super::relaying::Unproven;
 use super::server::Server;
 
 #[tokio::test]
@@ -71,4 +72,16 @@ async fn a_mailbox_without_quota_is_never_full() {
     let mut client = server.greeted().await;
     client.says("MAIL FROM:<a@example.com>", "250").await;
     client.says("RCPT TO:<alice@example.org>", "250").await;
+}
+
+/// Its owner may wish otherwise by now, or have another quota.
+#[tokio::test]
+async fn without_a_proof_of_the_table_no_mailbox_is_full_for_good() {
+    let server = Server::start_where(Arc::new(Unproven), |_| {});
+    server.fill("alice@example.org");
+    server.fill("bob@example.org");
+    let mut client = server.greeted().await;
+    client.says("MAIL FROM:<a@example.com>", "250").await;
+    client.says("RCPT TO:<bob@example.org>", "451 4.3.0").await;
+    client.says("RCPT TO:<alice@example.org>", "452 4.2.2").await;
 }
