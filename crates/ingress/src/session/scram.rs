@@ -65,6 +65,11 @@ impl Session {
                 return Answer::AcceptWith(login);
             }
             (true, _) => return self.refuse("auth", replies::BAD_RESPONSE),
+            // Others may have guessed since it began: each connection would have a guess more.
+            (false, _) if self.shared.authenticator.is_blocked(self.client) => {
+                let refusal = replies::TOO_MANY_FAILURES;
+                return self.refuse_login(&under_way.login, "blocked", refusal);
+            }
             (false, hash) => {
                 let finished = under_way.exchange.finish(message);
                 if let Some(signature) = finished.ok().filter(|_| hash.is_some()) {

@@ -174,3 +174,16 @@ async fn guessing_is_stopped_for_the_address() {
     let first = STANDARD.encode("n,,n=alice@example.org,r=abc");
     client.says(&format!("AUTH SCRAM-SHA-256 {first}"), "421 4.7.0").await;
 }
+
+/// Connections that have begun before are no more guesses.
+#[tokio::test]
+async fn a_guess_that_has_begun_is_stopped_too() {
+    let server = Server::start_with(|config| config.auth.failures_per_client_max = 1);
+    server.domains.store(Some(Arc::new(table())));
+    let (mut first, mut second) = (greeted(&server).await, greeted(&server).await);
+    let guess = prove(&mut first, "alice@example.org", "guess").await;
+    let other = prove(&mut second, "alice@example.org", PASSWORD).await;
+    first.says(&guess.message, "535").await;
+    second.says(&other.message, "421 4.7.0").await;
+    assert_eq!(server.metric("ingress_authentications_total{result=\"blocked\"}"), 1.0);
+}
