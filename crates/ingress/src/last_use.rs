@@ -54,15 +54,27 @@ impl Uses {
     }
 
     /// Writes what was noted until `stop`: the first use at once, later ones within a minute.
-    pub(crate) async fn keep(self: Arc<Self>, stop: CancellationToken) {
+    pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
+        let too_late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_WRITE).await;
+        };
+        // Also a write that has begun before: of many logins it takes long when nobody answers.
+        // Whatever is under way may be dropped then: a last use is written or it is not.
+        tokio::select! {
+            biased;
+            () = self.write_until(&stop) => {}
+            () = too_late => tracing::warn!(event = "last_uses_lost", "not written in time"),
+        }
+    }
+
+    async fn write_until(&self, stop: &CancellationToken) {
         while stop.run_until_cancelled(self.woken.notified()).await.is_some() {
             self.write().await;
             // Cancel-safe: nothing is under way.
             stop.run_until_cancelled(tokio::time::sleep(self.pause)).await;
         }
-        if tokio::time::timeout(LAST_WRITE, self.write()).await.is_err() {
-            tracing::warn!(event = "last_uses_lost", "not written in time");
-        }
+        self.write().await;
     }
 
     async fn write(&self) {
@@ -95,12 +107,16 @@ mod tests {
         kept: Mutex<BTreeMap<String, LastUses>>,
         writes: AtomicUsize,
         is_sick: AtomicBool,
+        is_silent: AtomicBool,
     }
 
     #[async_trait]
     impl LastUseStore for Store {
         async fn add(&self, uses: &BTreeMap<String, LastUses>) -> Result<(), Unstored> {
             self.writes.fetch_add(1, Ordering::SeqCst);
+            if self.is_silent.load(Ordering::SeqCst) {
+                std::future::pending().await
+            }
             if self.is_sick.load(Ordering::SeqCst) {
                 return Err(Unstored("sick".to_owned()));
             }
@@ -162,6 +178,26 @@ mod tests {
         }
         stop.cancel();
         tasks.join_all().await;
+    }
+
+    /// Neither a write that is under way nor the last one holds the process up for longer.
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_store_is_not_waited_for_when_the_process_stops() {
+        for begins_before in [true, false] {
+            let store = Arc::new(Store::default());
+            store.is_silent.store(true, Ordering::SeqCst);
+            let uses = Arc::new(Uses::new(store.clone()));
+            let (stop, mut tasks) = (CancellationToken::new(), tokio::task::JoinSet::new());
+            if !begins_before {
+                stop.cancel();
+            }
+            tasks.spawn(Arc::clone(&uses).keep(stop.clone()));
+            uses.put(used("a", 1));
+            until(&store, 1).await;
+            stop.cancel();
+            let ended = tokio::time::timeout(2 * LAST_WRITE, tasks.join_all()).await;
+            assert!(ended.is_ok(), "a write that has begun before: {begins_before}");
+        }
     }
 
     #[test]
