@@ -3,8 +3,12 @@
 //! What a mailbox holds is counted from the names of its files, and the count is kept up to date
 //! with what is stored here. Its owner deletes and adds mail without a word to us, so a count is
 //! believed for some minutes, and for seconds where it would call a mailbox full.
+//!
+//! Counting takes time, in which mail is stored: what had not ended when a count began is added to
+//! it. Some of that may have been counted: too much is told then, and soon counted again.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,19 +41,56 @@ struct Count {
     at: Instant,
 }
 
+/// What is going on in a mailbox; there while anything is.
+#[derive(Default, Debug)]
+struct Work {
+    /// Messages being written, and counts.
+    going_on: usize,
+    /// Octets of messages that were begun.
+    begun: u64,
+    /// Octets of those that have ended.
+    ended: u64,
+}
+
 /// Whether there is room for a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Room {
-    Enough,
+#[derive(Debug)]
+pub(crate) enum Room<'a> {
+    Enough(Writing<'a>),
     Lacking,
     /// The mailbox has to be counted.
     Unknown,
 }
 
+/// A message that has its room. Unless it is stored, the mailbox is counted again before anything
+/// is believed of it.
+#[derive(Debug)]
+pub(crate) struct Writing<'a> {
+    usage: &'a Usage,
+    id: StorageId,
+    size: u64,
+    is_stored: bool,
+}
+
+/// A mailbox that is being counted.
+#[derive(Debug)]
+pub(crate) struct Counting<'a> {
+    usage: &'a Usage,
+    id: StorageId,
+    /// Octets that had ended when it began.
+    ended_before: u64,
+}
+
+#[derive(Default, Debug)]
+struct Counts {
+    known: HashMap<StorageId, Count>,
+    /// As many as messages are written and mailboxes counted at once.
+    work: HashMap<StorageId, Work>,
+}
+
 /// What mailboxes with a quota hold, as far as it is known.
 #[derive(Debug)]
 pub(crate) struct Usage {
-    counts: Mutex<HashMap<StorageId, Count>>,
+    counts: Mutex<Counts>,
     full: Arc<FullMailboxes>,
     mailboxes_full: Gauge,
 }
@@ -59,11 +100,10 @@ impl Usage {
         Self { counts: Mutex::default(), full, mailboxes_full }
     }
 
-    /// Takes room for a message. If that is not stored then, the mailbox is to be
-    /// [forgotten](Self::forget).
-    pub(crate) fn take(&self, storage: &Storage, size: u64, now: Instant) -> Room {
+    /// Takes room for a message.
+    pub(crate) fn take(&self, storage: &Storage, size: u64, now: Instant) -> Room<'_> {
         let mut counts = self.counts();
-        let Some(count) = counts.get_mut(&storage.id) else { return Room::Unknown };
+        let Some(count) = counts.known.get_mut(&storage.id) else { return Room::Unknown };
         let with_it = count.bytes.saturating_add(size);
         let believed = if storage.is_full(with_it) { BELIEVED_NEAR_FULL } else { BELIEVED };
         if now.duration_since(count.at) >= believed {
@@ -73,28 +113,19 @@ impl Usage {
             return Room::Lacking;
         }
         count.bytes = with_it;
-        Room::Enough
+        counts.begin(storage.id).begun += size;
+        Room::Enough(Writing { usage: self, id: storage.id, size, is_stored: false })
     }
 
-    /// Notes what a mailbox holds.
-    pub(crate) fn counted(&self, id: StorageId, bytes: u64, now: Instant) {
-        let mut counts = self.counts();
-        if counts.len() >= KNOWN_MAX && !counts.contains_key(&id) {
-            // Any: which ones are needed again is not known, and to count is not dear.
-            let any = counts.keys().next().copied();
-            any.map(|any| counts.remove(&any));
-        }
-        counts.insert(id, Count { bytes, at: now });
-    }
-
-    /// Has a mailbox counted before it is believed anything of.
-    pub(crate) fn forget(&self, id: &StorageId) {
-        self.counts().remove(id);
+    /// Before the files of a mailbox are counted.
+    pub(crate) fn count(&self, id: StorageId) -> Counting<'_> {
+        Counting { usage: self, id, ended_before: self.counts().begin(id).ended }
     }
 
     /// Tells everybody whether a mailbox is full, by what is known of it.
     pub(crate) fn tell(&self, address: &Mailbox, storage: &Storage) {
-        let Some(bytes) = self.counts().get(&storage.id).map(|count| count.bytes) else { return };
+        let known = self.counts().known.get(&storage.id).map(|count| count.bytes);
+        let Some(bytes) = known else { return };
         let Storage { id, quota_bytes, .. } = *storage;
         let mailbox = || address.to_string();
         if storage.is_full(bytes) {
@@ -144,10 +175,11 @@ impl Usage {
 
     async fn look(&self, store: &Arc<Store>, address: &Mailbox, storage: &Storage) {
         let (began, inbox) = (Instant::now(), store.inbox(storage));
+        let counting = self.count(storage.id);
         let counted = tokio::task::spawn_blocking(move || count(&inbox)).await;
         match counted.map_err(std::io::Error::other).flatten() {
             Ok(held) => {
-                self.counted(storage.id, held.bytes, began);
+                counting.done(held.bytes, began);
                 self.tell(address, storage);
             }
             Err(error) => debug!(%address, %error, "the mailbox cannot be counted"),
@@ -160,8 +192,68 @@ impl Usage {
     }
 
     /// No holder of the lock panics half way: each does one step.
-    fn counts(&self) -> MutexGuard<'_, HashMap<StorageId, Count>> {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counts {
+    fn begin(&mut self, id: StorageId) -> &mut Work {
+        let work = self.work.entry(id).or_default();
+        work.going_on += 1;
+        work
+    }
+
+    /// One ends that was begun, of so many octets.
+    fn end(&mut self, id: StorageId, size: u64) {
+        let Entry::Occupied(mut work) = self.work.entry(id) else { return };
+        work.get_mut().going_on -= 1;
+        work.get_mut().ended += size;
+        if work.get().going_on == 0 {
+            work.remove();
+        }
+    }
+
+    fn know(&mut self, id: StorageId, count: Count) {
+        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&id) {
+            // Any: which ones are needed again is not known, and to count is not dear.
+            let any = self.known.keys().next().copied();
+            any.map(|any| self.known.remove(&any));
+        }
+        self.known.insert(id, count);
+    }
+}
+
+impl Writing<'_> {
+    /// The message is stored.
+    pub(crate) fn stored(mut self) {
+        self.is_stored = true;
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        let mut counts = self.usage.counts();
+        counts.end(self.id, self.size);
+        if !self.is_stored {
+            counts.known.remove(&self.id);
+        }
+    }
+}
+
+impl Counting<'_> {
+    /// Notes what the files hold that were there `at` the beginning.
+    pub(crate) fn done(self, bytes: u64, at: Instant) {
+        let mut counts = self.usage.counts();
+        let begun = counts.work.get(&self.id).map_or(0, |work| work.begun);
+        let bytes = bytes.saturating_add(begun.saturating_sub(self.ended_before));
+        counts.know(self.id, Count { bytes, at });
+    }
+}
+
+impl Drop for Counting<'_> {
+    fn drop(&mut self) {
+        self.usage.counts().end(self.id, 0);
     }
 }
 
@@ -188,37 +280,69 @@ mod tests {
         Fixture { usage, full, address, storage, now: Instant::now() }
     }
 
+    fn store(room: Room<'_>) {
+        let Room::Enough(writing) = room else { panic!("{room:?}") };
+        writing.stored();
+    }
+
     #[test]
     fn room_is_taken_until_there_is_none() {
         let Fixture { usage, full, address, storage, now } = fixture();
         let take = |size| usage.take(&storage, size, now);
-        assert_eq!(take(1), Room::Unknown);
-        usage.counted(storage.id, 400, now);
-        assert_eq!(take(500), Room::Enough);
+        assert!(matches!(take(1), Room::Unknown));
+        usage.count(storage.id).done(400, now);
+        store(take(500));
         usage.tell(&address, &storage);
         assert!(full.is_empty());
-        assert_eq!(take(500), Room::Enough, "the one that fills it");
-        assert_eq!(take(1), Room::Lacking);
+        let Room::Enough(fills_it) = take(500) else { panic!("no room") };
+        assert!(matches!(take(1), Room::Lacking));
         usage.tell(&address, &storage);
         assert!(full.contains(&storage.id));
-        usage.forget(&storage.id);
-        assert_eq!(take(1), Room::Unknown);
+        drop(fills_it);
+        assert!(matches!(take(1), Room::Unknown), "it was not stored");
         usage.tell(&address, &storage);
         assert!(full.contains(&storage.id), "nothing is known");
-        usage.counted(storage.id, 999, now);
+        usage.count(storage.id).done(999, now);
         usage.tell(&address, &storage);
         assert!(full.is_empty());
+        assert!(usage.counts().work.is_empty(), "all has ended");
+    }
+
+    /// The files may have been counted before the message was there.
+    #[test]
+    fn what_is_stored_during_a_count_is_added_to_it() {
+        let Fixture { usage, storage, now, .. } = fixture();
+        let take = |size| usage.take(&storage, size, now);
+        let held = || usage.counts().known.get(&storage.id).map(|count| count.bytes);
+        usage.count(storage.id).done(0, now);
+        store(take(1));
+        let Room::Enough(begun_before) = take(20) else { panic!("no room") };
+        let counting = usage.count(storage.id);
+        begun_before.stored();
+        store(take(300));
+        let Room::Enough(goes_on) = take(400) else { panic!("no room") };
+        counting.done(1, now);
+        assert_eq!(held(), Some(721));
+        goes_on.stored();
+        assert_eq!(held(), Some(721));
+        // Two deliveries count at once, and the slower ends when the other has stored.
+        let slower = usage.count(storage.id);
+        usage.count(storage.id).done(721, now);
+        store(take(2));
+        slower.done(721, now);
+        assert_eq!(held(), Some(723));
+        assert!(usage.counts().work.is_empty(), "all has ended");
     }
 
     #[test]
     fn a_count_is_believed_the_shorter_the_more_it_matters() {
         let Fixture { usage, storage, now, .. } = fixture();
-        usage.counted(storage.id, 0, now);
+        usage.count(storage.id).done(0, now);
         let later = now + BELIEVED_NEAR_FULL;
-        assert_eq!(usage.take(&storage, 999, later), Room::Enough);
-        assert_eq!(usage.take(&storage, 1, later), Room::Unknown);
-        usage.counted(storage.id, 0, now);
-        assert_eq!(usage.take(&storage, 1, now + BELIEVED), Room::Unknown);
+        store(usage.take(&storage, 999, later));
+        assert!(matches!(usage.take(&storage, 1, later), Room::Unknown));
+        usage.count(storage.id).done(0, now);
+        assert!(matches!(usage.take(&storage, 1, now + BELIEVED), Room::Unknown));
     }
 
     #[test]
@@ -226,8 +350,8 @@ mod tests {
         let Fixture { usage, now, .. } = fixture();
         for n in 0..KNOWN_MAX + 10 {
             let id = format!("{n:064x}").parse().unwrap();
-            usage.counted(id, 1, now);
+            usage.count(id).done(1, now);
         }
-        assert_eq!(usage.counts().len(), KNOWN_MAX);
+        assert_eq!(usage.counts().known.len(), KNOWN_MAX);
     }
 }

@@ -17,7 +17,7 @@ use crate::maildir::{Begun, DiskError, Draft, Search, Store, Target, count};
 use crate::metrics::Cause;
 use crate::path;
 use crate::recipient::{self, Place, Undelivered};
-use crate::usage::{Room, Usage};
+use crate::usage::{Room, Usage, Writing};
 
 /// Recipients seen to between two settlements.
 pub(super) const RECIPIENTS_MAX: usize = 100;
@@ -191,32 +191,36 @@ impl Copying<'_> {
             }
             Begun::Writing(draft) => {
                 let folder = draft.folder();
-                self.take_room(place, size).await?;
-                let finished = self.finish(lease, draft, content).await;
-                finished.inspect_err(|_| self.usage.forget(&storage.id))?;
-                self.usage.tell(mailbox, storage);
+                let room = self.take_room(place, size).await?;
+                self.finish(lease, draft, content).await?;
+                if let Some(room) = room {
+                    room.stored();
+                    self.usage.tell(mailbox, storage);
+                }
                 self.worker.metrics.stored_bytes.inc_by(size);
                 Ok(stored(false, folder))
             }
         }
     }
 
-    /// Only now: what is there already needs no room.
-    async fn take_room(&self, place: &Place, size: u64) -> Result<(), Failure> {
+    /// Only now: what is there already needs no room. None where there is no quota.
+    async fn take_room(&self, place: &Place, size: u64) -> Result<Option<Writing<'_>>, Failure> {
         let Place { mailbox, storage, .. } = place;
         if storage.quota_bytes.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let mut room = self.usage.take(storage, size, Instant::now());
-        if room == Room::Unknown {
+        if matches!(room, Room::Unknown) {
             let (inbox, now) = (self.store.inbox(storage), Instant::now());
+            let counting = self.usage.count(storage.id);
             let held = self.blocking(move || count(&inbox).map_err(DiskError::at("count", &inbox)));
-            self.usage.counted(storage.id, held.await?.bytes, now);
+            counting.done(held.await?.bytes, now);
             room = self.usage.take(storage, size, now);
         }
         match room {
+            Room::Enough(writing) => Ok(Some(writing)),
             // What is not known keeps no mail away.
-            Room::Enough | Room::Unknown => Ok(()),
+            Room::Unknown => Ok(None),
             Room::Lacking => {
                 self.usage.tell(mailbox, storage);
                 Err(Failure::Undelivered(Undelivered::Full))
