@@ -22,6 +22,9 @@ pub use held::{Held, count};
 /// A file in `tmp` that is older was left by a crash (Maildir specification).
 const LEFTOVER_AGE: Duration = Duration::from_secs(36 * 3600);
 
+/// Maildirs that are remembered to be prepared. Another is prepared again: a few syncs.
+const PREPARED_MAX: usize = 50_000;
+
 /// Folders that a sub-address does not lead to: what their owner has put there (RFC 6154 §2).
 const OWNERS_OWN: [&str; 4] = ["archive", "drafts", "sent", "trash"];
 
@@ -59,7 +62,7 @@ impl DiskError {
 #[derive(Debug)]
 pub(crate) struct Store {
     root: PathBuf,
-    /// Those known to exist and to survive a power cut.
+    /// Those known to exist and to survive a power cut, or [`PREPARED_MAX`] of them.
     prepared: Mutex<HashSet<PathBuf>>,
     /// Tells this process apart from those before it: in a container all have the same id.
     incarnation: u64,
@@ -264,8 +267,18 @@ impl Store {
             }
         }
         remove_leftovers(&maildir.join("tmp"), now);
-        self.prepared().insert(maildir.to_owned());
+        self.note_prepared(maildir);
         Ok(())
+    }
+
+    fn note_prepared(&self, maildir: &Path) {
+        let mut prepared = self.prepared();
+        if prepared.len() >= PREPARED_MAX {
+            // Any: which ones are needed again is not known.
+            let any = prepared.iter().next().cloned();
+            any.map(|any| prepared.remove(&any));
+        }
+        prepared.insert(maildir.to_owned());
     }
 
     fn prepared(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {

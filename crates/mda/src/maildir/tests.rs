@@ -263,3 +263,12 @@ fn failures_tell_whether_room_is_lacking() {
     assert!(!error.is_full());
     assert!(error.to_string().starts_with("cannot make a Maildir in /"), "{error}");
 }
+
+#[test]
+fn what_is_remembered_of_maildirs_is_bounded() {
+    let fixture = Fixture::new();
+    for n in 0..PREPARED_MAX + 10 {
+        fixture.store.note_prepared(Path::new(&n.to_string()));
+    }
+    assert_eq!(fixture.store.prepared().len(), PREPARED_MAX);
+}
