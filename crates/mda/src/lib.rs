@@ -53,12 +53,12 @@ mod recipient;
 mod usage;
 mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use domains::{Absence, FullMailboxes, Storage, Table};
+use domains::{Absence, FullMailboxes, Table};
 use mail_types::Host;
 use outcome::Route;
 use queue::Queue;
@@ -68,7 +68,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, ConfigError};
 pub use lmtp::{LmtpConfig, LmtpError};
-pub use maildir::{Held, count};
+pub use maildir::{Held, Maildirs, count};
 pub use metrics::Metrics;
 
 use crate::lmtp::Server;
@@ -98,24 +98,6 @@ pub struct Setup {
     /// What a relative [`Config::directory`] is relative to.
     pub data_dir: PathBuf,
     pub metrics: Metrics,
-}
-
-/// Where mailboxes are, for those who serve them to their owners.
-#[derive(Clone, Debug)]
-pub struct Maildirs {
-    root: PathBuf,
-}
-
-impl Maildirs {
-    /// Those below a directory.
-    pub fn below(root: PathBuf) -> Self {
-        Self { root }
-    }
-
-    /// The Maildir of a mailbox. It may not be there yet.
-    pub fn of(&self, storage: &Storage) -> PathBuf {
-        self.root.join(storage.id.directory())
-    }
 }
 
 /// The role, configured.
@@ -183,16 +165,20 @@ impl Mda {
     }
 
     /// Where the Maildirs are, if any are written.
-    pub fn directory(&self) -> Option<&std::path::Path> {
-        match &self.mailboxes {
-            Mailboxes::Maildirs { store, .. } => Some(store.root()),
-            Mailboxes::Server(_) => None,
-        }
+    pub fn directory(&self) -> Option<&Path> {
+        self.store().map(|store| store.root())
     }
 
     /// Which of them is whose.
     pub fn maildirs(&self) -> Option<Maildirs> {
-        self.directory().map(|root| Maildirs::below(root.to_owned()))
+        self.store().map(|store| store.maildirs().clone())
+    }
+
+    fn store(&self) -> Option<&Store> {
+        match &self.mailboxes {
+            Mailboxes::Maildirs { store, .. } => Some(store),
+            Mailboxes::Server(_) => None,
+        }
     }
 
     /// Works until `shutdown`; then leases no more, finishes what is in flight within `grace` and

@@ -58,10 +58,28 @@ impl DiskError {
     }
 }
 
+/// Where mailboxes are, for those who serve them to their owners.
+#[derive(Clone, Debug)]
+pub struct Maildirs {
+    root: PathBuf,
+}
+
+impl Maildirs {
+    /// Those below a directory.
+    pub fn below(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The Maildir of a mailbox. It may not be there yet.
+    pub fn of(&self, storage: &Storage) -> PathBuf {
+        self.root.join(storage.id.directory())
+    }
+}
+
 /// All Maildirs.
 #[derive(Debug)]
 pub(crate) struct Store {
-    root: PathBuf,
+    maildirs: Maildirs,
     /// Those known to exist and to survive a power cut, or [`PREPARED_MAX`] of them.
     prepared: Mutex<HashSet<PathBuf>>,
     /// Tells this process apart from those before it: in a container all have the same id.
@@ -175,16 +193,21 @@ impl Store {
         File::create(&probe)?;
         fs::remove_file(&probe)?;
         let (prepared, writes) = (Mutex::default(), AtomicU64::new(0));
-        Ok(Self { root: root.to_owned(), prepared, incarnation: rand::random(), writes })
+        let maildirs = Maildirs::below(root.to_owned());
+        Ok(Self { maildirs, prepared, incarnation: rand::random(), writes })
+    }
+
+    pub(crate) fn maildirs(&self) -> &Maildirs {
+        &self.maildirs
     }
 
     pub(crate) fn root(&self) -> &Path {
-        &self.root
+        &self.maildirs.root
     }
 
     /// The Maildir of a mailbox.
     pub(crate) fn inbox(&self, storage: &Storage) -> PathBuf {
-        self.root.join(storage.id.directory())
+        self.maildirs.of(storage)
     }
 
     /// Opens a file for a copy and writes its beginning, unless the copy is stored already.
@@ -262,7 +285,7 @@ impl Store {
         }
         for dir in maildir.ancestors() {
             sync_dir(dir)?;
-            if dir == self.root {
+            if dir == self.root() {
                 break;
             }
         }

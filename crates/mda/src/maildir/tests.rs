@@ -20,7 +20,7 @@ impl Fixture {
 
     /// The same disk after the process was killed.
     fn restart(&mut self) {
-        self.store = Store::open(&self.store.root.clone()).unwrap();
+        self.store = Store::open(&self.store.root().to_owned()).unwrap();
     }
 
     fn target(&self) -> Target {
@@ -28,7 +28,7 @@ impl Fixture {
     }
 
     fn target_in(&self, folder: Option<&str>) -> Target {
-        let inbox = self.store.root.join("example.org/alice");
+        let inbox = self.store.root().join("example.org/alice");
         Target::new(inbox, folder.map(str::to_owned), "1.X_0_0.p".into(), CONTENT.len() as u64)
     }
 
@@ -257,7 +257,7 @@ fn failures_tell_whether_room_is_lacking() {
         assert_eq!(error.is_full(), is_full, "{error}");
     }
     let fixture = Fixture::new();
-    fs::create_dir_all(fixture.store.root.join("example.org")).unwrap();
+    fs::create_dir_all(fixture.store.root().join("example.org")).unwrap();
     fs::write(fixture.target().inbox, "a file in its place").unwrap();
     let Err(error) = fixture.begin(Search::New) else { panic!("no error") };
     assert!(!error.is_full());
