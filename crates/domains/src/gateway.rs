@@ -10,9 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::RelayTlsMode;
 
-/// Where the mail of a gateway domain goes.
+/// Octets of an authentication identity (RFC 4616 §2) that anybody needs.
+const USER_BYTES_MAX: usize = 255;
+/// A file name of every system.
+const FILE_NAME_BYTES_MAX: usize = 255;
+
+/// Where the mail of a gateway domain goes. Wherever it comes from, a login is not sent in clear.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", try_from = "Unchecked")]
+#[non_exhaustive] // made of what was declared, or of what was stored and is checked
 pub struct Gateway {
     /// In the order in which they are tried; at least one.
     pub servers: Vec<Server>,
@@ -38,12 +44,105 @@ pub struct Server {
 
 /// How its server knows us. The password is in a file of those who connect, never in a table.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", try_from = "UncheckedLogin")]
+#[non_exhaustive] // made by `GatewayLogin::new`
 pub struct GatewayLogin {
     pub user: String,
     /// `NAMESPACE/NAME`, below a directory that whoever runs the process has set aside: no table
     /// can name any other file.
     pub password_file: String,
+}
+
+/// A gateway as it is stored.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Unchecked {
+    servers: Vec<Server>,
+    #[serde(default)]
+    call_ahead: bool,
+    tls: RelayTlsMode,
+    #[serde(default)]
+    authorities: Option<String>,
+    #[serde(default)]
+    login: Option<GatewayLogin>,
+}
+
+/// A login as it is stored.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct UncheckedLogin {
+    user: String,
+    password_file: String,
+}
+
+/// Why there is no such gateway, or no such login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum GatewayError {
+    #[error("no server is named")]
+    Nowhere,
+    #[error("with a login, a password might be sent in clear")]
+    InClear,
+    #[error("what is to log in is no login")]
+    User,
+    #[error("the file of the password is not one in the directory of a namespace")]
+    PasswordFile,
+}
+
+impl TryFrom<Unchecked> for Gateway {
+    type Error = GatewayError;
+
+    fn try_from(stored: Unchecked) -> Result<Self, GatewayError> {
+        let Unchecked { servers, call_ahead, tls, authorities, login } = stored;
+        if servers.is_empty() {
+            return Err(GatewayError::Nowhere);
+        }
+        if tls == RelayTlsMode::Opportunistic && login.is_some() {
+            return Err(GatewayError::InClear);
+        }
+        Ok(Self { servers, call_ahead, tls, authorities, login })
+    }
+}
+
+impl GatewayLogin {
+    /// `password_file` is `NAMESPACE/NAME`.
+    ///
+    /// # Errors
+    /// What is no login, or would be another file.
+    pub(crate) fn new(user: String, password_file: String) -> Result<Self, GatewayError> {
+        if !Self::is_user(&user) {
+            return Err(GatewayError::User);
+        }
+        let parts = password_file.split_once('/');
+        let is_below =
+            |(namespace, name)| Self::is_file_name(namespace) && Self::is_file_name(name);
+        if !parts.is_some_and(is_below) {
+            return Err(GatewayError::PasswordFile);
+        }
+        Ok(Self { user, password_file })
+    }
+
+    /// RFC 4616 §2 ends it with a NUL.
+    pub(crate) fn is_user(text: &str) -> bool {
+        (1..=USER_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control)
+    }
+
+    /// Whether it stays in its directory.
+    pub(crate) fn is_file_name(text: &str) -> bool {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        (1..=FILE_NAME_BYTES_MAX).contains(&text.len())
+            && text.bytes().all(allowed)
+            && !text.starts_with('.')
+    }
+}
+
+impl TryFrom<UncheckedLogin> for GatewayLogin {
+    type Error = GatewayError;
+
+    fn try_from(
+        UncheckedLogin { user, password_file }: UncheckedLogin,
+    ) -> Result<Self, GatewayError> {
+        Self::new(user, password_file)
+    }
 }
 
 /// A text that is no server.
@@ -162,5 +261,45 @@ mod tests {
         ] {
             assert_eq!(Server::parse(wrong), Err(ServerError), "{wrong}");
         }
+    }
+
+    /// Whoever may write the table has no say in which files are read, nor in what is sent in
+    /// clear.
+    #[test]
+    fn what_is_stored_is_checked_again() {
+        let stored = |tls: &str, login: &str| {
+            let text = format!(r#"{{"servers":["mail.b.example:25"],"tls":"{tls}"{login}}}"#);
+            serde_saphyr::from_str::<Gateway>(&text).map_err(|error| error.to_string())
+        };
+        let login = |user: &str, file: &str| {
+            format!(r#","login":{{"user":"{user}","passwordFile":"{file}"}}"#)
+        };
+        for tls in ["verify", "required"] {
+            assert!(stored(tls, &login("us", "t/at-b")).is_ok(), "{tls}");
+        }
+        assert!(stored("opportunistic", "").is_ok());
+        let in_clear = stored("opportunistic", &login("us", "t/at-b")).unwrap_err();
+        assert!(in_clear.contains("might be sent in clear"), "{in_clear}");
+        let (long, user) = ("t/".to_owned() + &"x".repeat(256), "u".repeat(256));
+        for (user, file, said) in [
+            ("us", "", "not one in the directory"),
+            ("us", "at-b", "not one in the directory"),
+            ("us", "/at-b", "not one in the directory"),
+            ("us", "t/", "not one in the directory"),
+            ("us", "../at-b", "not one in the directory"),
+            ("us", "t/../x", "not one in the directory"),
+            ("us", "t/..", "not one in the directory"),
+            ("us", "t/x/y", "not one in the directory"),
+            ("us", "/etc/passwd", "not one in the directory"),
+            ("us", &long, "not one in the directory"),
+            ("", "t/at-b", "no login"),
+            (&user, "t/at-b", "no login"),
+            ("a\\u0000b", "t/at-b", "no login"),
+        ] {
+            let error = stored("verify", &login(user, file)).unwrap_err();
+            assert!(error.contains(said), "{user:?} {file:?}: {error}");
+        }
+        let nowhere = serde_saphyr::from_str::<Gateway>(r#"{"servers":[],"tls":"verify"}"#);
+        assert!(nowhere.unwrap_err().to_string().contains("no server"));
     }
 }

@@ -14,10 +14,6 @@ const HOSTS_MAX: usize = 10;
 const RECIPIENTS_MAX: usize = 10_000;
 /// Certificates are kept in one record with the domain.
 const CA_BYTES_MAX: usize = 64 * 1024;
-/// Octets of an authentication identity (RFC 4616 §2) that anybody needs.
-const USER_BYTES_MAX: usize = 255;
-/// A file name of every system.
-const FILE_NAME_BYTES_MAX: usize = 255;
 
 impl Compiler {
     /// The server that a domain has of its own, and for whom it takes mail.
@@ -36,7 +32,7 @@ impl Compiler {
             call_ahead: relay.recipients.call_ahead,
             tls: relay.tls.mode,
             authorities: relay.tls.ca.clone(),
-            login: relay.auth.as_ref().map(|auth| self.login(at, metadata, relay, auth)),
+            login: relay.auth.as_ref().and_then(|auth| self.login(at, metadata, relay, auth)),
         };
         if let Some(declaration) = self.table.domains.get_mut(&domain) {
             Arc::make_mut(declaration).gateway = Some(Arc::new(gateway));
@@ -125,26 +121,25 @@ impl Compiler {
         metadata: &Metadata,
         relay: &Relay,
         auth: &RelayAuth,
-    ) -> GatewayLogin {
+    ) -> Option<GatewayLogin> {
         if relay.tls.mode == RelayTlsMode::Opportunistic {
             let message = "with auth, a password might be sent in clear";
             self.wrong(at, "spec.relay.tls.mode", message, "write verify or required");
         }
-        if !is_user(&auth.user) {
+        if !GatewayLogin::is_user(&auth.user) {
             let message = format!("{:?} is no login", auth.user);
             let remedy = "write the name by which the server knows this one";
             self.wrong(at, "spec.relay.auth.user", message, remedy);
         }
-        if !is_file_name(&auth.password_file) {
+        if !GatewayLogin::is_file_name(&auth.password_file) {
             let message = format!("{:?} is not the name of a file", auth.password_file);
             let remedy = "write a name without a directory: the file is in that of the namespace, \
                           below delivery.gatewayPasswordsDir";
             self.wrong(at, "spec.relay.auth.passwordFile", message, remedy);
         }
-        GatewayLogin {
-            user: auth.user.clone(),
-            password_file: format!("{}/{}", tenant(metadata), auth.password_file),
-        }
+        let password_file = format!("{}/{}", tenant(metadata), auth.password_file);
+        // What is wrong with it was said, here or of the namespace.
+        GatewayLogin::new(auth.user.clone(), password_file).ok()
     }
 
     fn add_recipients(&mut self, at: &Declared, relay: &Relay, domain: &Domain) {
@@ -180,17 +175,4 @@ impl Compiler {
 fn is_pem(text: &str) -> bool {
     let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
     text.find(begin).is_some_and(|at| text[at..].contains(end))
-}
-
-/// RFC 4616 §2 ends it with a NUL.
-fn is_user(text: &str) -> bool {
-    (1..=USER_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control)
-}
-
-/// Whether it stays in its directory.
-fn is_file_name(text: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    (1..=FILE_NAME_BYTES_MAX).contains(&text.len())
-        && text.bytes().all(allowed)
-        && !text.starts_with('.')
 }
