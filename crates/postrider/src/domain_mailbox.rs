@@ -70,7 +70,8 @@ fn print(shown: &Shown, is_full: bool) {
     let used = match (shown.used_bytes, shown.messages) {
         (Some(bytes), Some(messages)) => {
             let full = if is_full { ", full" } else { "" };
-            format!("{bytes} octets in {messages} messages{full}")
+            let plural = if messages == 1 { "" } else { "s" };
+            format!("{bytes} octets in {messages} message{plural}{full}")
         }
         _ => "not known: its mail is not on this machine".to_owned(),
     };

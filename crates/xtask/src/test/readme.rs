@@ -62,6 +62,8 @@ fn run_blocks(shell: &Shell, blocks: &[String]) -> Result<()> {
         } else if block.contains("queue list") {
             let waiting = sent.last().context("nothing was sent before the queue was listed")?;
             shell.wait_for(block, "the mail that waits", |shown| shown.contains(waiting))?;
+        } else if block.contains("domain mailbox") {
+            shell.wait_for(block, "a mailbox with mail", |shown| shown.contains("in 1 message"))?;
         } else {
             shell.wait_for(block, "mail in a Maildir", |shown| shown.contains("/new/"))?;
         }
