@@ -7,18 +7,21 @@ use mail_types::{Domain, Host, LocalPart, Mailbox, MailboxError, TenantId};
 use senders::Limits;
 
 use crate::graph;
-use crate::identity::{Identity, key, name};
+use crate::identity::{key, name};
 use crate::password;
 use crate::problem::{Problem, Source};
+use crate::row::Login;
 use crate::scram;
 use crate::separators::Separators;
 use crate::spec::{Alias, Inbound, MailDomainSpec, MailboxSpec, Metadata, Password};
-use crate::storage::{Keeping, Quota};
+use crate::storage::{self, Keeping, Quota, StorageId};
 use crate::table::{Declaration, Entry, Settings, Table, Target};
 use crate::yaml::{self, Declared, Resource};
 
 mod relay;
 mod storage_ids;
+
+use storage_ids::Given;
 
 const ALIASES_MAX: usize = 500;
 const ALIAS_TARGETS_MAX: usize = 64;
@@ -39,22 +42,78 @@ const RECIPIENTS_MAX: u32 = 10_000_000;
 impl Table {
     /// Builds a table of everything declared, or says all that is wrong with it.
     pub fn compile(declared: &[Declared], settings: &Settings) -> Result<Self, Vec<Problem>> {
-        Compiler::default().compile(declared, settings)
+        let mut compiler = Compiler::default();
+        let (domains, mailboxes): (Vec<_>, Vec<_>) =
+            declared.iter().partition(|at| matches!(at.resource, Resource::MailDomain { .. }));
+        domains.into_iter().for_each(|at| compiler.add_domain(at.clone()));
+        compiler.connect_domains();
+        mailboxes.into_iter().for_each(|at| compiler.add_mailbox(at));
+        compiler.finish(settings)
     }
 
     /// Reads and compiles files, each a name for messages and a text, or says all that is wrong.
     pub fn from_yaml<'a>(
-        files: impl IntoIterator<Item = (&'a str, &'a str)>,
+        files: impl IntoIterator<Item = (&'a str, &'a str)> + Clone,
         settings: &Settings,
     ) -> Result<Self, Vec<Problem>> {
-        let (mut declared, mut problems) = (Vec::new(), Vec::new());
-        for (file, text) in files {
-            let (found, wrong) = yaml::read(file, text);
-            declared.extend(found);
-            problems.extend(wrong);
+        let mut survey = Survey::default();
+        for (file, text) in files.clone() {
+            survey.read(file, text);
         }
-        let is_partial = !problems.is_empty();
-        Compiler { problems, is_partial, ..Compiler::default() }.compile(&declared, settings)
+        let mut draft = survey.done();
+        for (file, text) in files {
+            draft.read(file, text);
+        }
+        draft.finish(settings)
+    }
+}
+
+/// The first reading of all files, for the domains in them. With a second one no more than a file
+/// is in memory at a time: there may be a million mailboxes, and any may be before its domain.
+#[derive(Default)]
+pub struct Survey(Compiler);
+
+impl Survey {
+    /// Reads a file, by its name for messages.
+    pub fn read(&mut self, file: &str, text: &str) {
+        for document in yaml::documents(file, text).iter().filter(|it| it.may_be_domain()) {
+            match document.read() {
+                Ok(at) if matches!(at.resource, Resource::MailDomain { .. }) => {
+                    self.0.add_domain(at);
+                }
+                Ok(_) => {}
+                Err(problem) => self.0.unreadable(problem),
+            }
+        }
+    }
+
+    /// All domains are known.
+    pub fn done(mut self) -> Draft {
+        self.0.connect_domains();
+        Draft(self.0)
+    }
+}
+
+/// A table that has its domains: the second reading of the same files, for the mailboxes.
+pub struct Draft(Compiler);
+
+impl Draft {
+    /// Reads a file, by its name for messages.
+    pub fn read(&mut self, file: &str, text: &str) {
+        for document in yaml::documents(file, text) {
+            match document.read() {
+                Ok(at) => self.0.add_mailbox(&at),
+                // The others were told of by the survey.
+                Err(problem) if !document.may_be_domain() => self.0.unreadable(problem),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// # Errors
+    /// All that is wrong.
+    pub fn finish(self, settings: &Settings) -> Result<Table, Vec<Problem>> {
+        self.0.finish(settings)
     }
 }
 
@@ -63,54 +122,78 @@ impl Table {
 struct Compiler {
     table: Table,
     problems: Vec<Problem>,
-    /// Something could not be read: what refers to it is not wrong.
+    /// The first use of a domain that nobody declares: none, perhaps, where a file cannot be read.
+    stray: Option<Problem>,
+    /// Something could not be read.
+    is_unreadable: bool,
+    /// Something was not understood: what refers to it is not wrong.
     is_partial: bool,
-    names: HashSet<(&'static str, TenantId, String)>,
+    names: HashSet<u128>,
+    declared: Vec<Declared>,
     /// The domains that take mail, in order.
     hosted: Vec<Domain>,
     /// The domains that are said to be aliases.
     alias_domains: HashSet<Domain>,
     /// The aliases of each domain that has any.
     aliases: HashMap<Domain, Vec<Domain>>,
-    /// By the halves of storage ids that stand for domains; made when somebody gives an id.
-    storage_owners: Option<HashMap<[u8; 16], TenantId>>,
+    storage_ids: HashMap<StorageId, Given>,
 }
 
 impl Compiler {
-    fn compile(
-        mut self,
-        declared: &[Declared],
-        settings: &Settings,
-    ) -> Result<Table, Vec<Problem>> {
-        for at in declared {
-            self.check_metadata(at);
-            if let Resource::MailDomain { metadata, spec } = &at.resource {
-                self.add_domain(at, metadata, spec);
-            }
+    fn unreadable(&mut self, problem: Problem) {
+        self.problems.push(problem);
+        (self.is_unreadable, self.is_partial) = (true, true);
+    }
+
+    fn add_domain(&mut self, at: Declared) {
+        if let Resource::MailDomain { metadata, spec } = &at.resource {
+            self.check_metadata(&at, yaml::MAIL_DOMAIN, metadata);
+            self.declare(&at, metadata, spec);
         }
-        for at in declared {
-            if let Resource::MailDomain { metadata, spec } = &at.resource {
-                self.add_alias_domain(at, metadata, spec);
-                self.add_gateway(at, metadata, spec);
-            }
-        }
-        for at in declared {
-            if let Resource::Mailbox { metadata, spec } = &at.resource {
-                self.add_mailbox(at, metadata, spec);
-            }
-        }
-        for at in declared {
-            if let Resource::MailDomain { spec, .. } = &at.resource {
-                self.add_aliases(at, spec);
-            }
-        }
-        self.check_storage_ids(declared);
+        self.declared.push(at);
+    }
+
+    /// Once all domains are known.
+    fn connect_domains(&mut self) {
+        self.each_domain(|compiler, at, metadata, spec| {
+            compiler.add_alias_domain(at, metadata, spec);
+            compiler.add_gateway(at, metadata, spec);
+        });
+    }
+
+    fn finish(mut self, settings: &Settings) -> Result<Table, Vec<Problem>> {
+        self.each_domain(|compiler, at, _, spec| compiler.add_aliases(at, spec));
+        self.check_storage_ids();
         if !self.is_partial {
-            self.check_destinations(declared);
+            self.each_domain(|compiler, at, _, spec| compiler.check_destinations(at, spec));
             self.set_postmaster(settings);
         }
+        let stray = self.stray.filter(|_| !self.is_unreadable);
+        self.problems.extend(stray);
         self.problems.sort();
-        if self.problems.is_empty() { Ok(self.table) } else { Err(self.problems) }
+        if !self.problems.is_empty() {
+            return Err(self.problems);
+        }
+        for keyring in self.table.keyrings.values_mut() {
+            Arc::make_mut(keyring).close();
+        }
+        for declaration in self.table.domains.values_mut() {
+            Arc::make_mut(declaration).entries.shrink_to_fit();
+        }
+        Ok(self.table)
+    }
+
+    fn each_domain(
+        &mut self,
+        mut look: impl FnMut(&mut Self, &Declared, &Metadata, &MailDomainSpec),
+    ) {
+        let declared = std::mem::take(&mut self.declared);
+        for at in &declared {
+            if let Resource::MailDomain { metadata, spec } = &at.resource {
+                look(self, at, metadata, spec);
+            }
+        }
+        self.declared = declared;
     }
 
     fn wrong(&mut self, at: &Declared, field: &str, message: impl Into<String>, remedy: &str) {
@@ -118,11 +201,7 @@ impl Compiler {
     }
 
     /// The names that Kubernetes takes (RFC 1123 §2.1), so that a directory can move there.
-    fn check_metadata(&mut self, at: &Declared) {
-        let (kind, metadata) = match &at.resource {
-            Resource::MailDomain { metadata, .. } => ("MailDomain", metadata),
-            Resource::Mailbox { metadata, .. } => ("Mailbox", metadata),
-        };
+    fn check_metadata(&mut self, at: &Declared, kind: &str, metadata: &Metadata) {
         let remedy = "write lower-case letters, digits and hyphens, such as example-org";
         if metadata.name.len() > 253 || !metadata.name.split('.').all(is_label) {
             let message = format!("{:?} is not a resource name", metadata.name);
@@ -134,14 +213,16 @@ impl Compiler {
             let message = format!("{namespace:?} is not a namespace");
             self.wrong(at, "metadata.namespace", message, remedy);
         }
-        if !self.names.insert((kind, tenant(metadata), metadata.name.clone())) {
+        // A space is in none of the three.
+        let text = format!("{kind} {} {}", tenant(metadata), metadata.name);
+        if !self.names.insert(u128::from_le_bytes(storage::half(&text))) {
             let message = format!("there are two of the name {:?}", metadata.name);
             let remedy = format!("give each {kind} of a namespace its own name");
             self.wrong(at, "metadata.name", message, &remedy);
         }
     }
 
-    fn add_domain(&mut self, at: &Declared, metadata: &Metadata, spec: &MailDomainSpec) {
+    fn declare(&mut self, at: &Declared, metadata: &Metadata, spec: &MailDomainSpec) {
         let domain = match Domain::parse(&spec.domain) {
             Ok(domain) => domain,
             Err(error) => {
@@ -294,7 +375,9 @@ impl Compiler {
         }
     }
 
-    fn add_mailbox(&mut self, at: &Declared, metadata: &Metadata, spec: &MailboxSpec) {
+    fn add_mailbox(&mut self, at: &Declared) {
+        let Resource::Mailbox { metadata, spec } = &at.resource else { return };
+        self.check_metadata(at, yaml::MAILBOX, metadata);
         self.check_count(at, "spec.aliases", spec.aliases.len(), 0..=MAILBOX_ALIASES_MAX);
         self.check_count(at, "spec.identities", spec.identities.len(), 0..=IDENTITIES_MAX);
         if spec.send_only && !spec.aliases.is_empty() {
@@ -308,7 +391,7 @@ impl Compiler {
             return;
         };
         let mut addresses: Vec<String> = self.keys(&address).collect();
-        let storage_id = spec.storage_id.as_deref().and_then(|text| text.parse().ok());
+        let storage_id = self.storage_id(at, metadata, spec);
         let keeping = Keeping { storage_id, quota: spec.quota };
         let entry = Entry::mailbox(&address, spec.send_only, keeping);
         self.add_entry(at, "spec.address", &address, entry);
@@ -331,18 +414,23 @@ impl Compiler {
         }
         let of =
             |text: fn(&Password) -> &String| spec.passwords.iter().map(text).cloned().collect();
-        let identity = Identity {
-            login: address.to_string(),
-            tenant: tenant(metadata),
+        let login = Login {
             hashes: of(|password| &password.hash),
-            password_names: of(|password| &password.name),
+            names: of(|password| &password.name),
             sending_limits: spec.sending_limits,
             addresses,
             domains,
         };
+        self.add_login(&address, &login);
+    }
+
+    fn add_login(&mut self, address: &Mailbox, login: &Login) {
         let is_scram = |hash: &String| password::scheme(hash) == Some(scram::LABEL);
-        self.table.has_scram |= identity.hashes.iter().any(is_scram);
-        self.table.identities.insert(key(&address), identity);
+        self.table.has_scram |= login.hashes.iter().any(is_scram);
+        if let Some(domain) = address.domain() {
+            let keyring = self.table.keyrings.entry(domain.clone()).or_default();
+            Arc::make_mut(keyring).add(&name(address.local_part()), login);
+        }
     }
 
     /// The keys of addresses, and the domains, that it may send as and does not receive for.
@@ -447,7 +535,7 @@ impl Compiler {
             None if self.is_partial => {}
             None => {
                 let message = format!("{host} is not a declared domain");
-                self.wrong(at, field, message, "declare a MailDomain for it");
+                self.stray = Some(at.problem(field, message, "declare a MailDomain for it"));
             }
         }
         self.is_partial = true;
@@ -520,21 +608,18 @@ impl Compiler {
     }
 
     /// Every alias leads somewhere, and postmaster does (RFC 5321 §4.5.1).
-    fn check_destinations(&mut self, declared: &[Declared]) {
-        for at in declared {
-            let Resource::MailDomain { spec, .. } = &at.resource else { continue };
-            let Ok(domain) = Domain::parse(&spec.domain) else { continue };
-            for (n, alias) in spec.inbound.aliases.iter().enumerate() {
-                self.check_alias(at, n, alias, &domain);
-            }
-            self.check_catch_all(at, &spec.inbound, &domain);
-            let postmaster = postmaster_of(domain);
-            if spec.inbound.enabled && self.table.destinations(&postmaster).is_empty() {
-                let message = format!("{postmaster} goes nowhere");
-                let remedy = "add an alias: {match: postmaster, to: [an address]} \
-                              (RFC 5321 §4.5.1)";
-                self.wrong(at, "spec.inbound.aliases", message, remedy);
-            }
+    fn check_destinations(&mut self, at: &Declared, spec: &MailDomainSpec) {
+        let Ok(domain) = Domain::parse(&spec.domain) else { return };
+        for (n, alias) in spec.inbound.aliases.iter().enumerate() {
+            self.check_alias(at, n, alias, &domain);
+        }
+        self.check_catch_all(at, &spec.inbound, &domain);
+        let postmaster = postmaster_of(domain);
+        if spec.inbound.enabled && self.table.destinations(&postmaster).is_empty() {
+            let message = format!("{postmaster} goes nowhere");
+            let remedy = "add an alias: {match: postmaster, to: [an address]} \
+                          (RFC 5321 §4.5.1)";
+            self.wrong(at, "spec.inbound.aliases", message, remedy);
         }
     }
 

@@ -19,6 +19,7 @@ mod full;
 mod gateway;
 mod graph;
 mod identity;
+mod keyring;
 mod logins;
 pub mod password;
 mod problem;
@@ -33,6 +34,7 @@ mod table;
 pub mod yaml;
 
 pub use absence::{Absence, AtHome};
+pub use compile::{Draft, Survey};
 pub use full::FullMailboxes;
 pub use gateway::{Answer, CallAhead, Gateway, GatewayLogin, Server, ServerError};
 pub use identity::{Identity, detail};

@@ -34,8 +34,8 @@ pub struct Unknown(pub String);
 impl Logins for AtHome {
     async fn find(&self, table: &Arc<Table>, login: &str) -> Result<Claimant, Unknown> {
         Ok(match table.identity(login) {
-            Some(identity) => Claimant::Somebody(identity.clone()),
-            None => Claimant::Nobody(table.stand_in(login).cloned()),
+            Some(identity) => Claimant::Somebody(identity),
+            None => Claimant::Nobody(table.stand_in(login)),
         })
     }
 }

@@ -8,7 +8,7 @@ use senders::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::gateway::Gateway;
-use crate::identity::{Identity, key, name};
+use crate::identity::{Identity, name};
 use crate::password;
 use crate::separators::Separators;
 use crate::storage::{Keeping, Quota};
@@ -77,17 +77,17 @@ pub enum Row {
 pub struct Login {
     /// Of its passwords; none where they are kept apart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    hashes: Vec<String>,
+    pub(crate) hashes: Vec<String>,
     /// Of its passwords, in the order of the hashes; versions before names were shown have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    names: Vec<String>,
+    pub(crate) names: Vec<String>,
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
-    sending_limits: Limits,
+    pub(crate) sending_limits: Limits,
     /// The addresses it may send as, in the form in which they are compared.
-    addresses: Vec<String>,
+    pub(crate) addresses: Vec<String>,
     /// Domains of which it may send as any address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    domains: Vec<Domain>,
+    pub(crate) domains: Vec<Domain>,
 }
 
 /// Rows that make no table.
@@ -218,13 +218,8 @@ impl Table {
     }
 
     fn row_of_mailbox(&self, address: Mailbox, send_only: bool, entry: &Entry) -> Row {
-        let login = self.identities.get(&key(&address)).map(|identity| Login {
-            hashes: identity.hashes.clone(),
-            names: identity.password_names.clone(),
-            sending_limits: identity.sending_limits,
-            addresses: identity.addresses.clone(),
-            domains: identity.domains.clone(),
-        });
+        let keyring = address.domain().and_then(|domain| self.keyrings.get(domain));
+        let login = keyring.and_then(|keyring| keyring.find(&name(address.local_part())));
         let keeping = entry.keeping().unwrap_or_default();
         Row::Mailbox { address, send_only, keeping, login }
     }
@@ -426,7 +421,7 @@ mod tests {
         assert!(!serde_saphyr::to_string(&*row).unwrap().contains("argon2"));
         let tenant = TenantId::new("t");
         let identity = row.identity(hashes, &tenant).unwrap();
-        assert_eq!(identity.as_ref(), table.identity("alice@a.example"));
+        assert_eq!(identity, table.identity("alice@a.example"));
         for wrong in [vec![], vec!["plain".to_owned()]] {
             assert!(matches!(row.identity(wrong, &tenant), Err(RowError::Password { .. })));
         }

@@ -38,7 +38,7 @@ impl StorageId {
     }
 
     /// `name` is the local part as it is compared.
-    fn derived(name: &str, domain: &Domain) -> Self {
+    pub(crate) fn derived(name: &str, domain: &Domain) -> Self {
         let domain = domain.as_str();
         Self { mailbox: half(&format!("{name}@{domain}")), domain: half(domain) }
     }
@@ -61,7 +61,7 @@ impl StorageId {
 }
 
 /// The first half of a SHA-256.
-fn half(text: &str) -> [u8; HALF] {
+pub(crate) fn half(text: &str) -> [u8; HALF] {
     let sum = digest::digest(&digest::SHA256, text.as_bytes());
     let mut half = [0; HALF];
     half.copy_from_slice(&sum.as_ref()[..HALF]);

@@ -8,6 +8,7 @@ use senders::Limits;
 
 use crate::gateway::Gateway;
 use crate::identity::{Identity, key, name};
+use crate::keyring::Keyring;
 use crate::separators::Separators;
 use crate::srs::Srs;
 use crate::storage::{Keeping, Quota};
@@ -26,7 +27,7 @@ pub struct Settings {
 pub struct Table {
     pub(crate) domains: HashMap<Domain, Arc<Declaration>>,
     /// Of a table that was compiled; what is put together from rows has none.
-    pub(crate) identities: BTreeMap<String, Identity>,
+    pub(crate) keyrings: BTreeMap<Domain, Arc<Keyring>>,
     pub(crate) postmaster: Option<Mailbox>,
     /// Some login has keys of SCRAM.
     pub(crate) has_scram: bool,
@@ -220,17 +221,38 @@ impl Table {
 
     /// Who logs in by this name: the address of a mailbox that has a password and is not
     /// suspended, ASCII letters in either case.
-    pub fn identity(&self, login: &str) -> Option<&Identity> {
+    pub fn identity(&self, login: &str) -> Option<Identity> {
         let address = Mailbox::parse(login).ok()?;
-        self.identities.get(&key(&address))
+        self.identity_of(address.domain()?, &name(address.local_part()))
+    }
+
+    fn identity_of(&self, domain: &Domain, name: &str) -> Option<Identity> {
+        let login = self.keyrings.get(domain)?.find(name)?;
+        let declaration = self.domain(domain)?;
+        let address = match declaration.entries.get(name)?.target(name, domain)? {
+            Target::Mailbox(address) | Target::SendOnly(address) => address,
+            Target::Alias(_) | Target::Recipient => return None,
+        };
+        Some(Identity {
+            login: address.to_string(),
+            tenant: declaration.tenant.clone(),
+            hashes: login.hashes,
+            password_names: login.names,
+            sending_limits: login.sending_limits,
+            addresses: login.addresses,
+            domains: login.domains,
+        })
     }
 
     /// Somebody whose passwords take the place of those of a login that nobody has: refusing it is
     /// as much work as refusing a wrong password, and always the same work for the same login.
-    pub fn stand_in(&self, login: &str) -> Option<&Identity> {
+    pub fn stand_in(&self, login: &str) -> Option<Identity> {
         let login = login.to_ascii_lowercase();
-        let next = self.identities.range(login..).next();
-        next.or_else(|| self.identities.first_key_value()).map(|(_, identity)| identity)
+        let (name, domain) = login.rsplit_once('@').unwrap_or((&login, ""));
+        let domain = Domain::parse(domain).ok();
+        let next = domain.and_then(|domain| self.keyrings.range(domain..).next());
+        let (domain, keyring) = next.or_else(|| self.keyrings.first_key_value())?;
+        self.identity_of(domain, keyring.at_or_after(name)?)
     }
 
     /// Whether anybody could log in by SCRAM-SHA-256.

@@ -1,5 +1,7 @@
 //! Resources from YAML text.
 
+use std::sync::OnceLock;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_saphyr::Error;
@@ -10,6 +12,9 @@ use crate::spec::{API_VERSION, MailDomainSpec, MailboxSpec, Metadata};
 mod places;
 
 pub use places::Places;
+
+pub(crate) const MAIL_DOMAIN: &str = "MailDomain";
+pub(crate) const MAILBOX: &str = "Mailbox";
 
 /// A resource of one of our kinds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,13 +28,18 @@ pub enum Resource {
 pub struct Declared {
     pub(crate) resource: Resource,
     file: String,
-    places: Places,
+    first_line: u64,
+    /// Empty when it does not come from YAML text.
+    text: String,
+    /// Of its fields, once a problem asks for them: most resources have none.
+    places: OnceLock<Places>,
 }
 
 impl Declared {
     /// A resource that does not come from YAML text; problems name `file` for it.
     pub fn new(file: impl Into<String>, resource: Resource) -> Self {
-        Self { resource, file: file.into(), places: Places::default() }
+        let (file, text, places) = (file.into(), String::new(), OnceLock::new());
+        Self { resource, file, first_line: 0, text, places }
     }
 
     pub fn resource(&self) -> &Resource {
@@ -38,7 +48,8 @@ impl Declared {
 
     /// Where `field` of this resource stands, or what encloses it.
     pub(crate) fn place(&self, field: &str) -> Source {
-        let (line, column) = self.places.of(field);
+        let read = || Places::read(&self.text, self.first_line).unwrap_or_default();
+        let (line, column) = self.places.get_or_init(read).of(field);
         Source { file: self.file.clone(), line, column }
     }
 
@@ -78,10 +89,10 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Declared>, Vec<Problem>> {
 }
 
 /// What can be read of `text`, and what is wrong with the rest.
-pub(crate) fn read(file: &str, text: &str) -> (Vec<Declared>, Vec<Problem>) {
+fn read(file: &str, text: &str) -> (Vec<Declared>, Vec<Problem>) {
     let (mut found, mut problems) = (Vec::new(), Vec::new());
-    for (first_line, text) in documents(text) {
-        match (Document { file, first_line, text }).read() {
+    for document in documents(file, text) {
+        match document.read() {
             Ok(declared) => found.push(declared),
             Err(problem) => problems.push(problem),
         }
@@ -93,66 +104,84 @@ pub(crate) fn read(file: &str, text: &str) -> (Vec<Declared>, Vec<Problem>) {
 ///
 /// YAML lets nothing but a marker begin a line with `---` (YAML 1.2 §9.1.2), so each document can
 /// be read alone, and a mistake in one does not hide those in others.
-fn documents(text: &str) -> Vec<(u64, &str)> {
+pub(crate) fn documents<'a>(file: &'a str, text: &'a str) -> Vec<Document<'a>> {
     let (mut found, mut start, mut first_line, mut at) = (Vec::new(), 0, 1, 0);
     for (line, number) in text.split_inclusive('\n').zip(1u64..) {
         let marker = line.strip_prefix("---");
         if marker.is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace)) {
-            found.push((first_line, &text[start..at]));
+            found.push(Document { file, first_line, text: &text[start..at] });
             (start, first_line) = (at, number);
         }
         at += line.len();
     }
-    found.push((first_line, &text[start..]));
+    found.push(Document { file, first_line, text: &text[start..] });
     let says_something = |line: &str| {
         let line = line.strip_prefix("---").unwrap_or(line).trim();
         !line.is_empty() && line != "..." && !line.starts_with('#')
     };
-    found.retain(|(_, document)| document.lines().any(says_something));
+    found.retain(|document| document.text.lines().any(says_something));
     found
 }
 
 /// One document of a file.
-struct Document<'a> {
+pub(crate) struct Document<'a> {
     file: &'a str,
     first_line: u64,
     text: &'a str,
 }
 
 impl Document<'_> {
-    fn read(&self) -> Result<Declared, Problem> {
-        let places = Places::read(self.text, self.first_line)
-            .map_err(|error| self.mistake(&error, &Places::default()))?;
-        let kind: Kind = self.read_as(&places)?;
-        let wrong = |field: &str, value: &str, remedy: &str| {
-            let (line, column) = places.of(field);
-            let message = format!("{value:?} is not known");
-            Problem {
-                at: Source { file: self.file.to_owned(), line, column },
-                field: field.to_owned(),
-                message,
-                remedy: remedy.to_owned(),
-            }
-        };
-        if kind.api_version != API_VERSION {
-            return Err(wrong("apiVersion", &kind.api_version, "write postrider.dev/v1alpha1"));
-        }
-        let resource = match kind.kind.as_str() {
-            "MailDomain" => {
-                let Body { metadata, spec, .. } = self.read_as(&places)?;
-                Resource::MailDomain { metadata, spec }
-            }
-            "Mailbox" => {
-                let Body { metadata, spec, .. } = self.read_as(&places)?;
-                Resource::Mailbox { metadata, spec }
-            }
-            other => return Err(wrong("kind", other, "write MailDomain or Mailbox")),
-        };
-        Ok(Declared { resource, file: self.file.to_owned(), places })
+    /// Whether it could declare a domain, as a look at its text can tell: there is no other way to
+    /// write the word but by escapes.
+    pub(crate) fn may_be_domain(&self) -> bool {
+        self.text.contains(MAIL_DOMAIN) || self.text.contains('\\')
     }
 
-    fn read_as<T: DeserializeOwned>(&self, places: &Places) -> Result<T, Problem> {
-        serde_saphyr::from_str(self.text).map_err(|error| self.mistake(&error, places))
+    pub(crate) fn read(&self) -> Result<Declared, Problem> {
+        let kind: Kind = self.read_as()?;
+        if kind.api_version != API_VERSION {
+            let remedy = "write postrider.dev/v1alpha1";
+            return Err(self.unknown("apiVersion", &kind.api_version, remedy));
+        }
+        let resource = match kind.kind.as_str() {
+            MAIL_DOMAIN => {
+                let Body { metadata, spec, .. } = self.read_as()?;
+                Resource::MailDomain { metadata, spec }
+            }
+            MAILBOX => {
+                let Body { metadata, spec, .. } = self.read_as()?;
+                Resource::Mailbox { metadata, spec }
+            }
+            other => return Err(self.unknown("kind", other, "write MailDomain or Mailbox")),
+        };
+        Ok(Declared {
+            resource,
+            file: self.file.to_owned(),
+            first_line: self.first_line,
+            text: self.text.to_owned(),
+            places: OnceLock::new(),
+        })
+    }
+
+    fn read_as<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        serde_saphyr::from_str(self.text).map_err(|error| {
+            // What is no YAML at all is said first.
+            match Places::read(self.text, self.first_line) {
+                Ok(places) => self.mistake(&error, &places),
+                Err(error) => self.mistake(&error, &Places::default()),
+            }
+        })
+    }
+
+    fn unknown(&self, field: &str, value: &str, remedy: &str) -> Problem {
+        let places = Places::read(self.text, self.first_line).unwrap_or_default();
+        let (line, column) = places.of(field);
+        Problem {
+            at: Source { file: self.file.to_owned(), line, column },
+            field: field.to_owned(),
+            message: format!("{value:?} is not known"),
+            remedy: remedy.to_owned(),
+        }
     }
 
     /// Says what the YAML reader says, in our form.
