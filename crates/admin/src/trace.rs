@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use history::{Made, PastError, Remains, Settled, What};
+use history::{Kept, Made, PastError, Remains, What};
 use mail_types::{QueueId, Timestamp};
 use queue::{FollowUpKind, Job, JobId, QueueError};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,9 @@ pub struct Trace {
     pub message: TracedMessage,
     /// The DSNs that were made for it, at most 50.
     pub dsns: Vec<TracedMessage>,
+    /// Processes that did not answer so that it can be read: what they know is missing.
+    #[serde(default)]
+    pub unheard: u32,
 }
 
 /// What is known of a message.
@@ -84,51 +87,65 @@ impl Trace {
 }
 
 pub(crate) async fn of(sources: &Sources, id: QueueId) -> Result<Trace, TraceError> {
-    let (message, made) = look(sources, id).await?;
-    let mut dsns = Vec::new();
-    for (of, Made { id, kind }) in made.into_iter().take(DSNS_MAX) {
-        // A DSN has no DSN: its sender is the null sender.
-        let (mut dsn, _) = look(sources, id).await?;
-        dsn.cause = Some(Cause { job: of, kind });
-        dsns.push(dsn);
-    }
-    Ok(Trace { message, dsns })
-}
-
-/// The message, and what was made for it.
-async fn look(
-    sources: &Sources,
-    id: QueueId,
-) -> Result<(TracedMessage, Vec<(JobId, Made)>), TraceError> {
     // A job that ends in between is in the history by the time that is read.
     let jobs = sources.queue.show(id).await?;
-    let remains = sources.past.of(id).await?;
-    Ok(merge(id, jobs, remains))
+    let mut past = sources.past.of(id).await?;
+    let message = merge(id, jobs, &past);
+    let (mut dsns, mut has_news) = (Vec::new(), false);
+    for (of, Made { id, kind }) in made_for(id, &past).into_iter().take(DSNS_MAX) {
+        let jobs = sources.queue.show(id).await?;
+        has_news |= jobs.is_empty() && !has_ended(id, &past);
+        dsns.push((id, Cause { job: of, kind }, jobs));
+    }
+    if has_news {
+        // A DSN was in the queue when the history was read, and is no more.
+        past = sources.past.of(id).await?;
+    }
+    let dsns = dsns
+        .into_iter()
+        .map(|(id, cause, jobs)| TracedMessage { cause: Some(cause), ..merge(id, jobs, &past) });
+    Ok(Trace { message, dsns: dsns.collect(), unheard: past.unheard })
 }
 
-fn merge(
-    id: QueueId,
-    jobs: Vec<Job>,
-    remains: Vec<Remains>,
-) -> (TracedMessage, Vec<(JobId, Made)>) {
-    let (mut known, mut made) = (BTreeMap::new(), Vec::new());
-    let mut cause = None;
-    for Remains { at, job, what } in remains {
+fn of_message(id: QueueId, past: &Kept) -> impl Iterator<Item = &Remains> {
+    past.remains.iter().filter(move |remains| remains.job.message == id)
+}
+
+/// The DSNs of a message. They have none of their own: their sender is the null sender.
+fn made_for(id: QueueId, past: &Kept) -> Vec<(JobId, Made)> {
+    let made = of_message(id, past).flat_map(|remains| match &remains.what {
+        What::Settled(settled) => settled.made.iter().map(|made| (remains.job, *made)).collect(),
+        What::Dropped | What::Made { .. } => Vec::new(),
+    });
+    let mut made: Vec<(JobId, Made)> = made.collect();
+    made.sort_by_key(|(_, made)| made.id);
+    made.dedup();
+    made
+}
+
+fn has_ended(id: QueueId, past: &Kept) -> bool {
+    of_message(id, past).any(|remains| match &remains.what {
+        What::Settled(settled) => settled.is_done,
+        What::Dropped => true,
+        What::Made { .. } => false,
+    })
+}
+
+fn merge(id: QueueId, jobs: Vec<Job>, past: &Kept) -> TracedMessage {
+    let (mut known, mut cause) = (BTreeMap::new(), None);
+    for &Remains { at, job, ref what } in of_message(id, past) {
         match what {
-            What::Settled(settled) => {
-                let Settled { state, is_done, made: caused, .. } = *settled;
-                made.extend(caused.into_iter().map(|made| (job, made)));
-                if is_done {
-                    let ended = Some(Ending { at, dropped: false });
-                    let traced = TracedJob { id: job, ended, job: Some(state.into()) };
-                    known.insert(job, traced);
-                }
+            What::Settled(settled) if settled.is_done => {
+                let ended = Some(Ending { at, dropped: false });
+                let state = settled.state.clone().into();
+                known.insert(job, TracedJob { id: job, ended, job: Some(state) });
             }
+            What::Settled(_) => {}
             What::Dropped => {
                 let ended = Some(Ending { at, dropped: true });
                 known.entry(job).or_insert(TracedJob { id: job, ended, job: None });
             }
-            What::Made { of, kind } => cause = Some(Cause { job: of, kind }),
+            &What::Made { of, kind } => cause = Some(Cause { job: of, kind }),
         }
     }
     for job in jobs {
@@ -136,7 +153,5 @@ fn merge(
         let traced = TracedJob { id: job.id, ended: None, job: Some(job.into()) };
         known.entry(traced.id).or_insert(traced);
     }
-    made.sort_by_key(|(_, made)| made.id);
-    made.dedup();
-    (TracedMessage { id, cause, jobs: known.into_values().collect() }, made)
+    TracedMessage { id, cause, jobs: known.into_values().collect() }
 }

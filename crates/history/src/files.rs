@@ -61,7 +61,10 @@ fn open_new(directory: &Path) -> io::Result<(File, u64)> {
     Ok((file, size))
 }
 
-/// What is kept of a message, oldest first. Reads all there is: blocks.
+/// Characters of an id that tell when its message came: a DSN has those of the message it is for.
+const ARRIVAL: usize = 10;
+
+/// What is kept of messages that came when `message` did, oldest first. Reads all there is: blocks.
 pub(crate) fn find(directory: &Path, message: QueueId) -> io::Result<Vec<Remains>> {
     let mut found = Vec::new();
     // In this order a file that is renamed meanwhile is read twice, and not missed.
@@ -79,14 +82,14 @@ pub(crate) fn find(directory: &Path, message: QueueId) -> io::Result<Vec<Remains
 
 fn find_in(file: File, message: QueueId, found: &mut Vec<Remains>) -> io::Result<()> {
     let id = message.to_string();
-    let needle = memmem::Finder::new(&id);
+    let needle = memmem::Finder::new(&id[..ARRIVAL]);
     let mut reader = BufReader::with_capacity(1 << 18, file);
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line)? > 0 {
         // A line that was cut, or is of a newer version, is passed over.
         let is_there = needle.find(&line).is_some();
         let remains = is_there.then(|| serde_json::from_slice::<Remains>(&line).ok()).flatten();
-        if let Some(remains) = remains.filter(|remains| remains.is_of(message))
+        if let Some(remains) = remains.filter(|remains| remains.came_with(message))
             && !found.contains(&remains)
         {
             found.push(remains);
@@ -99,6 +102,7 @@ fn find_in(file: File, message: QueueId, found: &mut Vec<Remains>) -> io::Result
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
 
     use mail_types::Timestamp;
     use queue::JobId;
@@ -114,7 +118,11 @@ mod tests {
     }
 
     fn line(n: u128) -> Vec<u8> {
-        let mut line = serde_json::to_vec(&dropped(n)).unwrap();
+        line_of(&dropped(n))
+    }
+
+    fn line_of(remains: &Remains) -> Vec<u8> {
+        let mut line = serde_json::to_vec(remains).unwrap();
         line.push(b'\n');
         line
     }
@@ -130,10 +138,8 @@ mod tests {
         }
         let size = |name: &str| fs::metadata(path.join(name)).unwrap().len();
         assert_eq!((size(OLD), size(NEW)), (10 * each, 10 * each));
-        let kept: Vec<u128> = (0..100)
-            .filter(|&n| find(&path, dropped(n).job.message).unwrap() == [dropped(n)])
-            .collect();
-        assert_eq!(kept, (80..100).collect::<Vec<_>>());
+        let kept = find(&path, dropped(0).job.message).unwrap();
+        assert_eq!(kept, (80..100).map(dropped).collect::<Vec<_>>());
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&path.join(NEW))), (0o700, 0o600));
     }
@@ -146,8 +152,22 @@ mod tests {
         files.append(&line(2)[..30]).unwrap();
         drop(files);
         Files::open(dir.path(), 1 << 20).unwrap().append(&line(3)).unwrap();
-        for (n, count) in [(1, 1), (2, 0), (3, 1)] {
-            assert_eq!(find(dir.path(), dropped(n).job.message).unwrap().len(), count, "{n}");
+        let kept = find(dir.path(), dropped(0).job.message).unwrap();
+        assert_eq!(kept, [dropped(1), dropped(3)]);
+    }
+
+    #[test]
+    fn a_dsn_is_found_with_its_message_and_others_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = Files::open(dir.path(), 1 << 20).unwrap();
+        let of = |message| Remains { job: JobId { message, index: 0 }, ..dropped(1) };
+        let message = dropped(1).job.message;
+        let dsn = of(QueueId::new(NOW, u128::MAX));
+        let later = of(QueueId::new(NOW + Duration::from_millis(1), 1));
+        for remains in [&dropped(1), &later, &dsn] {
+            files.append(&line_of(remains)).unwrap();
         }
+        assert_eq!(find(dir.path(), message).unwrap(), [dropped(1), dsn]);
+        assert_eq!(find(dir.path(), later.job.message).unwrap(), [later]);
     }
 }

@@ -12,7 +12,7 @@ use queue::{Job, JobId, Settlement};
 use crate::config::Config;
 use crate::files::{self, Files};
 use crate::outcomes::{Counter, Outcomes};
-use crate::past::{Past, PastError};
+use crate::past::{Kept, Past, PastError};
 use crate::remains::{Remains, What};
 
 /// The history of a process. Clones are the same.
@@ -88,10 +88,10 @@ impl History {
 
 #[async_trait]
 impl Past for History {
-    async fn of(&self, message: QueueId) -> Result<Vec<Remains>, PastError> {
+    async fn of(&self, message: QueueId) -> Result<Kept, PastError> {
         let directory = self.0.directory.clone();
         let found = tokio::task::spawn_blocking(move || files::find(&directory, message));
-        Ok(found.await.map_err(io::Error::from)??)
+        Ok(Kept { remains: found.await.map_err(io::Error::from)??, unheard: 0 })
     }
 
     async fn outcomes(&self) -> Result<Outcomes, PastError> {

@@ -9,7 +9,8 @@
 //! The queue forgets a job with its last recipient. A [`Watched`] queue tells a [`History`] of each
 //! outcome that was recorded; the history keeps the whole job when it ended or caused a DSN, in
 //! two files: when the newer is full, the older makes room for it. Who asks for a message has the
-//! files read; there is no index, and nothing of it in memory.
+//! files read, once: a DSN is found with the message that it is for, since their ids begin with
+//! the same time. There is no index, and nothing of it in memory.
 //!
 //! **Does not know** backends, nor other processes: each has the history of what it did itself.
 //!
@@ -29,7 +30,7 @@ mod watched;
 pub use config::Config;
 pub use history::History;
 pub use outcomes::{Outcome, OutcomeRow, Outcomes};
-pub use past::{Past, PastError};
+pub use past::{Kept, Past, PastError};
 pub use reason::reason;
 pub use remains::{Made, Remains, Settled, What};
 pub use watched::Watched;

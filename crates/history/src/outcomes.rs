@@ -39,6 +39,9 @@ pub struct Outcomes {
     pub rows: Vec<OutcomeRow>,
     /// Minutes that were counted: at most 60, less when a process has not run for so long.
     pub minutes: u32,
+    /// Processes that did not answer so that it can be read: what they did is not counted.
+    #[serde(default)]
+    pub unheard: u32,
 }
 
 /// Recipients with one outcome and reason.
@@ -56,7 +59,7 @@ pub struct OutcomeRow {
 type Counts = HashMap<(Outcome, String), u64>;
 
 impl Outcomes {
-    fn of(counts: Counts, minutes: u32) -> Self {
+    fn of(counts: Counts, minutes: u32, unheard: u32) -> Self {
         let row = |((outcome, reason), recipients)| OutcomeRow { outcome, reason, recipients };
         let mut rows: Vec<OutcomeRow> = counts.into_iter().map(row).collect();
         rows.sort_unstable_by(|a, b| {
@@ -64,11 +67,11 @@ impl Outcomes {
             (key(a), &a.reason).cmp(&(key(b), &b.reason))
         });
         rows.truncate(ROWS_MAX);
-        Self { rows, minutes }
+        Self { rows, minutes, unheard }
     }
 
-    /// What several processes counted, as one.
-    pub fn sum(all: impl IntoIterator<Item = Self>) -> Self {
+    /// What several processes counted, as one, when `unheard` others did not tell.
+    pub fn sum(all: impl IntoIterator<Item = Self>, unheard: u32) -> Self {
         let (mut counts, mut minutes) = (Counts::new(), 0);
         for outcomes in all {
             minutes = minutes.max(outcomes.minutes);
@@ -76,7 +79,7 @@ impl Outcomes {
                 *counts.entry((outcome, reason)).or_default() += recipients;
             }
         }
-        Self::of(counts, minutes)
+        Self::of(counts, minutes, unheard)
     }
 }
 
@@ -121,7 +124,7 @@ impl Counter {
             *counts.entry(key.clone()).or_default() += recipients;
         }
         let minutes = (now - self.since + 1).clamp(1, MINUTES);
-        Outcomes::of(counts, u32::try_from(minutes).unwrap_or_default())
+        Outcomes::of(counts, u32::try_from(minutes).unwrap_or_default(), 0)
     }
 
     fn forget(&mut self, now: i64) {
@@ -176,8 +179,8 @@ mod tests {
         let delivered = row(Outcome::Delivered, "250 2.0.0 queued as #", 3);
         let deferred = row(Outcome::Deferred, "250 2.0.0 wait", 1);
         assert_eq!(outcomes.rows, [delivered, deferred]);
-        let twice = Outcomes::sum([outcomes.clone(), outcomes]);
-        assert_eq!(twice.rows[0].recipients, 6);
+        let twice = Outcomes::sum([outcomes.clone(), outcomes], 1);
+        assert_eq!((twice.rows[0].recipients, twice.unheard), (6, 1));
         let outcomes = counter.outcomes(NOW + Duration::from_secs(60 * 60));
         assert_eq!(outcomes.rows[0].recipients, 1, "the first minute is forgotten");
     }

@@ -73,9 +73,9 @@ impl Remains {
         [own].into_iter().chain(caused).collect()
     }
 
-    /// Whether it is about a message or a job of it.
-    pub(crate) fn is_of(&self, message: QueueId) -> bool {
-        self.job.message == message
+    /// Whether it is about a message that came when `message` did: that one, or a DSN for it.
+    pub(crate) fn came_with(&self, message: QueueId) -> bool {
+        self.job.message.arrival() == message.arrival()
     }
 }
 

@@ -14,9 +14,10 @@ use crate::queue_command::{phase_name, show_attempts, show_recipients, size};
 pub(crate) async fn run(args: &TraceArgs) -> anyhow::Result<()> {
     let client = Client::new(&Config::load(&args.target.config)?.admin_socket());
     let trace = client.trace(args.id).await?;
+    let missing = unheard(trace.unheard);
     ensure!(
         !trace.is_empty(),
-        "{} is neither in the queue nor in the history; the log may have it",
+        "{} is neither in the queue nor in the history; the log may have it{missing}",
         args.id
     );
     if args.target.output == Output::Json {
@@ -27,7 +28,17 @@ pub(crate) async fn run(args: &TraceArgs) -> anyhow::Result<()> {
         output::line("");
         show_message(dsn);
     }
+    if !missing.is_empty() {
+        output::hint(&format!("there may be more{missing}"));
+    }
     Ok(())
+}
+
+fn unheard(processes: u32) -> String {
+    match processes {
+        0 => String::new(),
+        n => format!("; {n} of the processes did not answer, or not so that it can be read"),
+    }
 }
 
 fn show_message(message: &TracedMessage) {

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::draft::{self, JetDraft};
-use crate::everybody::{self, Answer};
+use crate::everybody::{self, Answer, Heard};
 use crate::index::{Index, Place};
 use crate::lease::Held;
 use crate::metrics::Metrics;
@@ -199,7 +199,7 @@ impl JetQueue {
     }
 
     /// Asks all other processes that serve next hops; gives the answers that came within 3 s.
-    pub async fn ask_everybody(&self, question: String) -> Result<Vec<String>, QueueError> {
+    pub async fn ask_everybody(&self, question: String) -> Result<Heard, QueueError> {
         everybody::ask(&self.shared, question).await.map_err(QueueError::Unavailable)
     }
 

@@ -63,7 +63,7 @@ mod unreadable;
 mod usage;
 
 pub use config::Config;
-pub use everybody::Answer;
+pub use everybody::{Answer, Heard};
 pub use jet_queue::{JetQueue, OpenError};
 pub use metrics::Metrics;
 pub use server::ServerError;

@@ -275,14 +275,17 @@ const tableRow = (...cells) => element("tr", {}, ...cells);
 
 function refreshOutcomes() {
   return trying(byId("said"), async () => {
-    const { rows, minutes } = await askJson("/v1/outcomes");
-    byId("outcomes-span").textContent =
-      minutes < 60 ? `in ${minutes} min, since the start` : "in the last hour";
+    const { rows, minutes, unheard } = await askJson("/v1/outcomes");
+    const span = minutes < 60 ? `in ${minutes} min, since the start` : "in the last hour";
+    byId("outcomes-span").textContent = span + missing(unheard);
     for (const name of OUTCOMES) {
       fillOutcomes(byId(`outcomes-${name}`), rows.filter((row) => row.outcome === name));
     }
   });
 }
+
+const missing = (unheard) =>
+  unheard > 0 ? `; ${unheard} of the processes did not answer, or not so that it can be read` : "";
 
 function fillOutcomes(table, rows) {
   const sum = (some) => some.reduce((count, row) => count + row.recipients, 0);
@@ -374,7 +377,7 @@ function showWay(id) {
   if (id !== chosen()) return undefined;
   byId("way").replaceChildren();
   return trying(byId("acted"), async () => {
-    const { message, dsns } = await askJson(`/v1/messages/${encodeURIComponent(id)}/trace`);
+    const { message, dsns, unheard } = await askJson(`/v1/messages/${encodeURIComponent(id)}/trace`);
     if (id !== chosen()) return;
     byId("acts").hidden = message.jobs.every((traced) => traced.ended !== undefined);
     byId("way").replaceChildren(...arrival(message), ...message.jobs.map(describe));
@@ -383,6 +386,7 @@ function showWay(id) {
       const gone = "It is neither in the queue nor in the history; the log may have it.";
       byId("way").append(element("p", {}, gone));
     }
+    if (unheard > 0) byId("way").append(element("p", {}, `There may be more${missing(unheard)}.`));
   });
 }
 

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use admin::{PasswordView, Passwords, Sources};
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use history::{History, Watched};
+use history::{History, Kept, Outcomes, Past, PastError, Watched};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode};
@@ -35,11 +36,33 @@ pub(crate) struct Served {
     pub(crate) queue: SimulatedQueue,
     /// The same, as the roles have it.
     pub(crate) watched: Arc<Watched>,
+    pub(crate) past: Arc<Remembered>,
     pub(crate) token_file: PathBuf,
     address: SocketAddr,
     _dir: tempfile::TempDir,
     /// Serving ends with the test.
     _serving: JoinSet<std::io::Result<()>>,
+}
+
+/// A history, of which may be told that others have more.
+pub(crate) struct Remembered {
+    history: History,
+    pub(crate) reads: AtomicU32,
+    pub(crate) unheard: AtomicU32,
+}
+
+#[async_trait::async_trait]
+impl Past for Remembered {
+    async fn of(&self, message: QueueId) -> Result<Kept, PastError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let unheard = self.unheard.load(Ordering::SeqCst);
+        Ok(Kept { unheard, ..self.history.of(message).await? })
+    }
+
+    async fn outcomes(&self) -> Result<Outcomes, PastError> {
+        let unheard = self.unheard.load(Ordering::SeqCst);
+        Ok(Outcomes { unheard, ..self.history.outcomes().await? })
+    }
 }
 
 /// An answer, read to its end.
@@ -79,9 +102,11 @@ impl Served {
         write_token(&token_file, TOKEN);
         let history = history(dir.path());
         let watched = Arc::new(Watched::new(Arc::new(queue.clone()), history.clone()));
+        let past =
+            Arc::new(Remembered { history, reads: AtomicU32::new(0), unheard: AtomicU32::new(0) });
         let sources = Sources {
             queue: watched.clone(),
-            past: Arc::new(history),
+            past: past.clone(),
             passwords: Some(Arc::new(Alice)),
         };
         let router = admin::port::router(sources, &token_file);
@@ -89,7 +114,7 @@ impl Served {
         let address = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
         serving.spawn(async { axum::serve(listener, router).await });
-        Self { queue, watched, token_file, address, _dir: dir, _serving: serving }
+        Self { queue, watched, past, token_file, address, _dir: dir, _serving: serving }
     }
 
     /// Asks with exactly these header fields.

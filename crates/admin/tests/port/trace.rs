@@ -1,5 +1,7 @@
 //! The way of a message: from the queue, from the history, with its DSNs.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use mail_types::{Envelope, Host, Mailbox, Origin, Recipient, ReversePath};
 use queue::{
@@ -15,7 +17,7 @@ async fn trace(served: &Served, id: impl std::fmt::Display) -> Value {
     serde_json::from_str(&answer.body).unwrap_or_else(|_| panic!("{answer:?}"))
 }
 
-fn dsn() -> FollowUp {
+fn dsn(kind: FollowUpKind) -> FollowUp {
     let origin = Envelope {
         reverse_path: ReversePath::Null,
         identity: None,
@@ -25,7 +27,7 @@ fn dsn() -> FollowUp {
     let sender = Mailbox::parse("a@example.org").unwrap();
     let next_hop = NextHop::smtp(&Host::Domain(sender.domain().unwrap().clone()));
     FollowUp {
-        kind: FollowUpKind::FailedDsn,
+        kind,
         envelope: origin,
         head: Head::default(),
         body: Bytes::from_static(b"report\r\n"),
@@ -68,7 +70,8 @@ async fn a_message_that_is_done_is_told_with_its_dsn() {
     let filter = queue::Filter { message: Some(id), ..queue::Filter::default() };
     let acted = served.queue.act(filter, queue::Action::RetryNow);
     futures::StreamExt::collect::<Vec<_>>(acted).await;
-    settle_next(&served, &end(RecipientStatus::Bounced, "no such user", vec![dsn()])).await;
+    let dsns = vec![dsn(FollowUpKind::FailedDsn)];
+    settle_next(&served, &end(RecipientStatus::Bounced, "no such user", dsns)).await;
     let bounced = trace(&served, id).await;
     let job = &bounced["message"]["jobs"][0];
     assert!(job["ended"]["at"].is_i64() && job["ended"]["dropped"] == false, "{bounced:#}");
@@ -96,6 +99,36 @@ async fn a_message_that_is_done_is_told_with_its_dsn() {
     let told: Vec<String> =
         rows.iter().map(|r| format!("{} {}", r["outcome"], r["recipients"])).collect();
     assert_eq!(told, ["\"delivered\" 1", "\"deferred\" 1", "\"bounced\" 1"], "{counted:#}");
+}
+
+#[tokio::test]
+async fn the_history_is_read_once_for_a_message_and_its_dsns() {
+    let served = Served::start().await;
+    let id = served.deferred("x@example.net", "come back later").await;
+    let filter = queue::Filter { message: Some(id), ..queue::Filter::default() };
+    let acted = served.queue.act(filter, queue::Action::RetryNow);
+    futures::StreamExt::collect::<Vec<_>>(acted).await;
+    let dsns = vec![dsn(FollowUpKind::FailedDsn), dsn(FollowUpKind::SuccessDsn)];
+    settle_next(&served, &end(RecipientStatus::Bounced, "no such user", dsns)).await;
+    // One is delivered, one is in the queue.
+    settle_next(&served, &end(RecipientStatus::Delivered, "taken", vec![])).await;
+    let told = trace(&served, id).await;
+    let ended: Vec<bool> =
+        (0..2).map(|n| told["dsns"][n]["jobs"][0]["ended"].is_object()).collect();
+    assert!(ended.contains(&true) && ended.contains(&false), "{told:#}");
+    assert_eq!(served.past.reads.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn what_others_did_not_tell_is_told_to_be_missing() {
+    let served = Served::start().await;
+    let id = served.deferred("x@example.net", "come back later").await;
+    assert_eq!(trace(&served, id).await["unheard"], 0);
+    served.past.unheard.store(2, Ordering::SeqCst);
+    assert_eq!(trace(&served, id).await["unheard"], 2);
+    let counted = served.get("/v1/outcomes").await;
+    let counted: Value = serde_json::from_str(&counted.body).unwrap();
+    assert_eq!(counted["unheard"], 2);
 }
 
 #[tokio::test]
