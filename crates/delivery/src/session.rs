@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::warn;
 
-use crate::config::{Login, Route, Settings, credentials};
+use crate::config::{Login, Route, Settings, Way, credentials};
 use crate::failure::HopFailure;
 use crate::metrics::Metrics;
 use crate::sources::Source;
@@ -65,7 +65,12 @@ impl Session {
 
     /// Whether it leads where the route leads: a domain's own server may be another by now.
     pub(crate) fn is_on(&self, route: &Route) -> bool {
-        self.gateway.as_ref() == route.way.gateway()
+        match &route.way {
+            Way::Gateway(gateway) => self.gateway.as_ref() == Some(gateway),
+            Way::Exchangers(_) | Way::Smarthost(_) => self.gateway.is_none(),
+            // No session leads there.
+            Way::Mailboxes => false,
+        }
     }
 }
 
