@@ -166,9 +166,9 @@ impl Config {
         if let Some(jetstream) = &mut config.jetstream {
             jetstream.longest_data_seconds = ingress.limits.content_total_seconds;
         }
-        if ingress.tls.self_signed_directory.is_none() {
-            ingress.tls.self_signed_directory = Some(config.data_dir.join("tls"));
-        }
+        let own = ingress.tls.self_signed_directory.take();
+        ingress.tls.self_signed_directory =
+            Some(own.map_or_else(|| config.data_dir.join("tls"), |own| base.join(own)));
         if let Some(socket) = config.mda.lmtp.as_mut().and_then(|lmtp| lmtp.socket.as_mut()) {
             *socket = base.join(&*socket);
         }
@@ -186,6 +186,12 @@ impl Config {
     /// The files that sections name: keys, certificates, passwords.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         self.clone().files_mut().map(|file| file.clone()).collect()
+    }
+
+    /// The directories that sections name, of files that are read or made when they are needed.
+    pub(crate) fn directories(&self) -> impl Iterator<Item = &PathBuf> {
+        let passwords = self.delivery.gateway_passwords_dir.iter();
+        passwords.chain(self.ingress.tls.self_signed_directory.iter())
     }
 
     fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {

@@ -59,6 +59,11 @@ pub(crate) fn check_passwords(config: &Config, table: &Table) -> anyhow::Result<
     if lines.is_empty() { Ok(()) } else { Err(Refused::of_lines(&lines).into()) }
 }
 
+/// The resource files of a directory, which may not be there.
+pub(crate) fn files_if_any(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if directory.exists() { files(directory) } else { Ok(Vec::new()) }
+}
+
 fn files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let read = || -> io::Result<Vec<PathBuf>> {
         fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect()

@@ -13,14 +13,14 @@ use queue::{Action, Filter, Queue};
 use queue_log::LogQueue;
 use serde::Serialize;
 
-use crate::backup::archive::{Count, Kind, Manifest, QueueKind, Saved, entries, is_empty, walk};
+use crate::backup::archive::{Count, Kind, Manifest, QueueKind, Saved, is_empty, walk};
 use crate::backup::progress::Progress;
 use crate::backup::sums;
 use crate::backup::tree::Tree;
 use crate::cli::{Output, Target};
-use crate::config::{Config, FILE, refused};
-use crate::output;
+use crate::config::{Config, FILE, Refused, refused};
 use crate::queue_command::size;
+use crate::{output, resources};
 
 /// What becomes of the mail in the queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,7 +117,7 @@ impl Plan {
                  one, or move what is there away"
             );
         }
-        let has_domains = entries(&config.domains_dir)?.iter().any(|(_, kind)| *kind == Kind::File);
+        let has_domains = !resources::files_if_any(&config.domains_dir)?.is_empty();
         let keeps = |tree: &Tree| match tree {
             Tree::Config => is_configured,
             Tree::Domains => has_domains,
@@ -179,6 +179,20 @@ impl Plan {
         }
         Ok(Put { manifest: self.saved.manifest, trees: self.trees })
     }
+}
+
+/// Half a restore would be taken for all the mail that there is.
+pub(crate) fn ensure_restored(config: &Config) -> anyhow::Result<()> {
+    let marker = config.restore_marker();
+    if !marker.exists() {
+        return Ok(());
+    }
+    let (marker, place) = (marker.display(), config.data_dir.display());
+    let problem = format!(
+        "{marker}: a restore has begun and has not ended; wait for it, or if nobody restores, \
+         remove what is in {place} and run `postrider restore` again"
+    );
+    Err(Refused::of_lines(&[problem]).into())
 }
 
 /// Whether nothing is there, not even a process.
@@ -265,4 +279,34 @@ fn tell(restored: &Restored, mail: Mail, output: Output) -> anyhow::Result<()> {
         Mail::GoesOn => format!("what was delivered after {began} is delivered again"),
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::archive::Archive;
+
+    /// What would be restored from a backup of a domain, where this is in `domains`.
+    fn trees(in_domains: &str) -> Vec<Tree> {
+        let dir = tempfile::tempdir().unwrap();
+        let (saved, to) = (dir.path().join("saved"), dir.path().join("to"));
+        let from = dir.path().join("from");
+        fs::write(&from, "a resource").unwrap();
+        let mut archive = Archive::create(&saved, Progress::new(Output::Table, "copied")).unwrap();
+        archive.add(Tree::Domains, Path::new("a.yaml"), &from, None).unwrap();
+        let began = "2026-01-01T00:00:00Z".to_owned();
+        archive.finish(Manifest::new("mx.example.org", began, QueueKind::Embedded)).unwrap();
+        fs::create_dir_all(to.join("domains")).unwrap();
+        fs::write(to.join("domains").join(in_domains), "").unwrap();
+        fs::write(to.join(FILE), "hostname: mx.example.org\n").unwrap();
+        Plan::make(&saved, &Target { config: to, output: Output::Table }).unwrap().trees
+    }
+
+    #[test]
+    fn only_resources_are_domains_that_stay() {
+        assert!(!trees("b.yaml").contains(&Tree::Domains));
+        assert!(!trees("b.yml").contains(&Tree::Domains));
+        assert!(trees("README.md").contains(&Tree::Domains));
+        assert!(trees(".gitkeep").contains(&Tree::Domains));
+    }
 }

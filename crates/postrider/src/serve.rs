@@ -29,6 +29,7 @@ use crate::passwords::Passwords;
 use crate::process::Control;
 use crate::queue_metrics::Watched as Numbers;
 use crate::reload::{Live, Reloader, Reloading, Setting, Source};
+use crate::restore::ensure_restored;
 use crate::table::Domains;
 use crate::{backend, dovecot, dsn_route, output, past, reload, srs};
 
@@ -101,20 +102,6 @@ pub(crate) fn read_config(directory: &Path, log: Option<LogFormat>) -> anyhow::R
         });
     }
     Ok(config)
-}
-
-/// Half a restore would be taken for all the mail that there is.
-fn ensure_restored(config: &Config) -> anyhow::Result<()> {
-    let marker = config.restore_marker();
-    if !marker.exists() {
-        return Ok(());
-    }
-    let (marker, place) = (marker.display(), config.data_dir.display());
-    let problem = format!(
-        "{marker}: a restore has begun and has not ended; wait for it, or if nobody restores, \
-         remove what is in {place} and run `postrider restore` again"
-    );
-    Err(Refused::of_lines(&[problem]).into())
 }
 
 fn open_export(config: &Config, roles: &[Role]) -> anyhow::Result<Option<Export>> {

@@ -148,10 +148,13 @@ impl Manifest {
     }
 }
 
+/// What a file system makes at its root; only root looks into it.
+const LOST_FOUND: &str = "lost+found";
+
 /// Whether nothing is in a directory that somebody has put there.
 pub(crate) fn is_empty(directory: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(directory)? {
-        if entry?.file_name() != "lost+found" {
+        if entry?.file_name() != LOST_FOUND {
             return Ok(false);
         }
     }
@@ -343,12 +346,15 @@ pub(crate) fn walk(
     Ok(())
 }
 
-/// What is in a directory, in order of names; nothing if it is not there.
+/// What somebody has put in a directory, in order of names; nothing if it is not there.
 pub(crate) fn entries(directory: &Path) -> anyhow::Result<Vec<(PathBuf, Kind)>> {
     let read = || -> io::Result<Vec<(PathBuf, Kind)>> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
+            if entry.file_name() == LOST_FOUND {
+                continue;
+            }
             let kind = match entry.file_type()? {
                 kind if kind.is_file() => Kind::File,
                 kind if kind.is_dir() => Kind::Directory,
