@@ -185,6 +185,16 @@ pub enum ConfigError {
     Tls(#[from] TlsError),
 }
 
+/// What a configuration is to serve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// Deliveries; `lease` is how long the queue leases a job.
+    Delivery { lease: Duration },
+    /// Sessions that carry no mail. Somebody waits meanwhile: each connection and each answer has
+    /// `step`, if the configuration does not give it less.
+    Visit { step: Duration },
+}
+
 /// A configuration that makes sense.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -267,6 +277,19 @@ impl Pattern {
     }
 }
 
+impl Purpose {
+    /// Checks a configuration, and reads the files that it names.
+    pub(crate) fn settings(self, config: Config) -> Result<Settings, ConfigError> {
+        let settings = match self {
+            Self::Delivery { lease } => Settings::new(config, lease)?,
+            // Nothing is leased: any lease is long enough.
+            Self::Visit { step } => Settings::new(config.hastened(step), Duration::MAX)?,
+        };
+        settings.sources.check_here()?;
+        Ok(settings)
+    }
+}
+
 impl Settings {
     /// Checks all of it; `lease` is how long the queue leases a job.
     pub(crate) fn new(config: Config, lease: Duration) -> Result<Self, ConfigError> {
@@ -315,6 +338,22 @@ impl Config {
     /// long the queue leases a job.
     pub fn validate(&self, lease: Duration) -> Result<(), ConfigError> {
         Settings::new(self.clone(), lease).map(drop)
+    }
+
+    /// The same, with no wait before content is sent that is longer than `step`.
+    fn hastened(mut self, step: Duration) -> Self {
+        let seconds = step.as_secs().max(1);
+        let timeouts = &mut self.timeouts;
+        for wait in [
+            &mut self.connect_timeout_seconds,
+            &mut timeouts.greeting_seconds,
+            &mut timeouts.command_seconds,
+            &mut timeouts.mail_seconds,
+            &mut timeouts.rcpt_seconds,
+        ] {
+            *wait = seconds.min(*wait);
+        }
+        self
     }
 
     fn check_numbers(&self) -> Result<(), ConfigError> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use domains::{Answer, CallAhead, Gateway};
 use handover::Connection;
@@ -11,7 +12,8 @@ use prometheus_client::registry::Registry;
 use resolve::Resolver;
 use smtp::client::{RecipientResult, SessionError, SizeLimit, Step};
 
-use crate::config::{Config, ConfigError, Settings};
+use crate::Live;
+use crate::config::{Config, ConfigError, Purpose, Settings};
 use crate::failure::HopFailure;
 use crate::metrics::Metrics;
 use crate::session::{Opener, Session};
@@ -20,10 +22,11 @@ use crate::targets::{Finder, Targets};
 
 /// How long a connection, and each answer, may take: a client waits meanwhile.
 const STEP_MAX: Duration = Duration::from_secs(10);
+const PURPOSE: Purpose = Purpose::Visit { step: STEP_MAX };
 
 /// Asks as a delivery would hand over, by the same hosts, TLS and login, and sends no mail.
 pub struct Inquirer {
-    settings: Settings,
+    settings: Arc<ArcSwap<Settings>>,
     resolver: Arc<dyn Resolver>,
     name: Host,
     metrics: Metrics,
@@ -33,41 +36,36 @@ impl Inquirer {
     /// `name` is ours.
     ///
     /// # Errors
-    /// The configuration makes no sense. Its routes are not read: they lead elsewhere.
+    /// The configuration makes no sense.
     pub fn new(
         config: Config,
         resolver: Arc<dyn Resolver>,
         name: Host,
     ) -> Result<Self, ConfigError> {
-        let mut config = Config { routes: Vec::new(), ..config };
-        for wait in [
-            &mut config.connect_timeout_seconds,
-            &mut config.timeouts.greeting_seconds,
-            &mut config.timeouts.command_seconds,
-            &mut config.timeouts.mail_seconds,
-            &mut config.timeouts.rcpt_seconds,
-        ] {
-            *wait = STEP_MAX.as_secs().min(*wait);
-        }
-        // Nothing is leased: any lease is long enough.
-        let settings = Settings::new(config, Duration::MAX)?;
+        let settings = Arc::new(ArcSwap::from_pointee(PURPOSE.settings(config)?));
         let metrics = Metrics::register(&mut Registry::default());
         Ok(Self { settings, resolver, name, metrics })
     }
 
+    /// By which its configuration is changed.
+    pub fn live(&self) -> Live {
+        Live { settings: Arc::clone(&self.settings), purpose: PURPOSE }
+    }
+
     /// A session with the first host that takes one.
     async fn open(&self, gateway: &Arc<Gateway>, domain: &Host) -> Result<Session, HopFailure> {
-        let passwords = self.settings.config.gateway_passwords_dir.as_deref();
-        let route = self.settings.route(domain).to_gateway(gateway, passwords);
+        let settings = self.settings.load_full();
+        let passwords = settings.config.gateway_passwords_dir.as_deref();
+        let route = settings.route(domain).to_gateway(gateway, passwords);
         let opener = Opener {
-            settings: &self.settings,
+            settings: &settings,
             name: &self.name,
             metrics: &self.metrics,
             // As DSNs of the domain would come: what it says of us holds for those as well.
             sender: &domain.to_string(),
         };
         let finder =
-            Finder { config: &self.settings.config, resolver: &*self.resolver, name: &self.name };
+            Finder { config: &settings.config, resolver: &*self.resolver, name: &self.name };
         let mut targets = Targets::of_servers(finder, domain.to_string(), &gateway.servers)?;
         let mut last = HopFailure::HostUnknown(domain.to_string());
         while let Some(target) = targets.next(finder).await {

@@ -57,7 +57,7 @@ pub use probe::{Obstacle, Probe, Reached, Unreached};
 pub use sources::SourceConfig;
 pub use tls::{TlsError, TlsMode};
 
-use crate::config::Settings;
+use crate::config::{Purpose, Settings};
 use crate::hop_health::HopHealth;
 use crate::pool::Pool;
 use crate::worker::Worker;
@@ -86,11 +86,11 @@ pub struct Delivery {
     setup: Setup,
 }
 
-/// Changes the configuration of the role while it works.
+/// Changes the configuration of the role, or of an [`Inquirer`], while it works.
 #[derive(Clone)]
 pub struct Live {
     settings: Arc<ArcSwap<Settings>>,
-    lease: Duration,
+    purpose: Purpose,
 }
 
 /// A configuration that can be put in force.
@@ -104,14 +104,13 @@ impl Live {
     /// once stays as it was: `connections_max`, `idle_connection_seconds` and
     /// `probe_interval_seconds_max`.
     pub fn prepare(&self, config: Config) -> Result<Change, ConfigError> {
-        let settings = Settings::new(config, self.lease)?;
-        settings.sources.check_here()?;
+        let settings = self.purpose.settings(config)?;
         Ok(Change { settings, live: self.clone() })
     }
 }
 
 impl Change {
-    /// Attempts that begin from now on are made by it.
+    /// Attempts and questions that begin from now on are made by it.
     pub fn apply(self) {
         self.live.settings.store(Arc::new(self.settings));
     }
@@ -120,14 +119,14 @@ impl Change {
 impl Delivery {
     /// Checks the configuration and reads the files that it names.
     pub fn new(config: Config, setup: Setup) -> Result<Self, ConfigError> {
-        let settings = Settings::new(config, setup.lease)?;
-        settings.sources.check_here()?;
+        let settings = Purpose::Delivery { lease: setup.lease }.settings(config)?;
         Ok(Self { settings: Arc::new(ArcSwap::from_pointee(settings)), setup })
     }
 
     /// By which its configuration is changed.
     pub fn live(&self) -> Live {
-        Live { settings: Arc::clone(&self.settings), lease: self.setup.lease }
+        let purpose = Purpose::Delivery { lease: self.setup.lease };
+        Live { settings: Arc::clone(&self.settings), purpose }
     }
 
     /// Works until `shutdown`; then leases no more, finishes what is in flight within `grace` and

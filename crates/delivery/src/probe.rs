@@ -13,7 +13,7 @@ use resolve::Resolver;
 use smtp::client::{SessionError, Step};
 use tokio::time::timeout;
 
-use crate::config::{Config, ConfigError, Route, Settings, Way};
+use crate::config::{Config, ConfigError, Purpose, Route, Settings, Way};
 use crate::failure::HopFailure;
 use crate::metrics::Metrics;
 use crate::session::{Opener, Session, Target};
@@ -78,17 +78,8 @@ impl Probe {
         name: Host,
         limit: Duration,
     ) -> Result<Self, ConfigError> {
-        let seconds = limit.as_secs().max(1);
-        for wait in [
-            &mut config.connect_timeout_seconds,
-            &mut config.timeouts.greeting_seconds,
-            &mut config.timeouts.command_seconds,
-        ] {
-            *wait = seconds.min(*wait);
-        }
         config.addresses_per_attempt_max = config.addresses_per_attempt_max.min(ADDRESSES_MAX);
-        // Nothing is leased: any lease is long enough.
-        let settings = Settings::new(config, Duration::MAX)?;
+        let settings = Purpose::Visit { step: limit }.settings(config)?;
         let metrics = Metrics::register(&mut Registry::default());
         Ok(Self { settings, resolver, name, metrics, limit })
     }

@@ -25,8 +25,8 @@ use crate::serve::{Role, read_config};
 /// Operators that may wait for an answer.
 const ASKS: usize = 8;
 
-/// Fields, and sections, that a process takes up while it works. All others are read at its start.
-const LIVE: [&str; 30] = [
+/// Fields that whoever reads them takes up while it works, unless they are in [`AT_START`].
+const LIVE: [&str; 41] = [
     "ingress.tls.certificates",
     "ingress.auth.failuresPerSessionMax",
     "ingress.limits.connectionsPerClientMax",
@@ -43,6 +43,10 @@ const LIVE: [&str; 30] = [
     "ingress.limits.contentTimeoutSeconds",
     "ingress.limits.writeTimeoutSeconds",
     "ingress.limits.tlsHandshakeTimeoutSeconds",
+    "ingress.sendingLimits.mailboxRecipientsPerHour",
+    "ingress.sendingLimits.mailboxRecipientsPerDay",
+    "ingress.sendingLimits.domainRecipientsPerHour",
+    "ingress.sendingLimits.domainRecipientsPerDay",
     "delivery.port",
     "delivery.connectionsPerDestinationMax",
     "delivery.messagesPerConnectionMax",
@@ -51,13 +55,97 @@ const LIVE: [&str; 30] = [
     "delivery.connectTimeoutSeconds",
     "delivery.allowPrivateAddresses",
     "delivery.tlsCaFile",
-    "delivery.retry",
+    "delivery.gatewayPasswordsDir",
+    "delivery.retry.intervalsSeconds",
+    "delivery.retry.repeatSeconds",
+    "delivery.retry.jitterPercent",
+    "delivery.retry.expireSeconds",
+    "delivery.retry.bounceExpireSeconds",
+    "delivery.retry.delayNoticeSeconds",
+    "delivery.sources",
     "delivery.routes",
     "mda.retry",
     "log.filter",
     // Of programs that are started anew each time.
     "secrets.publicKeys",
     "secrets.compareKey",
+];
+
+/// Fields that a process with one of these roles reads at its start, and sections that all do. Who
+/// has none of them does not read the field, or takes it up.
+const AT_START: [(&[Role], &[&str]); 5] = [
+    (
+        &Role::ALL,
+        &[
+            "hostname",
+            "dataDir",
+            "domainsDir",
+            "domainsFrom",
+            "postmaster",
+            // When what nobody refers to is deleted depends on it.
+            "ingress.limits.contentTotalSeconds",
+            // How long an attempt may take to finish is the same.
+            "ingress.stopGraceSeconds",
+            "queue",
+            "jetstream",
+            "history",
+            "secrets.privateKeys",
+            "srs",
+            "resolver",
+            "http",
+            "admin",
+            "log.format",
+            "telemetry",
+        ],
+    ),
+    (
+        &[Role::Ingress],
+        &[
+            "ingress.listeners",
+            "ingress.tls.selfSignedDirectory",
+            "ingress.tls.reloadSeconds",
+            "ingress.limits.connectionsMax",
+            "ingress.limits.memoryBudgetBytes",
+            "ingress.limits.memoryPerClientBytes",
+            "ingress.limits.memoryWaitSeconds",
+        ],
+    ),
+    (
+        // Dovecot's logins are limited as those of submission.
+        &[Role::Ingress, Role::Mda],
+        &[
+            "ingress.auth.parallelism",
+            "ingress.auth.waitingMax",
+            "ingress.auth.failureDelaySeconds",
+            "ingress.auth.failuresPerClientMax",
+            "ingress.auth.failureWindowSeconds",
+        ],
+    ),
+    (
+        &[Role::Worker],
+        &[
+            "delivery.connectionsMax",
+            "delivery.idleConnectionSeconds",
+            "delivery.probeIntervalSecondsMax",
+        ],
+    ),
+    (
+        &[Role::Mda],
+        &[
+            // Those of an LMTP server.
+            "delivery.timeouts.greetingSeconds",
+            "delivery.timeouts.commandSeconds",
+            "delivery.timeouts.mailSeconds",
+            "delivery.timeouts.rcptSeconds",
+            "delivery.timeouts.dataSeconds",
+            "delivery.timeouts.blockSeconds",
+            "delivery.timeouts.finalDotSeconds",
+            "mda.directory",
+            "mda.lmtp",
+            "mda.deliveriesMax",
+            "dovecot.socket",
+        ],
+    ),
 ];
 
 /// Where a configuration is read from.
@@ -80,7 +168,8 @@ pub(crate) struct Setting {
 #[derive(Clone)]
 pub(crate) struct Live {
     pub(crate) ingress: Option<ingress::Live>,
-    pub(crate) delivery: Option<delivery::Live>,
+    /// The worker, and who asks the servers of gateway domains for the ingress.
+    pub(crate) delivery: Vec<delivery::Live>,
     pub(crate) mda: Option<mda::Live>,
     pub(crate) log: Filter,
 }
@@ -89,7 +178,7 @@ pub(crate) struct Live {
 struct Prepared {
     config: Config,
     ingress: Option<ingress::Change>,
-    delivery: Option<delivery::Change>,
+    delivery: Vec<delivery::Change>,
     mda: Option<mda::Change>,
     /// Fields that are not as they were.
     changed: Vec<String>,
@@ -98,12 +187,12 @@ struct Prepared {
 impl Live {
     fn prepare(&self, config: Config, changed: Vec<String>) -> anyhow::Result<Prepared> {
         let ingress = self.ingress.as_ref().map(|live| live.prepare(&config.ingress));
-        let delivery = self.delivery.as_ref().map(|live| live.prepare(config.delivery.clone()));
+        let delivery = self.delivery.iter().map(|live| live.prepare(config.delivery.clone()));
         let retry = &config.delivery.retry;
         let mda = self.mda.as_ref().map(|live| live.prepare(&config.mda, retry));
         let (ingress, delivery, mda) = (
             ingress.transpose().context("ingress")?,
-            delivery.transpose().context("delivery")?,
+            delivery.collect::<Result<_, _>>().context("delivery")?,
             mda.transpose().context("mda")?,
         );
         Ok(Prepared { config, ingress, delivery, mda, changed })
@@ -115,7 +204,7 @@ impl Live {
         if let Some(change) = ingress {
             change.apply();
         }
-        if let Some(change) = delivery {
+        for change in delivery {
             change.apply();
         }
         if let Some(change) = mda {
@@ -170,16 +259,19 @@ fn compare(path: &str, old: &Value, new: &Value, changed: &mut Vec<String>) {
 
 /// Whether a process with these roles takes up a field, or has nothing to do with it.
 fn is_live(field: &str, roles: &[Role]) -> bool {
-    let is_in = |section: &str| {
-        field.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    let reads = |(readers, fields): &(&[Role], &[&str])| {
+        fields.iter().any(|it| is_in(field, it)) && readers.iter().any(|it| roles.contains(it))
     };
-    let has = |role| roles.contains(&role);
-    // How long a message may take to come says when what nobody refers to is deleted.
-    let is_for_all = is_in("ingress.limits.contentTotalSeconds");
-    let is_foreign = !is_for_all && is_in("ingress") && !has(Role::Ingress)
-        || is_in("mda") && !has(Role::Mda)
-        || is_in("delivery") && !is_in("delivery.timeouts") && !has(Role::Worker);
-    is_foreign || LIVE.into_iter().any(is_in)
+    !AT_START.iter().any(reads) && all_fields().any(|it| is_in(field, it))
+}
+
+/// All that there are.
+fn all_fields() -> impl Iterator<Item = &'static str> {
+    LIVE.into_iter().chain(AT_START.into_iter().flat_map(|(_, fields)| fields.iter().copied()))
+}
+
+fn is_in(field: &str, section: &str) -> bool {
+    field.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// What came of the last reload, as Prometheus tells it of itself.
@@ -349,45 +441,70 @@ mod tests {
         );
     }
 
-    #[test]
-    fn every_field_that_is_live_is_a_field() {
-        let dir = tempfile::tempdir().unwrap();
-        let all = serde_json::to_value(config(dir.path(), "")).unwrap();
-        for field in LIVE {
-            let pointer = format!("/{}", field.replace('.', "/"));
-            assert!(all.pointer(&pointer).is_some(), "{field}");
+    /// The names of all fields that are no sections.
+    fn leaves(path: &str, value: &Value, found: &mut Vec<String>) {
+        match value.as_object().filter(|section| !section.is_empty()) {
+            Some(section) => section.iter().for_each(|(name, value)| {
+                let dot = if path.is_empty() { "" } else { "." };
+                leaves(&format!("{path}{dot}{name}"), value, found);
+            }),
+            None => found.push(path.to_owned()),
         }
+    }
+
+    /// A new field has to be said to be one or the other, or it comes with a section that is read
+    /// at the start of every process.
+    #[test]
+    fn every_field_is_taken_up_or_read_at_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let (all, mut fields) = (serde_json::to_value(config(dir.path(), "")).unwrap(), vec![]);
+        leaves("", &all, &mut fields);
+        for field in &fields {
+            let named: Vec<_> = all_fields().filter(|it| is_in(field, it)).collect();
+            assert_eq!(named.len(), 1, "{field} is to be named once: {named:?}");
+        }
+        let is_for_all = |name: &str| AT_START[0].1.contains(&name);
+        for name in all_fields() {
+            let is_there = match is_for_all(name) {
+                true => all.pointer(&format!("/{}", name.replace('.', "/"))).is_some(),
+                false => fields.iter().any(|field| field == name),
+            };
+            assert!(is_there, "{name} is no field");
+        }
+        assert_eq!(AT_START[0].0, Role::ALL);
     }
 
     #[test]
     fn what_needs_a_restart() {
-        let live: [(&str, &[Role]); 8] = [
-            ("ingress.limits.recipientsMax", &Role::ALL),
-            ("delivery.retry.expireSeconds", &Role::ALL),
-            ("log.filter", &[Role::Mda]),
-            ("ingress.listeners", &[Role::Worker, Role::Mda]),
-            ("mda.directory", &[Role::Ingress]),
-            ("mda.lmtp.address", &[Role::Worker]),
-            ("delivery.connectionsMax", &[Role::Mda]),
-            ("ingress.tls.certificates", &[Role::Ingress]),
+        let (all, ingress) = (&Role::ALL[..], &[Role::Ingress][..]);
+        let (worker, mda) = (&[Role::Worker][..], &[Role::Mda][..]);
+        let cases: [(&str, &[&[Role]]); 21] = [
+            ("ingress.limits.recipientsMax", &[all, ingress, worker, mda]),
+            ("ingress.sendingLimits.domainRecipientsPerDay", &[all, ingress, worker, mda]),
+            ("ingress.tls.certificates", &[all, ingress, worker, mda]),
+            ("delivery.tlsCaFile", &[all, ingress, worker, mda]),
+            ("delivery.sources", &[all, ingress, worker, mda]),
+            ("delivery.retry.expireSeconds", &[all, ingress, worker, mda]),
+            ("mda.retry.expireSeconds", &[all, ingress, worker, mda]),
+            ("log.filter", &[all, ingress, worker, mda]),
+            ("ingress.listeners", &[worker, mda]),
+            ("ingress.auth.parallelism", &[worker]),
+            ("delivery.connectionsMax", &[ingress, mda]),
+            ("delivery.timeouts.dataSeconds", &[ingress, worker]),
+            ("mda.lmtp.address", &[ingress, worker]),
+            ("dovecot.socket", &[ingress, worker]),
+            ("hostname", &[]),
+            ("ingress.stopGraceSeconds", &[]),
+            ("ingress.limits.contentTotalSeconds", &[]),
+            ("queue.maxBytes", &[]),
+            ("jetstream.urls", &[]),
+            ("log.format", &[]),
+            ("delivery.portable", &[]),
         ];
-        for (field, roles) in live {
-            assert!(is_live(field, roles), "{field} {roles:?}");
-        }
-        let at_start: [(&str, &[Role]); 10] = [
-            ("hostname", &Role::ALL),
-            ("dataDir", &Role::ALL),
-            ("ingress.listeners", &Role::ALL),
-            ("ingress.limits.connectionsMax", &[Role::Ingress]),
-            ("ingress.limits.contentTotalSeconds", &[Role::Worker]),
-            ("delivery.timeouts.dataSeconds", &[Role::Mda]),
-            ("delivery.connectionsMax", &[Role::Worker]),
-            ("queue.maxBytes", &Role::ALL),
-            ("log.format", &[Role::Mda]),
-            ("delivery.portable", &[Role::Worker]),
-        ];
-        for (field, roles) in at_start {
-            assert!(!is_live(field, roles), "{field} {roles:?}");
+        for (field, takes_up) in cases {
+            for roles in [all, ingress, worker, mda] {
+                assert_eq!(is_live(field, roles), takes_up.contains(&roles), "{field} {roles:?}");
+            }
         }
     }
 }

@@ -273,6 +273,8 @@ struct Parts<'a> {
 /// The roles, bound and configured, and not yet working.
 struct Made {
     ingress: Option<ingress::Ingress>,
+    /// By which those who ask the servers of gateway domains for the ingress are changed.
+    call_ahead: Option<delivery::Live>,
     delivery: Option<delivery::Delivery>,
     mda: Option<mda::Mda>,
     dovecot: Option<dovecot::service::Service>,
@@ -290,11 +292,14 @@ impl RoleMetrics {
     }
 
     async fn make(self, parts: &Parts<'_>) -> anyhow::Result<Made> {
-        let bind = |metrics| bind_ingress(parts, metrics);
+        let inquirer = self.ingress.is_some().then(|| make_inquirer(parts)).transpose()?;
+        let call_ahead = inquirer.as_ref().map(delivery::Inquirer::live);
+        let bind = |(metrics, inquirer)| bind_ingress(parts, inquirer, metrics);
         let deliver = |metrics| make_delivery(parts, metrics);
         let store = |metrics| make_mda(parts, metrics);
         let mut made = Made {
-            ingress: self.ingress.map(bind).transpose()?,
+            ingress: self.ingress.zip(inquirer).map(bind).transpose()?,
+            call_ahead,
             delivery: self.delivery.map(deliver).transpose()?,
             mda: self.mda.map(store).transpose()?,
             dovecot: None,
@@ -309,9 +314,10 @@ impl RoleMetrics {
 impl Made {
     /// What of the configuration can be changed while they work.
     fn live(&self, filter: &Filter) -> Live {
+        let worker = self.delivery.as_ref().map(delivery::Delivery::live);
         Live {
             ingress: self.ingress.as_ref().map(ingress::Ingress::live),
-            delivery: self.delivery.as_ref().map(delivery::Delivery::live),
+            delivery: worker.into_iter().chain(self.call_ahead.clone()).collect(),
             mda: self.mda.as_ref().map(mda::Mda::live),
             log: filter.clone(),
         }
@@ -413,16 +419,25 @@ fn log_admin(error: &std::io::Error) {
     tracing::error!(event = "admin_failed", %error, "operators cannot reach the queue");
 }
 
-fn bind_ingress(parts: &Parts<'_>, metrics: ingress::Metrics) -> anyhow::Result<ingress::Ingress> {
-    let Parts { config, queue, domains, fullness, accounts, resolver, srs } = parts;
-    let inquirer =
-        delivery::Inquirer::new(config.delivery.clone(), Arc::clone(resolver), config.host()?);
+/// Who asks the servers of gateway domains.
+fn make_inquirer(parts: &Parts<'_>) -> anyhow::Result<delivery::Inquirer> {
+    let Parts { config, resolver, .. } = parts;
+    delivery::Inquirer::new(config.delivery.clone(), Arc::clone(resolver), config.host()?)
+        .map_err(|error| refused("delivery")(&error))
+}
+
+fn bind_ingress(
+    parts: &Parts<'_>,
+    inquirer: delivery::Inquirer,
+    metrics: ingress::Metrics,
+) -> anyhow::Result<ingress::Ingress> {
+    let Parts { config, queue, domains, fullness, accounts, srs, .. } = parts;
     let services = ingress::Services {
         queue: Arc::clone(queue),
         domains: domains.table.clone(),
         absence: domains.absence(),
         full: fullness.heard.clone(),
-        call_ahead: Arc::new(inquirer.map_err(|error| refused("delivery")(&error))?),
+        call_ahead: Arc::new(inquirer),
         logins: domains.logins(),
         pool: accounts.pool.clone(),
         last_uses: accounts.last_uses.clone(),

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use delivery::{Config, Inquirer};
+use delivery::{Config, Inquirer, SourceConfig};
 use domains::{Absence, Answer, CallAhead, Settings, Table};
 use mail_types::{Domain, Host, Mailbox};
 
 use crate::peer::{Act, Peer, Script, say, say_and_close};
 use crate::tls::{HOST, identity, offering};
-use crate::world::{CONTENT, World, job};
+use crate::world::{CONTENT, World, job, summary};
 
 const CLEAR: &str = "    tls: {mode: opportunistic}\n";
 
@@ -28,6 +28,15 @@ fn table(hosts: &[String], more: &str) -> Arc<Table> {
 
 fn compile(text: &str) -> Arc<Table> {
     Arc::new(Table::from_yaml([("t", text)], &Settings::default()).unwrap())
+}
+
+/// `there.example` with mailboxes here.
+fn with_mailboxes() -> Arc<Table> {
+    compile(
+        "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {name: there}\nspec:\n  \
+         domain: there.example\n  \
+         inbound: {aliases: [{match: postmaster, to: [x@other.example]}]}\n",
+    )
 }
 
 fn in_clear(peers: &[&Peer]) -> Arc<Table> {
@@ -120,15 +129,34 @@ async fn waiting_mail_goes_where_the_table_says_now() {
     world.add(job(&["good@there.example"]), CONTENT);
     world.settled(2).await;
     assert_eq!((old.messages().len(), new.messages().len()), (1, 1));
-    let mailboxes = "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\n\
-                     metadata: {name: there}\nspec:\n  domain: there.example\n  inbound: \
-                     {aliases: [{match: postmaster, to: [x@other.example]}]}\n";
-    world.domains.store(Some(compile(mailboxes)));
+    world.domains.store(Some(with_mailboxes()));
     world.add(job(&["good@there.example"]), CONTENT);
     let (job, settlement) = world.settled(3).await.remove(2);
-    let summary = crate::world::summary(&job, &settlement);
+    let summary = summary(&job, &settlement);
     assert_eq!(summary.recipients, ["pending 451 4.3.5"], "{}", summary.reply);
     world.stop().await;
+}
+
+/// The domain was a stranger's when the mail was accepted.
+#[tokio::test]
+async fn a_connection_to_its_exchanger_is_not_used_for_a_domain_that_has_mailboxes_by_now() {
+    let peer = Peer::start(Script::default()).await;
+    let mut world = World::with_routes(vec![]);
+    world.config.idle_connection_seconds = 60;
+    world.config.port = peer.address.port();
+    world.config.allow_private_addresses = true;
+    world.dns.set_mx("there.example", Err(resolve::LookupError::NoRecords));
+    world.dns.set_addresses("there.example", Ok(vec![peer.address.ip()]));
+    world.add(job(&["good@there.example"]), CONTENT);
+    world.start();
+    world.settled(1).await;
+    world.domains.store(Some(with_mailboxes()));
+    world.add(job(&["good@there.example"]), CONTENT);
+    let (job, settlement) = world.settled(2).await.remove(1);
+    let summary = summary(&job, &settlement);
+    assert_eq!(summary.recipients, ["pending 451 4.3.5"], "{}", summary.reply);
+    world.stop().await;
+    assert_eq!(peer.messages().len(), 1);
 }
 
 struct Unproven;
@@ -205,4 +233,35 @@ async fn its_server_is_asked_about_recipients() {
     }
     let nobody = "127.0.0.77:9".parse().unwrap();
     assert!(matches!(ask(nobody, "good@there.example").await, Answer::Unreachable(_)));
+}
+
+#[tokio::test]
+async fn questions_are_put_by_the_configuration_in_force() {
+    let identity = identity();
+    let peer = Peer::start_tls(offering(), identity.acceptor.clone()).await;
+    let resolver = Arc::new(resolve::Fake::default());
+    resolver.set_addresses(HOST, Ok(vec![peer.address.ip()]));
+    let us = Host::parse("us.example").unwrap();
+    let inquirer = Inquirer::new(Config::default(), resolver.clone(), us.clone()).unwrap();
+    let table = table(&[format!("{HOST}:{}", peer.address.port())], "");
+    let gateway = table.gateway(&Domain::parse("there.example").unwrap()).unwrap();
+    let good = Mailbox::parse("good@there.example").unwrap();
+    let answer = inquirer.ask(gateway, &good).await;
+    assert!(matches!(answer, Answer::Unreachable(_)), "not trusted: {answer:?}");
+    let trusting =
+        Config { tls_ca_file: Some(identity.pem.path().to_owned()), ..Config::default() };
+    let change = inquirer.live().prepare(trusting.clone()).unwrap();
+    let answer = inquirer.ask(gateway, &good).await;
+    assert!(matches!(answer, Answer::Unreachable(_)), "not in force yet: {answer:?}");
+    change.apply();
+    let answer = inquirer.ask(gateway, &good).await;
+    assert!(matches!(answer, Answer::Taken { .. }), "{answer:?}");
+
+    // An address of another machine.
+    let sources =
+        vec![SourceConfig { address: "192.0.2.1".parse().unwrap(), name: "out.example".into() }];
+    let elsewhere = Config { sources, ..trusting };
+    let refused = inquirer.live().prepare(elsewhere.clone()).err().unwrap().to_string();
+    assert!(refused.starts_with("sources[0].address: "), "{refused}");
+    assert!(Inquirer::new(elsewhere, resolver, us).is_err());
 }
