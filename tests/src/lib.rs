@@ -10,6 +10,7 @@ pub mod browser;
 pub mod client;
 pub mod collector;
 pub mod contract;
+pub mod crowd;
 pub mod dns;
 pub mod dovecot;
 pub mod exchange;
