@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail, ensure};
 use async_nats::jetstream;
 use bytes::Bytes;
 use futures::TryStreamExt;
-use mail_types::QueueId;
+use mail_types::{Host, Mailbox, QueueId, Recipient};
 use queue::{
-    ActResult, Action, ContentError, Disposition, Filter, HopKind, Job, Phase, Queue, SettleError,
-    Wait,
+    ActResult, Action, ContentError, Disposition, Filter, Head, HopKind, Job, NewJob, NextHop,
+    Phase, Queue, SettleError, Wait,
 };
 use queue_jetstream::{Config, JetQueue};
 use tests::jet;
@@ -147,6 +147,56 @@ async fn purge(context: &jetstream::Context, prefix: &str) -> Result<()> {
     let names: Vec<String> = context.stream_names().try_collect().await?;
     for name in names.iter().filter(|name| name.starts_with(prefix)) {
         context.get_stream(name).await?.purge().await?;
+    }
+    Ok(())
+}
+
+/// Flips a bit of the only message in the intakes: of its last inline octet, or, if there is none,
+/// of the checksum.
+async fn damage(context: &jetstream::Context) -> Result<()> {
+    let names: Vec<String> = context.stream_names().try_collect().await?;
+    for name in names.iter().filter(|name| name.starts_with("intake-")) {
+        let mut stream = context.get_stream(name).await?;
+        let state = stream.info().await?.state.clone();
+        if state.messages == 0 {
+            continue;
+        }
+        let message = stream.get_raw_message(state.first_sequence).await?;
+        stream.purge().await?;
+        let mut record = message.payload.to_vec();
+        *record.last_mut().context("an empty record")? ^= 1;
+        context.publish(message.subject, record.into()).await?.await?;
+    }
+    Ok(())
+}
+
+/// Who asks for the content of a message is not shown the beginning of what is known to be damaged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_octet_is_shown_of_content_that_cannot_be_whole() -> Result<()> {
+    let server = Server::start().await?;
+    let context = context(&server).await?;
+    // Of the last nothing is inline, and its first chunk is as it was.
+    for (number, size) in [0, 4, 1_000_000].into_iter().enumerate() {
+        let config = jet::config(vec![server.url()], vec![server.monitor_url()]);
+        let sender = jet::open(config, &[]).await?;
+        let mut draft = mail::draft(&sender, vec![b'x'; size].into()).await?;
+        let recipient = Recipient::new(Mailbox::parse("u@bad.example")?);
+        let job = NewJob::new(NextHop::smtp(&Host::parse("bad.example")?), vec![recipient]);
+        draft.commit(Head::default(), vec![job]).await?;
+        sender.close().await;
+        damage(&context).await?;
+
+        let queue = open(&server).await?;
+        queue.caught_up().await?;
+        match queue.content(draft.id()).await {
+            Err(ContentError::Damaged(_)) => {}
+            Ok(content) => bail!("{number}: content of {:?} octets", content.map(|c| c.size)),
+            Err(error) => bail!("{number}: {error}"),
+        }
+        let filter = Filter::default();
+        let acted: Vec<_> = queue.act(filter, Action::CancelSilently).try_collect().await?;
+        ensure!(acted.len() == 1, "{number}: {acted:?}");
+        queue.close().await;
     }
     Ok(())
 }

@@ -9,7 +9,6 @@ use futures::stream::{self, BoxStream};
 use mail_types::QueueId;
 use queue::ContentError;
 use queue::contract::Cause;
-use queue::stored::StoredMessage;
 use tokio::task::{JoinError, JoinSet};
 
 use crate::broker::{Broker, Publish, PublishError};
@@ -187,49 +186,46 @@ pub(crate) async fn read_manifest(
     broker.read(&body_stream(place.stream), place.sequence, decode).await
 }
 
+/// The inline octets of content of so many octets, if what is inline and the chunks can be it.
+pub(crate) fn checked(size: u64, inline: &Section, chunks: &Chunks) -> Result<Bytes, ContentError> {
+    let parts: u64 = chunks.parts.iter().map(|part| u64::from(part.octets)).sum();
+    let fault = match (inline.is_intact, inline.octets.len() as u64 + parts == size) {
+        (true, true) => return Ok(inline.octets.clone()),
+        (false, _) => "its content is not what was written",
+        (true, false) => "its parts do not add up to its size",
+    };
+    Err(ContentError::Damaged(fault.into()))
+}
+
 /// Content: what is inline and then the chunks, each checked as it is read.
 pub(crate) fn content(
     broker: &Broker,
-    message: &StoredMessage,
-    inline: Section,
+    inline: Bytes,
     chunks: Chunks,
-) -> queue::Content {
-    let parts: u64 = chunks.parts.iter().map(|part| u64::from(part.octets)).sum();
-    let size = message.size();
-    let fault = match (inline.is_intact, inline.octets.len() as u64 + parts == size) {
-        (true, true) => None,
-        (false, _) => Some("its content is not what was written"),
-        (true, false) => Some("its parts do not add up to its size"),
-    };
-    if let Some(fault) = fault {
-        let damaged = ContentError::Damaged(fault.into());
-        return queue::Content { size, chunks: stream::once(async { Err(damaged) }).boxed() };
-    }
+) -> BoxStream<'static, Result<Bytes, ContentError>> {
     let stream_name: Arc<str> = body_stream(chunks.stream).into();
     let broker = broker.clone();
-    let inline = stream::iter(pieces(inline.octets).into_iter().map(Ok));
+    let inline = stream::iter(pieces(inline).into_iter().map(Ok));
     let rest = stream::iter(chunks.parts).then(move |chunk| {
         let (broker, stream_name) = (broker.clone(), Arc::clone(&stream_name));
         async move { read_chunk(&broker, &stream_name, chunk).await }
     });
-    queue::Content { size, chunks: until_error(inline.chain(rest).boxed()) }
+    until_error(inline.chain(rest).boxed())
 }
 
-/// The octets of content from `at` on, as many as are together.
+/// The octets of content from `at` on, as many as are together; none at its end.
 pub(crate) async fn piece(
     broker: &Broker,
-    inline: &Section,
+    inline: Bytes,
     chunks: &Chunks,
     at: u64,
 ) -> Result<Bytes, ContentError> {
     let offset = usize::try_from(at).unwrap_or(usize::MAX);
-    if offset < inline.octets.len() {
-        let what = "its content is not what was written";
-        let intact = inline.is_intact.then(|| inline.octets.slice(offset..));
-        let mut octets = intact.ok_or_else(|| ContentError::Damaged(what.into()))?;
+    if offset < inline.len() {
+        let mut octets = inline.slice(offset..);
         return Ok(octets.split_to(octets.len().min(CHUNK)));
     }
-    let mut before = inline.octets.len() as u64;
+    let mut before = inline.len() as u64;
     for &chunk in &chunks.parts {
         let end = before + u64::from(chunk.octets);
         if at < end {
@@ -238,7 +234,7 @@ pub(crate) async fn piece(
         }
         before = end;
     }
-    Err(ContentError::Damaged("its parts do not add up to its size".into()))
+    Ok(Bytes::new())
 }
 
 /// At most 1 MiB each.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream;
 use queue::contract::Cause;
 use queue::stored::{StoredMessage, StoredState};
 use queue::{Content, ContentError, JobId, Phase, QueueError};
@@ -70,25 +72,27 @@ impl Source {
         }
     }
 
-    fn parts(&self) -> (Section, &Chunks) {
-        match self {
-            Self::Arrival(arrival) => (arrival.inline.clone(), &arrival.chunks),
-            Self::Manifest(manifest) => (Section::NONE, &manifest.chunks),
-        }
+    /// What is inline, and what comes after it, if together they can be the content.
+    fn parts(&self) -> Result<(Bytes, &Chunks), ContentError> {
+        let (inline, chunks) = match self {
+            Self::Arrival(arrival) => (&arrival.inline, &arrival.chunks),
+            Self::Manifest(manifest) => (&Section::NONE, &manifest.chunks),
+        };
+        Ok((body::checked(self.message().size(), inline, chunks)?, chunks))
     }
 
     pub(crate) fn content(&self, shared: &Shared) -> Content {
-        let (inline, chunks) = self.parts();
-        body::content(&shared.broker, self.message(), inline, chunks.clone())
+        let chunks = match self.parts() {
+            Ok((inline, chunks)) => body::content(&shared.broker, inline, chunks.clone()),
+            Err(damaged) => stream::once(async { Err(damaged) }).boxed(),
+        };
+        Content { size: self.message().size(), chunks }
     }
 
     /// The octets from `at` on, as many as are together; none at the end.
     pub(crate) async fn piece(&self, shared: &Shared, at: u64) -> Result<Bytes, ContentError> {
-        if at >= self.message().size() {
-            return Ok(Bytes::new());
-        }
-        let (inline, chunks) = self.parts();
-        body::piece(&shared.broker, &inline, chunks, at).await
+        let (inline, chunks) = self.parts()?;
+        body::piece(&shared.broker, inline, chunks, at).await
     }
 }
 
