@@ -84,11 +84,82 @@ async fn waiting(shared: &Shared, lane: Lane) -> Result<Waiting, Cause> {
 }
 
 impl Index {
-    /// Messages of an intake that are in hand, or whose end is on its way.
+    /// Messages that servers count as waiting and that are in hand, or whose end is on its way.
     fn known(&self, door: Door, lane: Lane) -> u64 {
         let Lane::Partition(partition) = lane else { return 0 };
         let way = Way { partition, door };
-        let ending = self.ending.values().filter(|ending| ending.way == way).count();
-        (self.hand.filling(way).messages + ending) as u64
+        let ending = self.ending().filter(|ending| ending.way == way && !ending.is_heard);
+        (self.hand.filling(way).messages + ending.count()) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mail_types::TenantId;
+    use mail_types::{BodyType, Envelope, Host, Mailbox, Origin, QueueId, Recipient, ReversePath};
+    use queue::schedule::Schedule;
+    use queue::stored::StoredMessage;
+    use queue::{HopKind, NewJob, NextHop};
+
+    use super::*;
+    use crate::frame::Section;
+    use crate::hand::InHand;
+    use crate::record::{Arrival, Chunks};
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_795_388_895_042);
+
+    fn in_hand(way: Way) -> InHand {
+        let envelope = Envelope {
+            reverse_path: ReversePath::Null,
+            envid: None,
+            ret: None,
+            body: BodyType::EightBitMime,
+            smtputf8: false,
+            arrival: NOW,
+            expires: NOW + Duration::from_secs(3600),
+            tenant: TenantId::new("t"),
+            identity: None,
+            origin: Origin::Internal,
+            trace_parent: None,
+        };
+        let recipient = Recipient::new(Mailbox::parse("u@there.test").unwrap());
+        let next_hop = NextHop::smtp(&Host::Domain("there.test".parse().unwrap()));
+        let message = StoredMessage {
+            id: QueueId::new(NOW, 1),
+            envelope: Arc::new(envelope),
+            jobs: vec![NewJob::new(next_hop, vec![recipient])],
+            prefix_bytes: 0,
+            header_bytes: 0,
+            body_bytes: 0,
+        };
+        let (message, chunks) = (Arc::new(message), Chunks::default());
+        let arrival = Arc::new(Arrival { message, chunks, inline: Section::NONE });
+        InHand { arrival, way, subject: "in".into(), reply: "once".into(), copied: None }
+    }
+
+    /// Large messages are remembered until the leader says that they are gone, which takes minutes
+    /// when it is silent: what came meanwhile is work all the same.
+    #[test]
+    fn an_end_that_a_server_has_heard_of_hides_no_other_message() {
+        let mut index = Index::new(Schedule::new(Duration::from_secs(60)));
+        let partition = Partition::all(HopKind::Smtp, 1).next().unwrap();
+        let lane = Lane::Partition(partition);
+        let known = |index: &Index| index.known(Door::Outside, lane);
+        let way = Way { partition, door: Door::Outside };
+        let in_hand = in_hand(way);
+        let (id, reply) = (in_hand.arrival.message.id, in_hand.reply.clone());
+        index.insert_arrival(in_hand, NOW);
+        assert_eq!(known(&index), 1, "in hand");
+        index.end(id).unwrap();
+        assert_eq!(known(&index), 1, "on its way");
+        index.heard(id, &reply);
+        assert_eq!(known(&index), 0, "heard");
+        assert!(index.came_again(id, &"again".into()));
+        index.heard(id, &reply);
+        assert_eq!(known(&index), 1, "it came again: that end is on its way");
+        index.heard(id, &"again".into());
+        assert_eq!(known(&index), 0, "heard again");
     }
 }

@@ -9,6 +9,7 @@ use mail_types::{QueueId, TenantId, Timestamp};
 use queue::schedule::{Leased, NewEntry, Placement, Schedule, Usage, View};
 use queue::stored::StoredState;
 use queue::{JobId, NextHop, Wait};
+use tokio::sync::Notify;
 
 use crate::arriving::Arriving;
 use crate::hand::{Hand, InHand, Way};
@@ -36,11 +37,13 @@ impl Place {
     }
 }
 
-/// A message of an intake whose end no server has confirmed yet.
+/// A message of an intake that has ended, while it may come again.
 pub(crate) struct Ending {
     pub(crate) way: Way,
     /// Where its end is told.
     pub(crate) reply: Subject,
+    /// Whether a server has heard of it, and does not count it any more.
+    pub(crate) is_heard: bool,
 }
 
 /// When a job is looked at again whose partition is not certainly ours.
@@ -49,7 +52,9 @@ const NOT_OURS: Duration = Duration::from_secs(1);
 pub(crate) struct Index {
     pub(crate) schedule: Schedule<Place>,
     pub(crate) hand: Hand,
-    pub(crate) ending: HashMap<QueueId, Ending>,
+    ending: HashMap<QueueId, Ending>,
+    /// Told when a message is neither in hand nor ending any more.
+    pub(crate) left: Arc<Notify>,
     /// Jobs that we ended, with the sequence of their marks, until these have come back to us: a
     /// record that comes before is of the past.
     ended: HashMap<JobId, (Partition, u64)>,
@@ -69,6 +74,7 @@ impl Index {
             schedule,
             hand: Hand::default(),
             ending: HashMap::new(),
+            left: Arc::default(),
             ended: HashMap::new(),
             positions: HashMap::new(),
             arriving: Arriving::default(),
@@ -81,10 +87,47 @@ impl Index {
     /// hand or ending.
     pub(crate) fn came_again(&mut self, id: QueueId, reply: &Subject) -> bool {
         if let Some(ending) = self.ending.get_mut(&id) {
-            ending.reply = reply.clone();
+            (ending.reply, ending.is_heard) = (reply.clone(), false);
             return true;
         }
         self.hand.came_again(id, reply)
+    }
+
+    /// A message in hand has ended.
+    pub(crate) fn end(&mut self, id: QueueId) -> Option<InHand> {
+        let ended = self.hand.remove(id)?;
+        let ending = Ending { way: ended.way, reply: ended.reply.clone(), is_heard: false };
+        self.ending.insert(id, ending);
+        Some(ended)
+    }
+
+    /// A server has heard of an end at `reply`, unless the message has come again since.
+    pub(crate) fn heard(&mut self, id: QueueId, reply: &Subject) {
+        if let Some(ending) = self.ending.get_mut(&id) {
+            ending.is_heard |= ending.reply == *reply;
+        }
+    }
+
+    /// Where the end of a message is told, unless it is forgotten.
+    pub(crate) fn reply(&self, id: QueueId) -> Option<Subject> {
+        self.ending.get(&id).map(|ending| ending.reply.clone())
+    }
+
+    pub(crate) fn ending(&self) -> impl Iterator<Item = &Ending> {
+        self.ending.values()
+    }
+
+    /// The end of a message is confirmed, or nobody waits for it.
+    pub(crate) fn forget_end(&mut self, id: QueueId) {
+        self.ending.remove(&id);
+        self.left.notify_waiters();
+    }
+
+    /// A message in hand is another's, or ended elsewhere.
+    pub(crate) fn let_go(&mut self, id: QueueId) -> Option<InHand> {
+        let in_hand = self.hand.remove(id);
+        self.left.notify_waiters();
+        in_hand
     }
 
     /// Whether a message is in hand, or its end in the intake is not confirmed.

@@ -180,7 +180,7 @@ impl JetQueue {
     fn known(&self, door: Door) -> u64 {
         let index = self.shared.index();
         let in_hand = index.hand.messages().filter(|in_hand| in_hand.way.door == door).count();
-        let ending = index.ending.values().filter(|ending| ending.way.door == door).count();
+        let ending = index.ending().filter(|ending| ending.way.door == door).count();
         (in_hand + ending) as u64
     }
 

@@ -162,7 +162,7 @@ async fn damaged(shared: &Shared, token: LeaseToken, what: Box<str>) -> ContentE
     let is_in_intake = index.schedule.payload(job) == Some(&Place::Intake);
     // Without the lease it is not ours to forget.
     if is_in_intake && index.schedule.finish(&token).is_ok() {
-        index.hand.remove(job.message);
+        index.let_go(job.message);
         tracing::info!(id = %job, "it has ended elsewhere, and is forgotten here");
     }
     ContentError::Unavailable("the job has ended elsewhere".into())

@@ -23,7 +23,7 @@ use queue::stored::StoredState;
 use crate::body;
 use crate::broker::{self, Publish, PublishError};
 use crate::hand::InHand;
-use crate::index::{Ending, Place};
+use crate::index::Place;
 use crate::intake;
 use crate::names::{self, body_stream, job_subject};
 use crate::read::{ReadJob, Source};
@@ -87,18 +87,12 @@ pub(crate) async fn step(
 
 /// The message has ended in its intake; waits until a server has said so.
 pub(crate) async fn end_arrival(shared: &Arc<Shared>, message: QueueId) {
-    let ended = {
-        let mut index = shared.index();
-        let Some(ended) = index.hand.remove(message) else { return };
-        index.ending.insert(message, Ending { way: ended.way, reply: ended.reply.clone() });
-        ended
-    };
+    let Some(ended) = shared.index().end(message) else { return };
     if shared.closed.run_until_cancelled(acknowledge(shared, message)).await.is_none() {
         return;
     }
     if ended.copied.is_some() || ended.arrival.chunks.parts.is_empty() {
-        shared.index().ending.remove(&message);
-        return;
+        return shared.index().forget_end(message);
     }
     let mine = Arc::clone(shared);
     shared.tasks.spawn(async move { forget_arrival(&mine, &ended).await });
@@ -110,7 +104,7 @@ pub(crate) async fn end_arrival(shared: &Arc<Shared>, message: QueueId) {
 async fn forget_arrival(shared: &Shared, ended: &InHand) {
     let id = ended.arrival.message.id;
     let is_gone = shared.closed.run_until_cancelled(until_gone(shared, ended)).await;
-    shared.index().ending.remove(&id);
+    shared.index().forget_end(id);
     match is_gone {
         Some(true) => body::delete(&shared.broker, &ended.arrival.chunks).await,
         Some(false) | None => tracing::debug!(%id, "its content is left to the collector"),
@@ -137,10 +131,9 @@ async fn until_gone(shared: &Shared, ended: &InHand) -> bool {
 /// Tells the end of a message until a server has heard it: to whoever delivered it last.
 async fn acknowledge(shared: &Shared, message: QueueId) {
     loop {
-        let reply = shared.index().ending.get(&message).map(|ending| ending.reply.clone());
-        let Some(reply) = reply else { return };
+        let Some(reply) = shared.index().reply(message) else { return };
         match shared.broker.ack(&reply).await {
-            Ok(()) => return,
+            Ok(()) => return shared.index().heard(message, &reply),
             Err(error) => tracing::debug!(%error, "an acknowledgement is repeated"),
         }
         tokio::time::sleep(ACK_RETRY).await;

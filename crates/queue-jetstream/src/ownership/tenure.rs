@@ -184,7 +184,7 @@ fn forget(shared: &Arc<Shared>, partition: Partition, unless: &dyn Fn() -> bool)
             }
             index.schedule.remove(job.id);
             index.absent.remove(&job.id);
-            if let Some(in_hand) = index.hand.remove(job.id.message) {
+            if let Some(in_hand) = index.let_go(job.id.message) {
                 given_back.push(in_hand.reply);
             }
         }
