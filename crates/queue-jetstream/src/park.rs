@@ -3,6 +3,7 @@
 //! as deferred mail does.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +30,6 @@ const TOGETHER_REPLICATED: usize = 3;
 const ENDING_MAX: usize = 8;
 /// How often a window is looked at.
 const LOOK: Duration = Duration::from_millis(50);
-/// How often it is looked whether a message has ended.
-const LOOK_ENDED: Duration = Duration::from_millis(5);
 
 /// Parks what is too much, until told to stop.
 pub(crate) async fn run(shared: Arc<Shared>, way: Way, stop: CancellationToken) {
@@ -43,27 +42,53 @@ pub(crate) async fn run(shared: Arc<Shared>, way: Way, stop: CancellationToken) 
                 tokio::time::sleep(LOOK).await;
                 continue;
             }
-            let parked = stream::iter(jobs).map(|job| park(&shared, job, &turns));
-            parked.buffer_unordered(ENDING_MAX).collect::<Vec<()>>().await;
+            let ended = |job: JobId| ended(&shared, job.message);
+            in_turns(jobs, &turns, |job| park(&shared, job), ended).await;
             shared.changed.notify_waiters();
         }
     };
     shared.closed.run_until_cancelled(stop.run_until_cancelled(work)).await;
 }
 
-async fn park(shared: &Arc<Shared>, job: JobId, turns: &Semaphore) {
-    let turn = turns.acquire().await;
-    let parked = act::park(shared, job).await;
-    drop(turn);
-    match parked {
-        Ok(true) => {
-            shared.metrics.parked.inc();
-            while shared.index().is_in_intake(job.message) {
-                tokio::time::sleep(LOOK_ENDED).await;
-            }
+/// Parks jobs, as many at once as there are turns, and waits until those that were parked have
+/// `ended`, [`ENDING_MAX`] in all.
+async fn in_turns<P: Future<Output = bool>, E: Future<Output = ()>>(
+    jobs: Vec<JobId>,
+    turns: &Semaphore,
+    park: impl Fn(JobId) -> P,
+    ended: impl Fn(JobId) -> E,
+) {
+    let (park, ended) = (&park, &ended);
+    let parked = stream::iter(jobs).map(|job| async move {
+        let turn = turns.acquire().await;
+        let is_parked = park(job).await;
+        drop(turn);
+        if is_parked {
+            ended(job).await;
         }
-        Ok(false) => {}
-        Err(error) => tracing::debug!(%job, %error, "not parked"),
+    });
+    parked.buffer_unordered(ENDING_MAX).collect::<Vec<()>>().await;
+}
+
+/// Whether it was.
+async fn park(shared: &Arc<Shared>, job: JobId) -> bool {
+    let parked = act::park(shared, job).await;
+    let parked = parked.inspect_err(|error| tracing::debug!(%job, %error, "not parked"));
+    let is_parked = parked.unwrap_or(false);
+    shared.metrics.parked.inc_by(u64::from(is_parked));
+    is_parked
+}
+
+/// Waits until a message is not in its intake any more, as far as we know.
+async fn ended(shared: &Shared, message: QueueId) {
+    let left = Arc::clone(&shared.index().left);
+    loop {
+        let mut left = pin!(left.notified());
+        left.as_mut().enable();
+        if !shared.index().is_in_intake(message) {
+            return;
+        }
+        left.await;
     }
 }
 
@@ -128,7 +153,47 @@ fn level(shares: &[usize], room: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt;
+    use mail_types::Timestamp;
+
     use super::*;
+
+    /// How many there are at once, and were at most.
+    #[derive(Default)]
+    struct Gauge {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    impl Gauge {
+        async fn during(&self, time: Duration) {
+            let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(now, Ordering::SeqCst);
+            tokio::time::sleep(time).await;
+            self.now.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_are_parked_at_once_and_not_many_more_end() {
+        let (parking, ending) = (Gauge::default(), Gauge::default());
+        let message = |n| QueueId::new(Timestamp::from_unix_ms(1_795_388_895_042), n);
+        let jobs = (0..50).map(|n| JobId { message: message(n), index: 0 }).collect();
+        let park = |job: JobId| {
+            let parking = parking.during(Duration::from_secs(1));
+            // The last is somebody else's by then.
+            parking.map(move |()| job.message != message(49))
+        };
+        let ended = |_| ending.during(Duration::from_secs(60));
+        let began = tokio::time::Instant::now();
+        in_turns(jobs, &Semaphore::new(TOGETHER), park, ended).await;
+        assert_eq!(parking.most.load(Ordering::SeqCst), TOGETHER);
+        assert_eq!(ending.most.load(Ordering::SeqCst), ENDING_MAX);
+        let rounds = 49 / ENDING_MAX as u64;
+        assert!(began.elapsed() >= Duration::from_secs(60 * rounds), "{:?}", began.elapsed());
+    }
 
     #[test]
     fn those_who_have_most_give_way() {
