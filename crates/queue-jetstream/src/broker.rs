@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::DirectGetErrorKind;
+use async_nats::jetstream::stream::{self, DirectGetErrorKind};
 use async_nats::{Client, Request, RequestError, Subject};
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -146,8 +146,7 @@ impl Broker {
     pub(crate) async fn has(&self, stream: &str, subject: &str) -> Result<bool, Cause> {
         let handle = self.context.get_stream_no_info(stream).await?;
         let mut subjects = handle.info_with_subjects(subject).await?;
-        // Without a leader any member answers, for itself.
-        if subjects.info.cluster.as_ref().is_some_and(|cluster| cluster.leader.is_none()) {
+        if is_leaderless(&subjects.info) {
             return Err("the stream has no leader".into());
         }
         Ok(subjects.try_next().await?.is_some())
@@ -168,9 +167,49 @@ impl Broker {
     }
 }
 
+/// Without a leader any member answers what a stream has, for itself.
+fn is_leaderless(info: &stream::Info) -> bool {
+    info.cluster.as_ref().is_some_and(|cluster| cluster.leader.is_none())
+}
+
 /// `$JS.ACK.STREAM` of `$JS.ACK.STREAM.CONSUMER.…`: an acknowledgement is a write to the stream,
 /// which loses the message by it.
 fn stream_of(reply: &str) -> &str {
     let mut dots = reply.match_indices('.').map(|(at, _)| at);
     dots.nth(2).map_or(reply, |end| &reply[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As nats-server 2.15.2 writes it, shortened.
+    const INFO: &str = r#"{
+        "config": {"name": "intake-s0", "subjects": ["in.s0.>"], "retention": "workqueue",
+            "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_age": 0, "discard": "new",
+            "max_msgs_per_subject": -1, "max_msg_size": -1, "storage": "file",
+            "num_replicas": 3, "duplicate_window": 120000000000},
+        "created": "2026-11-29T12:00:00Z",
+        "state": {"messages": 0, "bytes": 0, "first_seq": 0, "last_seq": 0, "consumer_count": 1,
+            "first_ts": "0001-01-01T00:00:00Z", "last_ts": "0001-01-01T00:00:00Z"},
+        "cluster": CLUSTER
+    }"#;
+
+    /// A member that has lost the leader may have forgotten a message that is there.
+    #[test]
+    fn what_a_stream_without_a_leader_has_is_not_believed() {
+        for (cluster, is) in [
+            (r#"{"name": "nats", "leader": "n0", "replicas": []}"#, false),
+            (
+                r#"{"name": "nats", "replicas": [{"name": "n1", "current": false, "active": 0}]}"#,
+                true,
+            ),
+            // A server that is alone is no cluster.
+            ("null", false),
+        ] {
+            let info: stream::Info =
+                serde_json::from_str(&INFO.replace("CLUSTER", cluster)).unwrap();
+            assert_eq!(is_leaderless(&info), is, "{cluster}");
+        }
+    }
 }
