@@ -5,6 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use async_nats::jetstream;
 use serde_json::Value;
 use tests::client::Client;
 use tests::mesh::{Mesh, Size};
@@ -141,6 +142,35 @@ async fn while_the_servers_are_away_nothing_is_sent() -> Result<()> {
     wait::until("mail to be accepted again", LIMIT, async || {
         let mut client = log_in(&mesh.ingresses[0]).await.ok()?;
         (send(&mut client).await.ok()?.0 == 250).then_some(())
+    })
+    .await?;
+    mesh.stop(LIMIT).await
+}
+
+/// The bucket of last uses may be about to be restored: an ingress waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_ingress_makes_the_bucket_of_last_uses() -> Result<()> {
+    let (dir, sink) = (tempfile::tempdir()?, Sink::start().await?);
+    let mut mesh = mesh(dir.path(), &sink).await?;
+    let context = jetstream::new(async_nats::connect(mesh.servers.urls()).await?);
+    let find = async || context.get_stream("KV_logins").await.ok().map(drop);
+    wait::until("the bucket", LIMIT, find).await?;
+    mesh.workers[0].stop(LIMIT).await?;
+    mesh.mda.stop(LIMIT).await?;
+    context.delete_stream("KV_logins").await?;
+    log_in(&mesh.ingresses[0]).await?;
+    wait::until("a use that waits", LIMIT, async || {
+        let log = mesh.ingresses[0].log().ok()?;
+        log.iter().any(|line| line["event"] == "last_uses_wait").then_some(())
+    })
+    .await?;
+    ensure!(find().await.is_none(), "an empty bucket was made");
+    mesh.workers[0].start().await?;
+    mesh.mda.start().await?;
+    wait::until("the bucket again", LIMIT, find).await?;
+    // It is tried again within a minute.
+    wait::until("the last use", 2 * LIMIT, async || {
+        passwords(&mesh.ingresses[1]).await.ok()?[0]["lastUse"].is_i64().then_some(())
     })
     .await?;
     mesh.stop(LIMIT).await

@@ -134,13 +134,13 @@ const CELLS: &[(&str, &str, &str)] = &[
     ("wm", "SUB", "postrider.owner.x"),
     ("wma", "PUB", "postrider.answer.x"),
     ("wma", "SUB", "postrider.answer.x"),
-    // What those who log in have sent, and when: of no concern to others.
+    // What those who log in have sent, and when passwords were used: of no concern to others.
     ("i", "PUB", "$KV.sending.m.alice=40local_test"),
-    ("i", "PUB", "$KV.logins.alice=40local_test"),
+    ("im", "PUB", "$KV.logins.alice=40local_test"),
     ("i", "PUB", "$JS.API.STREAM.MSG.GET.KV_sending"),
-    ("i", "PUB", "$JS.API.STREAM.MSG.GET.KV_logins"),
+    ("im", "PUB", "$JS.API.STREAM.MSG.GET.KV_logins"),
     ("i", "PUB", "$JS.API.STREAM.CREATE.KV_sending"),
-    ("i", "PUB", "$JS.API.STREAM.CREATE.KV_logins"),
+    ("wm", "PUB", "$JS.API.STREAM.CREATE.KV_logins"),
     ("", "PUB", "$JS.API.STREAM.PURGE.KV_sending"),
     ("", "PUB", "$JS.API.STREAM.DELETE.KV_sending"),
     // The domain table.

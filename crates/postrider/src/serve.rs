@@ -201,6 +201,7 @@ impl Opening {
             opening: self,
             backend,
             fullness,
+            accounts,
             made,
             reloader,
             http_address,
@@ -329,6 +330,7 @@ struct Process {
     opening: Opening,
     backend: Backend,
     fullness: Fullness,
+    accounts: Accounts,
     made: Made,
     reloader: Reloader,
     http_address: SocketAddr,
@@ -381,6 +383,7 @@ impl Process {
             roles.spawn(with_table(domains.clone(), leave.clone(), run));
         }
         roles.spawn(self.fullness.carry(leave.clone()));
+        roles.spawn(self.accounts.prepare(leave.clone()));
         if let Some(dovecot) = self.made.dovecot {
             roles.spawn(dovecot.serve(leave.clone()));
         }

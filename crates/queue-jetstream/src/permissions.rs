@@ -107,18 +107,18 @@ const PUBLISH: Rows = &[
     // What became of mail: each process knows what it did itself.
     (&[Worker, Mda], &["postrider.everybody"]),
     (&[Admin], &["$JS.API.STREAM.MSG.GET.KV_own"]),
-    // What those who log in have sent, and when.
+    // What those who log in have sent.
     (
         &[Ingress],
         &[
             "$KV.sending.>",
             "$JS.API.STREAM.MSG.GET.KV_sending",
             "$JS.API.STREAM.CREATE.KV_sending",
-            "$KV.logins.>",
-            "$JS.API.STREAM.MSG.GET.KV_logins",
-            "$JS.API.STREAM.CREATE.KV_logins",
         ],
     ),
+    // When passwords were used: also by Dovecot, which asks the MDA. Who makes streams makes it.
+    (&[Ingress, Mda], &["$KV.logins.>", "$JS.API.STREAM.MSG.GET.KV_logins"]),
+    (&[Worker, Mda], &["$JS.API.STREAM.CREATE.KV_logins"]),
     // The domain table.
     (
         &[Admin],

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{self, DiscardPolicy, StorageType};
 use nats::{Cause, Publish, PublishError};
 use serde::Serialize;
@@ -20,11 +22,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Records that are changed at the same time, at most.
 const TURNS: usize = 64;
 
+/// Who makes a bucket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Maker {
+    /// Whoever writes first.
+    Writer,
+    /// [`Bucket::ensure`], and nobody before: an empty one must not be in the place of one that is
+    /// being restored.
+    Other,
+}
+
 /// A bucket and how it is made.
 #[derive(Clone)]
 pub(crate) struct Bucket {
     servers: Servers,
     name: &'static str,
+    maker: Maker,
     stream: stream::Config,
     /// By key: sessions of this process do not come before each other again and again.
     turns: Arc<[Mutex<()>]>,
@@ -48,6 +61,7 @@ impl Bucket {
     pub(crate) fn new(
         servers: Servers,
         name: &'static str,
+        maker: Maker,
         storage: StorageType,
         max_age: Duration,
     ) -> Self {
@@ -64,7 +78,7 @@ impl Bucket {
             ..Default::default()
         };
         let turns = (0..TURNS).map(|_| Mutex::default()).collect();
-        Self { servers, name, stream, turns }
+        Self { servers, name, maker, stream, turns }
     }
 
     /// A record, as the leader knows it; as new when there is none.
@@ -107,9 +121,12 @@ impl Bucket {
             match nats::publish(&self.servers.client, publish, timeout).await {
                 Ok(_) => return Ok(done),
                 Err(PublishError::Changed) => {}
-                Err(PublishError::Unserved(_)) => self.make().await?,
+                Err(PublishError::Unserved(_)) if self.maker == Maker::Writer => {
+                    self.make().await?;
+                }
                 Err(
-                    error @ (PublishError::Full(_)
+                    error @ (PublishError::Unserved(_)
+                    | PublishError::Full(_)
                     | PublishError::Refused(_)
                     | PublishError::Unknown(_)),
                 ) => return Err(ChangeError::Unknown(error.to_string())),
@@ -141,6 +158,17 @@ impl Bucket {
             T::default()
         });
         Ok((found.sequence, record))
+    }
+
+    /// Makes the bucket if it is not there.
+    pub(crate) async fn ensure(&self) -> Result<(), Cause> {
+        let error = match self.servers.context.get_stream(&self.stream.name).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        let is_absent = matches!(error.kind(), GetStreamErrorKind::JetStream(api)
+            if api.error_code() == ErrorCode::STREAM_NOT_FOUND);
+        if is_absent { self.make().await } else { Err(error.into()) }
     }
 
     async fn make(&self) -> Result<(), Cause> {

@@ -9,7 +9,7 @@ use nats::token;
 use senders::{Account, Ask, LeaseError, Pool, Scope, Usage};
 
 use crate::Servers;
-use crate::bucket::{Bucket, ChangeError};
+use crate::bucket::{Bucket, ChangeError, Maker};
 
 /// Longer than anything counts.
 const LASTING: Duration = Duration::from_secs(26 * 3600);
@@ -19,7 +19,7 @@ pub struct Counts(Bucket);
 
 impl Counts {
     pub fn new(servers: Servers) -> Self {
-        Self(Bucket::new(servers, "sending", StorageType::Memory, LASTING))
+        Self(Bucket::new(servers, "sending", Maker::Writer, StorageType::Memory, LASTING))
     }
 }
 

@@ -7,23 +7,38 @@ use std::time::Duration;
 use async_nats::jetstream::stream::StorageType;
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
-use nats::token;
+use nats::{Cause, token};
 use senders::{LastUseStore, LastUses, Unstored};
 
-use crate::Servers;
-use crate::bucket::{Bucket, ChangeError};
+use crate::bucket::{Bucket, ChangeError, Maker};
+use crate::{Buckets, Servers};
 
 /// A mailbox whose passwords nobody has used for so long is forgotten.
 const LASTING: Duration = Duration::from_secs(400 * 24 * 3600);
 /// Records that are changed at the same time.
 const TOGETHER: usize = 16;
+/// Between two tries to make the bucket.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The last uses that all processes have seen.
 pub struct Logins(Bucket);
 
 impl Logins {
     pub fn new(servers: Servers) -> Self {
-        Self(Bucket::new(servers, "logins", StorageType::File, LASTING))
+        Self(Bucket::new(servers, "logins", Maker::Other, StorageType::File, LASTING))
+    }
+
+    /// Makes the bucket if it is not there, as soon as servers answer. Until somebody has, uses
+    /// wait where they were seen.
+    pub async fn make(config: &Buckets) {
+        let make = async || -> Result<(), Cause> {
+            let servers = Servers::connect_later(config).await?;
+            Self::new(servers).0.ensure().await
+        };
+        while let Err(error) = make().await {
+            tracing::debug!(%error, "the bucket of last uses cannot be made");
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     async fn add_of(&self, login: &str, uses: &LastUses) -> Result<(), Unstored> {

@@ -6,10 +6,11 @@
 //! ```
 //!
 //! Every change is a compare-and-set on the record's sequence: whoever comes second reads again.
-//! Whoever writes first makes the bucket. Counts are in the servers' memory, for a limit is no
-//! account: they outlive each process and, with replicas, each server, and begin anew when all
-//! servers stop at once. There is a record for each mailbox and domain that has sent, of at most
-//! 1 KB and mostly of some 60 octets.
+//! Whoever counts first makes the bucket `sending`; `logins`, which is worth a backup, is made by
+//! those who make the streams of mail, so that it can be restored while others go on writing.
+//! Counts are in the servers' memory, for a limit is no account: they outlive each process and,
+//! with replicas, each server, and begin anew when all servers stop at once. There is a record for
+//! each mailbox and domain that has sent, of at most 1 KB and mostly of some 60 octets.
 //!
 //! **Does not know** limits, SMTP, nor the domain table.
 //!
