@@ -212,6 +212,18 @@ async fn passwords_let_in_while_they_are_there(site: &mut Site) -> Result<()> {
     site.is_told(ALICE, PASSWORD, IN).await
 }
 
+/// Operators see it as they see those by submission.
+async fn a_login_is_a_use_of_its_password(site: &Site) -> Result<()> {
+    let asked = site.ingress.as_ref().unwrap_or(&site.writer);
+    wait::until("the last use", 2 * LIMIT, async || {
+        let said = asked.cli(&["domain", "passwords", ALICE, "--output", "json"]).await.ok()?;
+        let used: serde_json::Value = serde_json::from_str(said.lines().next()?).ok()?;
+        let is_ours = used["name"] == "p0" && used["listener"] == "dovecot";
+        (is_ours && used["lastUse"].is_i64()).then_some(())
+    })
+    .await
+}
+
 async fn the_mailbox_is_the_one_that_was_written(site: &Site) -> Result<()> {
     site.send().await?;
     let count = "print(imap().select('INBOX')[1][0].decode(), len(pop3().list()[1]))";
@@ -245,6 +257,7 @@ async fn dovecot_follows_the_table_of_one_process() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut site = Site::of_one_process(dir.path()).await?;
     passwords_let_in_while_they_are_there(&mut site).await?;
+    a_login_is_a_use_of_its_password(&site).await?;
     the_mailbox_is_the_one_that_was_written(&site).await?;
     who_cannot_be_asked_calls_no_password_wrong(&mut site).await?;
     ensure!(!site.dovecot.log().contains(PASSWORD), "a password is in the log");
@@ -256,6 +269,7 @@ async fn dovecot_follows_the_table_that_the_mda_has() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let mut site = Site::of_roles(dir.path()).await?;
     passwords_let_in_while_they_are_there(&mut site).await?;
+    a_login_is_a_use_of_its_password(&site).await?;
     the_mailbox_is_the_one_that_was_written(&site).await?;
     who_cannot_be_asked_calls_no_password_wrong(&mut site).await?;
     // Without the key it cannot open hashes, says which one it lacks, and refuses nobody for it.

@@ -26,7 +26,7 @@ pub struct PasswordView {
     /// ago.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_use: Option<Timestamp>,
-    /// By which listener: `submission` or `submissions`.
+    /// By which listener: `submission`, `submissions`, or `dovecot` for IMAP and POP3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
 }

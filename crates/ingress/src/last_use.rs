@@ -6,11 +6,8 @@ use std::time::Duration;
 
 use domains::Identity;
 use senders::{LastUse, LastUseStore, LastUses};
-use smtp::ListenerKind;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-
-use crate::metrics::listener;
 
 /// Between two writes: each password is written so seldom, however often it is used.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -20,7 +17,7 @@ const LAST_WRITE: Duration = Duration::from_secs(5);
 const WAITING_MAX: usize = 10_000;
 
 /// The uses of passwords that are not written yet.
-pub(crate) struct Uses {
+pub struct Uses {
     store: Arc<dyn LastUseStore>,
     waiting: Mutex<BTreeMap<String, LastUses>>,
     woken: Notify,
@@ -28,15 +25,15 @@ pub(crate) struct Uses {
 }
 
 impl Uses {
-    pub(crate) fn new(store: Arc<dyn LastUseStore>) -> Self {
+    pub fn new(store: Arc<dyn LastUseStore>) -> Self {
         Self { store, waiting: Mutex::default(), woken: Notify::new(), pause: PAUSE }
     }
 
-    /// Notes that the password of this hash let somebody in.
-    pub(crate) fn note(&self, identity: &Identity, hash: &str, kind: ListenerKind) {
+    /// Notes that the password of this hash let somebody in, by this listener.
+    pub fn note(&self, identity: &Identity, hash: &str, by: &str) {
         let name = identity.passwords().find_map(|(name, own)| (own == hash).then_some(name));
         let Some(name) = name else { return };
-        let last_use = LastUse { at: runtime::clock::now(), by: listener(kind).to_owned() };
+        let last_use = LastUse { at: runtime::clock::now(), by: by.to_owned() };
         let mut uses = LastUses::default();
         uses.add(name, last_use);
         self.put(BTreeMap::from([(identity.login().to_owned(), uses)]));

@@ -62,6 +62,7 @@ pub use self::clients::ClientKey;
 pub use self::config::{
     CertificateFiles, ClientCertificates, Config, ConfigError, Kind, Listener, ProxyProtocol,
 };
+pub use self::last_use::Uses;
 pub use self::metrics::Metrics;
 pub use self::tls::{TlsError, read_certificate};
 
@@ -217,6 +218,12 @@ impl Ingress {
     /// Who checks passwords: whoever else does in this process shares its limits.
     pub fn authenticator(&self) -> Arc<Authenticator> {
         Arc::clone(&self.shared.load().authenticator)
+    }
+
+    /// Where uses of passwords are noted, which it writes while it serves: also those that others
+    /// in this process see.
+    pub fn uses(&self) -> Arc<Uses> {
+        Arc::clone(&self.shared.load().uses)
     }
 
     /// By which its configuration is changed.

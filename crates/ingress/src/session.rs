@@ -311,7 +311,7 @@ impl Session {
     fn log_in(&mut self, claimant: Claimant, hash: String, table: Arc<Table>) {
         self.login = Login::new(claimant, hash, table);
         if let Some(Login { identity, hash, .. }) = &self.login {
-            self.shared.uses.note(identity, hash, self.core.kind());
+            self.shared.uses.note(identity, hash, listener(self.core.kind()));
         }
         self.shared.metrics.authenticated("accepted");
     }

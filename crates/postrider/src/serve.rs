@@ -24,6 +24,7 @@ use crate::backend::Backend;
 use crate::backup::snapshot::Snapshots;
 use crate::cli::LogFormat;
 use crate::config::{Config, Refused, refused};
+use crate::dovecot::service::Noting;
 use crate::fullness::Fullness;
 use crate::passwords::Passwords;
 use crate::process::Control;
@@ -502,11 +503,18 @@ async fn bind_dovecot(
     let (Some(socket), Some(maildirs)) = (&parts.config.dovecot.socket, maildirs) else {
         return Ok(None);
     };
-    let authenticator = made.ingress.as_ref().map(ingress::Ingress::authenticator);
-    let own = || Arc::new(ingress::Authenticator::new(&parts.config.ingress.auth));
+    let (authenticator, noting) = match &made.ingress {
+        Some(ingress) => (ingress.authenticator(), Noting::WithIngress(ingress.uses())),
+        None => {
+            let uses = ingress::Uses::new(parts.accounts.last_uses.clone());
+            let own = ingress::Authenticator::new(&parts.config.ingress.auth);
+            (Arc::new(own), Noting::Alone(Arc::new(uses)))
+        }
+    };
     let directory = dovecot::service::Directory {
         domains: parts.domains.clone(),
-        authenticator: authenticator.unwrap_or_else(own),
+        authenticator,
+        noting,
         maildirs,
         metrics,
     };

@@ -15,7 +15,7 @@ const NAMES_MAX: usize = 20;
 #[serde(rename_all = "camelCase")]
 pub struct LastUse {
     pub at: Timestamp,
-    /// The listener: `submission` or `submissions`.
+    /// The listener, `submission` or `submissions`; `dovecot` for IMAP and POP3.
     pub by: String,
 }
 

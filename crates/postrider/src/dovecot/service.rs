@@ -7,7 +7,7 @@ use std::sync::Arc;
 use admin::socket;
 use anyhow::Context;
 use domains::{Claimant, Table};
-use ingress::{Authenticator, ClientKey, Hashes, Verdict};
+use ingress::{Authenticator, ClientKey, Hashes, Uses, Verdict};
 use mail_types::Mailbox;
 use mda::Maildirs;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -26,6 +26,8 @@ use crate::table::Domains;
 
 /// More than may wait for a password to be checked: who is too many is told so.
 const CONNECTIONS_MAX: usize = 256;
+/// As which last uses name us.
+const LISTENER: &str = "dovecot";
 /// Whose failures they are when Dovecot does not know the client.
 const NO_CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -48,10 +50,33 @@ impl Metrics {
     }
 }
 
+/// Where it is noted which passwords let somebody in.
+pub(crate) enum Noting {
+    /// With the ingress of this process, which writes what was noted.
+    WithIngress(Arc<Uses>),
+    Alone(Arc<Uses>),
+}
+
+impl Noting {
+    fn uses(&self) -> &Arc<Uses> {
+        match self {
+            Self::WithIngress(uses) | Self::Alone(uses) => uses,
+        }
+    }
+
+    /// Writes what nobody else does, until `stop`.
+    async fn keep(&self, stop: CancellationToken) {
+        if let Self::Alone(uses) = self {
+            Arc::clone(uses).keep(stop).await;
+        }
+    }
+}
+
 /// Who knows the answers.
 pub(crate) struct Directory {
     pub(crate) domains: Domains,
     pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) noting: Noting,
     pub(crate) maildirs: Maildirs,
     pub(crate) metrics: Metrics,
 }
@@ -79,6 +104,11 @@ impl Service {
     /// Answers until `stop`, then removes the socket. Who has no answer then is told by the end of
     /// the connection that there is none.
     pub(crate) async fn serve(self, stop: CancellationToken) {
+        let directory = Arc::clone(&self.directory);
+        tokio::join!(self.answer(stop.clone()), directory.noting.keep(stop));
+    }
+
+    async fn answer(self, stop: CancellationToken) {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut open = JoinSet::new();
         loop {
@@ -168,9 +198,12 @@ impl Directory {
         };
         let key = ClientKey::of(client.unwrap_or(NO_CLIENT));
         let (result, answer) = match self.authenticator.check(key, &credentials, hashes).await {
-            Verdict::Accepted(_) => match &own {
-                Some(own) => ("accepted", self.place(table, own)),
-                None => ("rejected", Answer::Refused),
+            Verdict::Accepted(hash) => match (&claimant, &own) {
+                (Claimant::Somebody(identity), Some(own)) => {
+                    self.noting.uses().note(identity, &hash, LISTENER);
+                    ("accepted", self.place(table, own))
+                }
+                (Claimant::Somebody(_) | Claimant::Nobody(_), _) => ("rejected", Answer::Refused),
             },
             Verdict::Rejected => ("rejected", Answer::Refused),
             Verdict::Blocked => ("blocked", Answer::Unavailable),

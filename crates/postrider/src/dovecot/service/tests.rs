@@ -1,7 +1,9 @@
 use domains::Settings;
 use ingress::config::AuthConfig;
+use senders::LastUseStore;
 
 use super::*;
+use crate::last_use_file::LastUseFile;
 
 /// Of `correct horse`.
 const ARGON2ID: &str = "$argon2id$v=19$m=8,t=1,p=1$cG9zdHJpZGVydGVzdCE$\
@@ -30,6 +32,10 @@ fn table() -> Table {
 }
 
 fn directory(table: Option<Table>) -> Directory {
+    noting_in(LastUseFile::open(Path::new("none/last-uses.json")), table)
+}
+
+fn noting_in(file: LastUseFile, table: Option<Table>) -> Directory {
     let config = AuthConfig {
         failure_delay_seconds: 0,
         failures_per_client_max: 3,
@@ -38,6 +44,7 @@ fn directory(table: Option<Table>) -> Directory {
     Directory {
         domains: Domains::of(table),
         authenticator: Arc::new(Authenticator::new(&config)),
+        noting: Noting::Alone(Arc::new(Uses::new(Arc::new(file)))),
         maildirs: Maildirs::below("/mail".into()),
         metrics: Metrics::default(),
     }
@@ -151,5 +158,31 @@ async fn a_question_and_its_answer_by_the_socket() {
         assert_eq!(String::from_utf8(answer).unwrap(), answered, "{asked:.40}");
         assert_eq!(talked.is_ok(), !answered.is_empty(), "{talked:?}");
         assert!(!format!("{talked:?}").contains("secret"));
+    }
+}
+
+/// Somebody who only reads mail uses his password all the same.
+#[tokio::test]
+async fn who_logs_in_uses_a_password() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("last-uses.json");
+    let directory = noting_in(LastUseFile::open(&path), Some(table()));
+    for (login, password) in [
+        ("ALICE@d.example", "paper clip"),
+        ("bob@d.example", "paper clip"),
+        ("app@d.example", "paper clip"),
+    ] {
+        log_in(&directory, login, password, 1).await;
+    }
+    look_up(&directory, "alice@d.example").await;
+    let stop = CancellationToken::new();
+    stop.cancel();
+    directory.noting.keep(stop).await;
+    let kept = LastUseFile::open(&path);
+    let alice = kept.of("alice@d.example").await.unwrap();
+    assert_eq!(alice.of("b").map(|used| &*used.by), Some("dovecot"));
+    assert!(alice.of("a").is_none(), "{alice:?}");
+    for login in ["bob@d.example", "app@d.example"] {
+        assert_eq!(kept.of(login).await.unwrap().latest(), None, "{login}");
     }
 }
