@@ -328,6 +328,12 @@ impl Settings {
         })
     }
 
+    /// The way to the server that a domain of ours has of its own.
+    pub(crate) fn route_to_gateway(&self, domain: &Host, gateway: &Arc<Gateway>) -> Route {
+        let passwords = self.config.gateway_passwords_dir.as_deref();
+        self.route(domain).to_gateway(gateway, passwords)
+    }
+
     pub(crate) fn route(&self, host: &Host) -> &Route {
         self.routes.iter().find(|route| route.matches.matches(host)).unwrap_or(&self.default_route)
     }
@@ -417,7 +423,7 @@ impl Route {
 
     /// The same for a gateway domain, whose server decides all but what only we know: when to try
     /// again, and what its host cannot do.
-    pub(crate) fn to_gateway(&self, gateway: &Arc<Gateway>, passwords: Option<&Path>) -> Self {
+    fn to_gateway(&self, gateway: &Arc<Gateway>, passwords: Option<&Path>) -> Self {
         let login = gateway.login.as_ref().map(|login| Login::InFile {
             user: login.user.clone(),
             password: passwords.map(|dir| dir.join(&login.password_file)),

@@ -3,34 +3,31 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use domains::{Answer, CallAhead, Gateway};
 use handover::Connection;
 use mail_types::{Host, LocalPart, Mailbox, Recipient, Reply};
-use prometheus_client::registry::Registry;
+use queue::NextHop;
 use resolve::Resolver;
 use smtp::client::{RecipientResult, SessionError, SizeLimit, Step};
+use tokio::time::timeout;
 
 use crate::Live;
-use crate::config::{Config, ConfigError, Purpose, Settings};
-use crate::failure::HopFailure;
-use crate::metrics::Metrics;
-use crate::session::{Opener, Session};
+use crate::config::{Config, ConfigError};
+use crate::session::Session;
 use crate::stream::Stream;
-use crate::targets::{Finder, Targets};
+use crate::visit::{Visit, Visitor};
 
 /// How long a connection, and each answer, may take: a client waits meanwhile.
 const STEP_MAX: Duration = Duration::from_secs(10);
-const PURPOSE: Purpose = Purpose::Visit { step: STEP_MAX };
+/// How long it may take until some host has taken a session.
+const OPENING_MAX: Duration = Duration::from_secs(30);
+/// How long the answer may take then, with all that is asked for it.
+const ASKING_MAX: Duration = Duration::from_secs(30);
 
-/// Asks as a delivery would hand over, by the same hosts, TLS and login, and sends no mail.
-pub struct Inquirer {
-    settings: Arc<ArcSwap<Settings>>,
-    resolver: Arc<dyn Resolver>,
-    name: Host,
-    metrics: Metrics,
-}
+/// Asks as a delivery would hand over, by the same hosts, TLS and login, and sends no mail. It
+/// takes no more than a minute.
+pub struct Inquirer(Visitor);
 
 impl Inquirer {
     /// `name` is ours.
@@ -42,43 +39,31 @@ impl Inquirer {
         resolver: Arc<dyn Resolver>,
         name: Host,
     ) -> Result<Self, ConfigError> {
-        let settings = Arc::new(ArcSwap::from_pointee(PURPOSE.settings(config)?));
-        let metrics = Metrics::register(&mut Registry::default());
-        Ok(Self { settings, resolver, name, metrics })
+        Visitor::new(config, resolver, name, STEP_MAX).map(Self)
     }
 
     /// By which its configuration is changed.
     pub fn live(&self) -> Live {
-        Live { settings: Arc::clone(&self.settings), purpose: PURPOSE }
+        self.0.live()
     }
 
-    /// A session with the first host that takes one.
-    async fn open(&self, gateway: &Arc<Gateway>, domain: &Host) -> Result<Session, HopFailure> {
-        let settings = self.settings.load_full();
-        let passwords = settings.config.gateway_passwords_dir.as_deref();
-        let route = settings.route(domain).to_gateway(gateway, passwords);
-        let opener = Opener {
+    /// A session with the first host that takes one, or what the last one had against it.
+    async fn open(&self, gateway: &Arc<Gateway>, domain: &Host) -> Result<Session, String> {
+        let settings = self.0.settings();
+        let visit = Visit {
             settings: &settings,
-            name: &self.name,
-            metrics: &self.metrics,
+            hop: &NextHop::smtp(domain),
+            route: &settings.route_to_gateway(domain, gateway),
             // As DSNs of the domain would come: what it says of us holds for those as well.
             sender: &domain.to_string(),
+            tries_max: usize::MAX,
         };
-        let finder =
-            Finder { config: &settings.config, resolver: &*self.resolver, name: &self.name };
-        let mut targets = Targets::of_servers(finder, domain.to_string(), &gateway.servers)?;
-        let mut last = HopFailure::HostUnknown(domain.to_string());
-        while let Some(target) = targets.next(finder).await {
-            let opened = match target {
-                Ok(target) => opener.open(&target, &route).await,
-                Err(failure) => Err(failure),
-            };
-            match opened {
-                Ok(session) => return Ok(session),
-                Err(failure) => last = failure,
-            }
-        }
-        Err(last)
+        let failures = match timeout(OPENING_MAX, self.0.open(visit)).await {
+            Ok(Ok(session)) => return Ok(session),
+            Ok(Err(failures)) => failures,
+            Err(_) => return Err(format!("no session in {} seconds", OPENING_MAX.as_secs())),
+        };
+        Err(failures.last().map_or_else(|| format!("{domain} has no host"), ToString::to_string))
     }
 }
 
@@ -87,9 +72,12 @@ impl CallAhead for Inquirer {
     async fn ask(&self, gateway: &Arc<Gateway>, address: &Mailbox) -> Answer {
         let mut session = match self.open(gateway, address.host()).await {
             Ok(session) => session,
-            Err(failure) => return Answer::Unreachable(failure.to_string()),
+            Err(reason) => return Answer::Unreachable(reason),
         };
-        let answer = asked(&mut session.connection, &session.host, address).await;
+        let asking = asked(&mut session.connection, &session.host, address);
+        let Ok(answer) = timeout(ASKING_MAX, asking).await else {
+            return Answer::Unreachable(format!("{} did not answer in time", session.host));
+        };
         session.connection.quit().await;
         answer
     }
@@ -134,9 +122,7 @@ async fn ask(
     connection: &mut Connection<Stream>,
     address: &Mailbox,
 ) -> Result<RecipientResult, SessionError> {
-    let recipient = Recipient::new(address.clone());
-    // RSET may come before MAIL and RCPT.
-    connection.ask(&recipient, 3 * STEP_MAX).await
+    connection.ask(&Recipient::new(address.clone()), ASKING_MAX).await
 }
 
 /// Whether the server takes mail for the domain at all: every domain has a postmaster

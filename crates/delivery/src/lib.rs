@@ -37,6 +37,7 @@ mod sources;
 mod stream;
 mod targets;
 mod tls;
+mod visit;
 mod worker;
 
 use std::sync::Arc;

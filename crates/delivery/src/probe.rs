@@ -1,37 +1,30 @@
 //! The way to a destination, tried without mail: hosts, connection, greeting, TLS, login, QUIT.
 
-use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domains::Gateway;
 use futures::future::join_all;
 use mail_types::{Domain, Host};
-use prometheus_client::registry::Registry;
 use queue::NextHop;
 use resolve::Resolver;
-use smtp::client::{SessionError, Step};
-use tokio::time::timeout;
+use smtp::client::SessionError;
 
-use crate::config::{Config, ConfigError, Purpose, Route, Settings, Way};
+use crate::config::{Config, ConfigError, Route, Settings, Way};
 use crate::failure::HopFailure;
-use crate::metrics::Metrics;
-use crate::session::{Opener, Session, Target};
-use crate::targets::{Finder, Targets};
+use crate::session::Session;
+use crate::visit::{Visit, Visitor};
 
 /// Addresses of a destination that are looked at.
 const ADDRESSES_MAX: usize = 16;
-/// Of which so many may take time: somebody waits for the answer. Where there is no IPv6, its
-/// addresses take none.
+/// Of which so many may take time: somebody waits for the answer.
 const TRIES_MAX: usize = 3;
 
 /// Goes the way that a delivery would go, by the same routes, and sends nothing.
 pub struct Probe {
-    settings: Settings,
-    resolver: Arc<dyn Resolver>,
+    visitor: Visitor,
+    settings: Arc<Settings>,
     name: Host,
-    metrics: Metrics,
-    limit: Duration,
 }
 
 /// A host that took a session.
@@ -79,9 +72,8 @@ impl Probe {
         limit: Duration,
     ) -> Result<Self, ConfigError> {
         config.addresses_per_attempt_max = config.addresses_per_attempt_max.min(ADDRESSES_MAX);
-        let settings = Purpose::Visit { step: limit }.settings(config)?;
-        let metrics = Metrics::register(&mut Registry::default());
-        Ok(Self { settings, resolver, name, metrics, limit })
+        let visitor = Visitor::new(config, resolver, name.clone(), limit)?;
+        Ok(Self { settings: visitor.settings(), visitor, name })
     }
 
     /// Whether a route gives mail for the domain to a host that it names.
@@ -118,50 +110,16 @@ impl Probe {
         gateway: &Arc<Gateway>,
     ) -> Result<Reached, Unreached> {
         let host = Host::Domain(domain.clone());
-        let passwords = self.settings.config.gateway_passwords_dir.as_deref();
-        let route = self.settings.route(&host).to_gateway(gateway, passwords);
+        let route = self.settings.route_to_gateway(&host, gateway);
         self.open_by(&NextHop::smtp(&host), &route).await
     }
 
     async fn open_by(&self, hop: &NextHop, route: &Route) -> Result<Reached, Unreached> {
-        let finder =
-            Finder { config: &self.settings.config, resolver: &*self.resolver, name: &self.name };
-        let mut failures = Vec::new();
-        match Targets::find(finder, hop, route).await {
-            Err(failure) => failures.push(failure),
-            Ok(mut targets) => {
-                while let Some(target) = targets.next(finder).await {
-                    let opened = match target {
-                        Ok(target) => self.open_at(&target, route).await,
-                        Err(failure) => Err(failure),
-                    };
-                    match opened {
-                        Ok(reached) => return Ok(reached),
-                        Err(failure) => failures.push(failure),
-                    }
-                    if failures.iter().filter(|failure| !has_no_route(failure)).count() == TRIES_MAX
-                    {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(Unreached::of(&failures))
-    }
-
-    async fn open_at(&self, target: &Target, route: &Route) -> Result<Reached, HopFailure> {
-        let sender = self.name.to_string();
-        let opener = Opener {
-            settings: &self.settings,
-            name: &self.name,
-            sender: &sender,
-            metrics: &self.metrics,
-        };
-        // Each step has its own time: this bounds a host that uses up all of them.
-        let opening = timeout(self.limit * 4, opener.open(target, route));
-        let error = SessionError::TimedOut(Step::Greeting);
-        let late = |_| Err(HopFailure::Session { host: target.host.clone(), error });
-        let session = opening.await.unwrap_or_else(late)?;
+        let sender = &self.name.to_string();
+        let settings = &self.settings;
+        let visit = Visit { settings, hop, route, sender, tries_max: TRIES_MAX };
+        let opened = self.visitor.open(visit).await;
+        let session = opened.map_err(|failures| Unreached::of(&failures))?;
         let Session { connection, relay, tls, tls_failure, .. } = session;
         connection.quit().await;
         Ok(Reached { relay, tls, tls_failure })
@@ -175,12 +133,6 @@ impl Unreached {
         details.dedup();
         Self { obstacle, detail: details.join(", ") }
     }
-}
-
-/// Whether the address is of a kind that this machine has no way to.
-fn has_no_route(failure: &HopFailure) -> bool {
-    let HopFailure::Connect { cause, .. } = failure else { return false };
-    matches!(cause.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable)
 }
 
 fn obstacle(failure: &HopFailure) -> Obstacle {
@@ -208,6 +160,10 @@ fn obstacle(failure: &HopFailure) -> Obstacle {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
+    use smtp::client::Step;
+
     use super::*;
 
     #[test]

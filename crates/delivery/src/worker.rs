@@ -109,9 +109,8 @@ impl Worker {
         let (Some(table), Some(domain)) = (table.as_ref(), host.domain()) else {
             return Cow::Borrowed(configured);
         };
-        let passwords = self.settings.config.gateway_passwords_dir.as_deref();
         match table.gateway(domain) {
-            Some(gateway) => Cow::Owned(configured.to_gateway(gateway, passwords)),
+            Some(gateway) => Cow::Owned(self.settings.route_to_gateway(host, gateway)),
             None if table.is_hosted(domain) => Cow::Owned(configured.to_mailboxes()),
             None => Cow::Borrowed(configured),
         }
