@@ -76,7 +76,7 @@ impl CallAhead for Inquirer {
         };
         let asking = asked(&mut session.connection, &session.host, address);
         let Ok(answer) = timeout(ASKING_MAX, asking).await else {
-            return Answer::Unreachable(format!("{} did not answer in time", session.host));
+            return Answer::Unclear(format!("{} did not answer in time", session.host));
         };
         session.connection.quit().await;
         answer
@@ -102,10 +102,7 @@ async fn asked(connection: &mut Connection<Stream>, host: &str, address: &Mailbo
             return Answer::Unclear(format!("{host} did not answer"));
         }
         // It has something against us or the recipient: who is not well does not greet.
-        Err(error @ SessionError::Closing { .. }) => {
-            return Answer::Unclear(format!("{host}: {error}"));
-        }
-        Err(error) => return Answer::Unreachable(format!("{host}: {error}")),
+        Err(error) => return Answer::Unclear(format!("{host}: {error}")),
     };
     let is_absent = match meaning(step, &reply) {
         Meaning::Absent => true,

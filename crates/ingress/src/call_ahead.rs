@@ -12,6 +12,7 @@
 //! none has to be sent back, and mail for somebody who may exist is not refused for good.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,10 +31,14 @@ const TAKEN: Duration = Duration::from_secs(3600);
 const TAKEN_UNANSWERED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a new mailbox may stay unknown here.
 const ABSENT: Duration = Duration::from_secs(300);
-/// How long a server that cannot be reached is left alone.
+/// How long a server that cannot be reached is left alone, and how long nothing more is said of one
+/// that is unclear.
 const PAUSE: Duration = Duration::from_secs(30);
-/// How long a turn is waited for, and then an answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a turn is waited for.
+const TURN_MAX: Duration = Duration::from_secs(30);
+/// How long an answer is waited for then: longer than who asks takes, who can tell whether there
+/// was a session. A client waits 5 minutes for the reply to RCPT (RFC 5321 §4.5.3.2.3).
+const ANSWER_MAX: Duration = Duration::from_secs(75);
 /// Questions put to a server at the same time.
 const OF_SERVER_MAX: usize = 5;
 /// The same over all servers.
@@ -44,10 +49,33 @@ const REMEMBERED: usize = 50_000;
 const SERVERS_MAX: usize = 1_000;
 
 /// Who is asked about whom.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Question {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) address: Mailbox,
+}
+
+impl Hash for Question {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_short(&self.gateway, state);
+        self.address.hash(state);
+    }
+}
+
+/// A gateway to find what is kept of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Key(Arc<Gateway>);
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_short(&self.0, state);
+    }
+}
+
+/// Without the certificates, which are long: a gateway is looked for several times at each RCPT,
+/// while others wait. Gateways that differ in nothing else are few.
+fn hash_short<H: Hasher>(gateway: &Gateway, state: &mut H) {
+    gateway.servers.hash(state);
 }
 
 /// All that has been asked.
@@ -64,15 +92,21 @@ struct Known {
     taken: Recent,
     absent: Recent,
     flights: HashMap<Question, Arc<OnceCell<Answer>>>,
-    servers: HashMap<Arc<Gateway>, Arc<Server>>,
+    servers: HashMap<Key, Arc<Server>>,
 }
 
 /// What is kept of a server.
 struct Server {
     turns: Semaphore,
-    /// Until when it is left alone.
-    down_until: Mutex<Option<Instant>>,
+    /// As long as it is left alone.
+    down: Pause,
+    /// As long as it is not told again that it is unclear.
+    unclear: Pause,
 }
+
+/// [`PAUSE`] of something, if it has begun.
+#[derive(Default)]
+struct Pause(Mutex<Option<Instant>>);
 
 /// When something was said, and with which limit of size.
 #[derive(Clone, Copy)]
@@ -156,11 +190,13 @@ impl CallAheads {
                 known.absent.put(question.clone(), said);
             }
             Answer::Unclear(reason) => {
-                let recipient = question.address.to_string();
-                tracing::warn!(event = "call_ahead_unclear", recipient, reason);
+                if server.unclear.begin() {
+                    let recipient = question.address.to_string();
+                    tracing::warn!(event = "call_ahead_unclear", recipient, reason);
+                }
             }
             Answer::Unreachable(reason) => {
-                if server.leave_alone() {
+                if server.down.begin() {
                     let domain = question.address.host();
                     tracing::warn!(event = "call_ahead_unreachable", %domain, reason);
                 }
@@ -171,30 +207,30 @@ impl CallAheads {
 
     async fn answer(&self, question: &Question, server: &Server) -> Answer {
         let left_alone = || Answer::Unreachable("it could not be reached a moment ago".to_owned());
-        if server.is_left_alone() {
+        if server.down.is_on() {
             return left_alone();
         }
         // That of the server first: who waits for a slow one is in nobody else's way.
         let turn =
-            timeout(PATIENCE, async { (server.turns.acquire().await, self.turns.acquire().await) });
+            timeout(TURN_MAX, async { (server.turns.acquire().await, self.turns.acquire().await) });
         let Ok((Ok(_of_server), Ok(_of_all))) = turn.await else {
             return Answer::Unclear("too many questions wait for an answer".to_owned());
         };
-        if server.is_left_alone() {
+        if server.down.is_on() {
             return left_alone();
         }
         let asked = self.servers.ask(&question.gateway, &question.address);
         // May be dropped: nothing but a connection is lost.
         let late = |_| Answer::Unreachable("there was no answer in time".to_owned());
-        timeout(PATIENCE, asked).await.unwrap_or_else(late)
+        timeout(ANSWER_MAX, asked).await.unwrap_or_else(late)
     }
 
     fn server(&self, gateway: &Arc<Gateway>) -> Arc<Server> {
         let mut known = self.known();
         if known.servers.len() >= SERVERS_MAX {
-            known.servers.retain(|_, it| Arc::strong_count(it) > 1 || it.is_left_alone());
+            known.servers.retain(|_, it| Arc::strong_count(it) > 1 || it.is_paused());
         }
-        Arc::clone(known.servers.entry(Arc::clone(gateway)).or_default())
+        Arc::clone(known.servers.entry(Key(Arc::clone(gateway))).or_default())
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -205,26 +241,33 @@ impl CallAheads {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { turns: Semaphore::new(OF_SERVER_MAX), down_until: Mutex::default() }
+        let turns = Semaphore::new(OF_SERVER_MAX);
+        Self { turns, down: Pause::default(), unclear: Pause::default() }
     }
 }
 
 impl Server {
-    fn is_left_alone(&self) -> bool {
-        self.down_until().is_some_and(|until| Instant::now() < until)
+    fn is_paused(&self) -> bool {
+        self.down.is_on() || self.unclear.is_on()
+    }
+}
+
+impl Pause {
+    fn is_on(&self) -> bool {
+        self.until().is_some_and(|until| Instant::now() < until)
     }
 
-    /// Whether it was not left alone already.
-    fn leave_alone(&self) -> bool {
-        let is_news = !self.is_left_alone();
+    /// Whether it was not on already.
+    fn begin(&self) -> bool {
+        let is_news = !self.is_on();
         if is_news {
-            *self.down_until() = Some(Instant::now() + PAUSE);
+            *self.until() = Some(Instant::now() + PAUSE);
         }
         is_news
     }
 
-    fn down_until(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.down_until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -445,9 +488,11 @@ mod tests {
             assert_eq!(all.judge(&alice).await, Ok(None), "{refusal:?}");
             wait(PAUSE).await;
             assert_eq!(all.judge(&bob).await, Err(refusal));
-            wait(TAKEN_UNANSWERED - TAKEN - 5 * PAUSE).await;
+            // More than the questions have taken.
+            let rest = 3 * (ANSWER_MAX + PAUSE);
+            wait(TAKEN_UNANSWERED - TAKEN - rest).await;
             assert_eq!(all.judge(&alice).await, Ok(None), "{refusal:?}");
-            wait(5 * PAUSE).await;
+            wait(rest).await;
             assert_eq!(all.judge(&alice).await, Err(refusal));
             assert_eq!(server.asked(), 5);
             wait(PAUSE).await;
@@ -468,6 +513,33 @@ mod tests {
         assert_eq!(all.judge(&elsewhere).await, Ok(None), "others are asked");
         wait(PAUSE).await;
         assert_eq!(all.judge(&question("a@b.example")).await, Ok(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_unclear_is_told_of_once_in_a_while_and_asked_each_time() {
+        let server = Scripted::new([Some(unclear()), Some(unclear())]);
+        let all = call_aheads(&server);
+        let is_told = || all.server(&question("a@b.example").gateway).unclear.is_on();
+        assert!(!is_told());
+        for name in ["a", "b"] {
+            let question = question(&format!("{name}@b.example"));
+            assert_eq!(all.judge(&question).await, Err(replies::RECIPIENT_UNCLEAR));
+            assert!(is_told());
+            wait(PAUSE / 2).await;
+        }
+        assert_eq!(server.asked(), 2);
+        assert!(!is_told(), "the second did not make it longer");
+    }
+
+    /// A table that is compiled again has the same gateways in other places.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_said_outlasts_the_table() {
+        let server = Scripted::new([]);
+        let all = call_aheads(&server);
+        for _ in 0..2 {
+            assert_eq!(all.judge(&question("a@b.example")).await, Ok(None));
+        }
+        assert_eq!(server.asked(), 1);
     }
 
     #[tokio::test(start_paused = true)]
