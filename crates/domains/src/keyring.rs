@@ -24,13 +24,15 @@ struct Record<'a> {
     password_names: Vec<&'a str>,
     recipients_per_hour: Option<u32>,
     recipients_per_day: Option<u32>,
+    /// Besides its own, which its name tells.
     #[serde(borrow)]
-    addresses: Vec<&'a str>,
+    more_addresses: Vec<&'a str>,
     domains: Vec<Domain>,
 }
 
 impl Keyring {
-    /// Adds the login of a name that has none. Nothing is found until it is closed again.
+    /// Adds the login of a name that has none, whose own address is the first of its addresses.
+    /// Nothing is found until the ring is closed again.
     pub(crate) fn add(&mut self, name: &str, login: &Login) {
         fn texts(of: &[String]) -> Vec<&str> {
             of.iter().map(String::as_str).collect()
@@ -41,7 +43,7 @@ impl Keyring {
             password_names: texts(&login.names),
             recipients_per_hour: login.sending_limits.recipients_per_hour,
             recipients_per_day: login.sending_limits.recipients_per_day,
-            addresses: texts(&login.addresses),
+            more_addresses: texts(login.addresses.get(1..).unwrap_or_default()),
             domains: login.domains.clone(),
         };
         // A domain has no 4 GiB of logins, and writing to memory does not fail.
@@ -63,10 +65,10 @@ impl Keyring {
         self.octets.shrink_to_fit();
     }
 
-    /// How the owner of a name logs in.
-    pub(crate) fn find(&self, name: &str) -> Option<Login> {
+    /// How the owner of a name logs in, whose own address is given.
+    pub(crate) fn find(&self, name: &str, own: String) -> Option<Login> {
         let at = self.starts.binary_search_by(|start| self.name(*start).cmp(&Some(name))).ok()?;
-        Some(self.record(*self.starts.get(at)?)?.into())
+        Some(self.record(*self.starts.get(at)?)?.login(own))
     }
 
     /// The first name that is not before `name`, or else the first of all.
@@ -91,18 +93,19 @@ impl std::fmt::Debug for Keyring {
     }
 }
 
-impl From<Record<'_>> for Login {
-    fn from(record: Record<'_>) -> Self {
+impl Record<'_> {
+    fn login(self, own: String) -> Login {
         let texts = |of: Vec<&str>| of.into_iter().map(str::to_owned).collect();
-        Self {
-            hashes: texts(record.hashes),
-            names: texts(record.password_names),
+        let more = self.more_addresses.into_iter().map(str::to_owned);
+        Login {
+            hashes: texts(self.hashes),
+            names: texts(self.password_names),
             sending_limits: Limits {
-                recipients_per_hour: record.recipients_per_hour,
-                recipients_per_day: record.recipients_per_day,
+                recipients_per_hour: self.recipients_per_hour,
+                recipients_per_day: self.recipients_per_day,
             },
-            addresses: texts(record.addresses),
-            domains: record.domains,
+            addresses: [own].into_iter().chain(more).collect(),
+            domains: self.domains,
         }
     }
 }
@@ -130,10 +133,11 @@ mod tests {
         }
         keyring.close();
         for name in names {
-            assert!(keyring.find(name) == Some(login(name)), "{name}");
+            let own = format!("{name}@a.example");
+            assert!(keyring.find(name, own) == Some(login(name)), "{name}");
         }
         for name in ["", "alic", "alice2", "zz"] {
-            assert!(keyring.find(name).is_none(), "{name}");
+            assert!(keyring.find(name, String::new()).is_none(), "{name}");
         }
         assert_eq!(keyring.at_or_after("alic"), Some("alice"));
         assert_eq!(keyring.at_or_after("bob"), Some("bob"));

@@ -218,8 +218,8 @@ impl Table {
     }
 
     fn row_of_mailbox(&self, address: Mailbox, send_only: bool, entry: &Entry) -> Row {
-        let keyring = address.domain().and_then(|domain| self.keyrings.get(domain));
-        let login = keyring.and_then(|keyring| keyring.find(&name(address.local_part())));
+        let name = name(address.local_part());
+        let login = address.domain().and_then(|domain| self.login(domain, &name));
         let keeping = entry.keeping().unwrap_or_default();
         Row::Mailbox { address, send_only, keeping, login }
     }

@@ -9,6 +9,7 @@ use senders::Limits;
 use crate::gateway::Gateway;
 use crate::identity::{Identity, key, name};
 use crate::keyring::Keyring;
+use crate::row::Login;
 use crate::separators::Separators;
 use crate::srs::Srs;
 use crate::storage::{Keeping, Quota};
@@ -226,8 +227,13 @@ impl Table {
         self.identity_of(address.domain()?, &name(address.local_part()))
     }
 
+    /// How the owner of a name logs in.
+    pub(crate) fn login(&self, domain: &Domain, name: &str) -> Option<Login> {
+        self.keyrings.get(domain)?.find(name, format!("{name}@{domain}"))
+    }
+
     fn identity_of(&self, domain: &Domain, name: &str) -> Option<Identity> {
-        let login = self.keyrings.get(domain)?.find(name)?;
+        let login = self.login(domain, name)?;
         let declaration = self.domain(domain)?;
         let address = match declaration.entries.get(name)?.target(name, domain)? {
             Target::Mailbox(address) | Target::SendOnly(address) => address,
