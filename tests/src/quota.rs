@@ -75,13 +75,26 @@ impl<'a> Inbox<'a> {
         .await
     }
 
+    /// Waits for a reply to RCPT where a second message of that size was declared.
+    async fn until_too_large(&self, code: u16) -> Result<()> {
+        wait::until(&format!("{code} for a large message"), LIMIT, async || {
+            let mut client = Client::connect(self.relay).await.ok()?;
+            client.command("EHLO client.test", 250).await.ok()?;
+            client.command(&format!("MAIL FROM:<> SIZE={LARGE}"), 250).await.ok()?;
+            client.command(&format!("RCPT TO:<{}>", self.address), code).await.ok().map(drop)
+        })
+        .await
+    }
+
     /// Sends until it is full: what was accepted is stored, and `code` with `status` is the reply
     /// from then on.
     pub async fn fill(&self, code: u16, status: &str) -> Result<()> {
-        for n in 1..=2 {
-            self.send(LARGE).await?;
-            self.until_stored(n).await?;
-        }
+        self.send(LARGE).await?;
+        self.until_stored(1).await?;
+        self.until_too_large(code).await?;
+        self.until_rcpt(250).await?;
+        self.send(LARGE).await?;
+        self.until_stored(2).await?;
         self.until_rcpt(code).await?;
         let mut client = Client::connect(self.relay).await?;
         client.command("EHLO client.test", 250).await?;

@@ -1,11 +1,12 @@
-//! Which mailboxes are full, told by MDAs and heard by ingresses.
+//! Which mailboxes are full or nearly so, told by MDAs and heard by ingresses.
 //!
 //! ```text
 //! bucket `mailboxes`, history 1, forgets after an hour
-//!   full.ID     the address of a mailbox that is full; empty when it is so no longer
+//!   full.ID     the address of a mailbox that is full; before it, of one that is nearly so, the
+//!               octets that it has room for and a space; empty when there is room enough
 //! ```
 //!
-//! Changes are written, and each full mailbox again every 20 minutes: a million mailboxes with room
+//! Changes are written, and each such mailbox again every 20 minutes: a million mailboxes with room
 //! cost nothing. What nobody says again is forgotten, by the bucket and by those who heard it:
 //! without an MDA mail is accepted, and waits in the queue.
 //!
@@ -21,7 +22,7 @@ use async_nats::jetstream::stream::{self, DiscardPolicy, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode};
 use async_nats::{Client, ConnectOptions};
 use bytes::Bytes;
-use domains::{FullMailboxes, StorageId};
+use domains::{FullMailboxes, LittleRoom, StorageId};
 use futures::StreamExt;
 use mail_types::Mailbox;
 use nats::{Cause, Publish};
@@ -109,8 +110,8 @@ async fn hear(config: &Buckets, heard: &mut Heard<'_>) -> Result<Infallible, Cau
     }
 }
 
-/// When each mailbox was told to be full; `None` of those that others told.
-type Told = HashMap<StorageId, Option<Instant>>;
+/// What was told of each mailbox, and when; `None` of those that others told.
+type Told = HashMap<StorageId, Option<(u64, Instant)>>;
 
 struct Bucket<'a> {
     client: Client,
@@ -149,8 +150,8 @@ impl<'a> Bucket<'a> {
         while let Some(key) = keys.next().await {
             let key = key?;
             let Some(value) = store.get(&key).await? else { continue };
-            if let (Some(id), Some(address)) = (id_of(&key), address_of(&value)) {
-                full.insert(id, &address);
+            if let (Some(id), Some(known)) = (id_of(&key), read(&value)) {
+                full.note(id, &known.address, known.room_bytes);
                 told.insert(id, None);
             }
         }
@@ -159,18 +160,20 @@ impl<'a> Bucket<'a> {
 
     /// Brings the bucket to what is in `full`.
     async fn write(&self, full: &FullMailboxes, told: &mut Told) -> Result<(), Cause> {
-        let all: HashMap<StorageId, Mailbox> = full.all().into_iter().collect();
+        let all: HashMap<StorageId, LittleRoom> = full.all().into_iter().collect();
         let past: Vec<StorageId> =
             told.keys().filter(|id| !all.contains_key(id)).copied().collect();
         for id in past {
             self.put(id, Bytes::new()).await?;
             told.remove(&id);
         }
-        for (id, address) in all {
-            let at = told.get(&id).copied().flatten();
-            if at.is_none_or(|at| at.elapsed() >= AGAIN) {
-                self.put(id, address.to_string().into()).await?;
-                told.insert(id, Some(Instant::now()));
+        for (id, known) in all {
+            let told_before = told.get(&id).copied().flatten();
+            let is_true =
+                |(room, at): (u64, Instant)| room == known.room_bytes && at.elapsed() < AGAIN;
+            if !told_before.is_some_and(is_true) {
+                self.put(id, written(&known).into()).await?;
+                told.insert(id, Some((known.room_bytes, Instant::now())));
             }
         }
         Ok(())
@@ -207,9 +210,21 @@ fn id_of(key: &str) -> Option<StorageId> {
     key.strip_prefix("full.")?.parse().ok()
 }
 
-/// `None` of a mailbox that is full no longer.
-fn address_of(value: &[u8]) -> Option<Mailbox> {
-    Mailbox::parse(std::str::from_utf8(value).ok()?).ok()
+fn written(LittleRoom { address, room_bytes }: &LittleRoom) -> String {
+    match room_bytes {
+        // As versions read it that know full mailboxes only; to them another has room.
+        0 => address.to_string(),
+        room_bytes => format!("{room_bytes} {address}"),
+    }
+}
+
+/// `None` of a mailbox that has room enough.
+fn read(value: &[u8]) -> Option<LittleRoom> {
+    let text = std::str::from_utf8(value).ok()?;
+    // An address with a space in it begins with a quote.
+    let nearly = text.split_once(' ').and_then(|(room, rest)| Some((room.parse().ok()?, rest)));
+    let (room_bytes, address) = nearly.unwrap_or((0, text));
+    Some(LittleRoom { address: Mailbox::parse(address).ok()?, room_bytes })
 }
 
 /// What was told, and when it was heard last.
@@ -222,20 +237,19 @@ impl Heard<'_> {
     fn take(&mut self, entry: &Entry) {
         let Some(id) = id_of(&entry.key) else { return };
         let is_put = entry.operation == Operation::Put;
-        let address = address_of(&entry.value).filter(|_| is_put);
-        self.hear(id, address.as_ref(), Instant::now());
+        let known = read(&entry.value).filter(|_| is_put);
+        self.hear(id, known.as_ref(), Instant::now());
     }
 
-    fn hear(&mut self, id: StorageId, address: Option<&Mailbox>, now: Instant) {
-        let Some(address) = address else {
-            self.full.remove(&id);
-            self.at.remove(&id);
-            return;
-        };
-        self.full.insert(id, address);
+    fn hear(&mut self, id: StorageId, known: Option<&LittleRoom>, now: Instant) {
+        match known {
+            Some(known) => self.full.note(id, &known.address, known.room_bytes),
+            None => self.full.remove(&id),
+        }
         // There may be more than are remembered.
-        if self.full.contains(&id) {
-            self.at.insert(id, now);
+        match self.full.room_bytes(&id) {
+            Some(_) => drop(self.at.insert(id, now)),
+            None => drop(self.at.remove(&id)),
         }
     }
 
@@ -261,24 +275,43 @@ mod tests {
         for wrong in ["full.", "full.alice", "marker", &format!("free.{id}"), &id.to_string()] {
             assert_eq!(id_of(wrong), None, "{wrong}");
         }
-        assert!(address_of(b"alice@example.org").is_some());
-        assert!(address_of(b"").is_none() && address_of(b"\xff@a.example").is_none());
+    }
+
+    #[test]
+    fn what_is_told_is_heard() {
+        for (address, room_bytes, text) in [
+            ("alice@example.org", 0, "alice@example.org"),
+            ("alice@example.org", 17, "17 alice@example.org"),
+            ("\"a b\"@example.org", 0, "\"a b\"@example.org"),
+            ("\"1 a\"@example.org", 7, "7 \"1 a\"@example.org"),
+        ] {
+            let known = LittleRoom { address: address.parse().unwrap(), room_bytes };
+            assert_eq!(written(&known), text);
+            assert_eq!(read(text.as_bytes()), Some(known));
+        }
+        for nothing in
+            [&b""[..], b"\xff@a.example", b"7", b"7 ", b"x a@b.example", b"-1 a@b.example"]
+        {
+            assert_eq!(read(nothing), None, "{nothing:?}");
+        }
     }
 
     #[test]
     fn what_is_not_said_again_is_forgotten() {
         let (full, now) = (FullMailboxes::default(), Instant::now());
-        let [alice, bob]: [Mailbox; 2] =
-            ["a@d.example", "b@d.example"].map(|it| it.parse().unwrap());
-        let [a, b] = [&alice, &bob].map(|address| StorageId::of(address).unwrap());
+        let [alice, bob] = ["a@d.example", "b@d.example"]
+            .map(|it| LittleRoom { address: it.parse().unwrap(), room_bytes: 0 });
+        let [a, b] = [&alice, &bob].map(|known| StorageId::of(&known.address).unwrap());
         let mut heard = Heard { full: &full, at: HashMap::new() };
         heard.hear(a, Some(&alice), now);
         heard.hear(b, Some(&bob), now);
         heard.hear(b, Some(&bob), now + HEARD / 2);
         heard.forget(now + HEARD / 2);
-        assert_eq!(full.len(), 2);
+        assert_eq!(full.count_full(), 2);
         heard.forget(now + HEARD);
         assert!(!full.contains(&a) && full.contains(&b));
+        heard.hear(b, Some(&LittleRoom { room_bytes: 9, ..bob }), now + HEARD);
+        assert_eq!((full.count_full(), full.room_bytes(&b)), (0, Some(9)));
         heard.hear(b, None, now + HEARD);
         assert!(full.is_empty() && heard.at.is_empty());
     }

@@ -35,7 +35,7 @@ pub mod yaml;
 
 pub use absence::{Absence, AtHome};
 pub use compile::{Draft, Survey};
-pub use full::FullMailboxes;
+pub use full::{FullMailboxes, LittleRoom};
 pub use gateway::{Answer, CallAhead, Gateway, GatewayLogin, Server, ServerError};
 pub use identity::{Identity, detail};
 pub use logins::{Claimant, Logins, Unknown};

@@ -11,7 +11,8 @@
 //!
 //! **Security.** No network address is trusted: relaying is for those who authenticated, sender and
 //! From are bound to their identity, recipients are checked at RCPT against the domain table.
-//! For a mailbox that is known to be full it is `452` or `552`, as its owner wishes.
+//! For a mailbox that is known to be full, or too full for the message, it is `452` or `552`, as
+//! its owner wishes.
 //! Without a complete table the answer is `451`, and so it is for a recipient that is not in it
 //! until that is proven to be no lag. Recipients whom only the server of a gateway domain knows are
 //! accepted when that says so. Who logs in sends to so many recipients an hour and a day, as
@@ -82,7 +83,7 @@ pub struct Services {
     pub domains: Arc<ArcSwapOption<Table>>,
     /// Asked before a recipient is refused because the table lacks it.
     pub absence: Arc<dyn Absence>,
-    /// The mailboxes that take no mail for want of room, as far as is known.
+    /// The mailboxes with little room or none, as far as is known.
     pub full: Arc<FullMailboxes>,
     /// Asked before a recipient is accepted whom only the domain's own server knows.
     pub call_ahead: Arc<dyn CallAhead>,

