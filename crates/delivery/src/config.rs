@@ -55,6 +55,10 @@ pub struct Config {
     pub sources: Vec<SourceConfig>,
     /// The first that matches a next hop decides; without one, its MX records do.
     pub routes: Vec<RouteConfig>,
+    /// The names under which we take mail besides our own, which no mail is sent to. Set from the
+    /// listeners.
+    #[serde(skip)]
+    pub listener_names: Vec<Host>,
 }
 
 /// Waits for answers, in seconds; the defaults are those of RFC 5321 §4.5.3.2.
@@ -124,6 +128,7 @@ impl Default for Config {
             probe_interval_seconds_max: 900,
             sources: Vec::new(),
             routes: Vec::new(),
+            listener_names: Vec::new(),
         }
     }
 }
@@ -318,6 +323,11 @@ impl Settings {
             sources: Sources::new(&config.sources)?,
             config,
         })
+    }
+
+    /// Names of ours besides the one.
+    pub(crate) fn other_names(&self) -> impl Iterator<Item = &Host> {
+        self.config.listener_names.iter().chain(self.sources.names())
     }
 
     /// Routes that name a host, and the host.

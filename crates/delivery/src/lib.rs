@@ -71,8 +71,8 @@ pub struct Setup {
     pub domains: Arc<ArcSwapOption<Table>>,
     /// Asked before mail is bounced because DNS has nothing of a domain that the table lacks.
     pub absence: Arc<dyn Absence>,
-    /// Our name: the argument of EHLO where a source has none, the Reporting-MTA, and what an MX
-    /// must not point back to.
+    /// Our name: the argument of EHLO where there is no source, the Reporting-MTA, and, as those of
+    /// sources and listeners, what an MX must not point back to.
     pub name: Host,
     /// Where DSNs go.
     pub route: Route,

@@ -50,6 +50,11 @@ impl Sources {
         Ok(Self(sources))
     }
 
+    /// What is said in EHLO from them.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Host> {
+        self.0.iter().map(|source| &source.name)
+    }
+
     /// Whether all are addresses of this machine.
     pub(crate) fn check_here(&self) -> Result<(), ConfigError> {
         for (index, source) in self.0.iter().enumerate() {

@@ -10,17 +10,25 @@ use rand::seq::SliceRandom;
 use resolve::{HostName, LookupError, MxPlan, Resolver, mx_plan, private_address};
 
 use crate::attempt::host_of;
-use crate::config::{Config, Route, Way};
+use crate::config::{Route, Settings, Way};
 use crate::failure::HopFailure;
 use crate::session::Target;
 
 /// What hosts and their addresses are found with.
 #[derive(Clone, Copy)]
 pub(crate) struct Finder<'a> {
-    pub(crate) config: &'a Config,
+    pub(crate) settings: &'a Settings,
     pub(crate) resolver: &'a dyn Resolver,
     /// Our name: an MX that is no better than us is not tried.
     pub(crate) name: &'a Host,
+}
+
+impl Finder<'_> {
+    /// Whether it is a name of ours: the one, or that of a listener or a source.
+    fn is_own(self, host: &HostName) -> bool {
+        let names = [self.name].into_iter().chain(self.settings.other_names());
+        names.filter_map(Host::domain).any(|name| HostName::from(name) == *host)
+    }
 }
 
 /// A host not resolved yet, and its port.
@@ -92,7 +100,7 @@ impl Targets {
     }
 
     fn new(finder: Finder<'_>, name: String, hosts: VecDeque<Unresolved>, is_ours: bool) -> Self {
-        let config = finder.config;
+        let config = &finder.settings.config;
         Self {
             name,
             hosts,
@@ -195,7 +203,7 @@ async fn mail_exchangers(finder: Finder<'_>, domain: &Domain) -> Result<Vec<Name
             return Err(HopFailure::Dns { name: domain.to_string(), cause: cause.to_string() });
         }
     };
-    match mx_plan(records, &mut rand::rng(), finder.name) {
+    match mx_plan(records, &mut rand::rng(), |host| finder.is_own(host)) {
         MxPlan::Hosts(hosts) => Ok(hosts.into_iter().map(Named::Name).collect()),
         MxPlan::NullMx => Err(HopFailure::NullMx(domain.to_string())),
         MxPlan::Loop => Err(HopFailure::Loop(domain.to_string())),

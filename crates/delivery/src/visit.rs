@@ -77,8 +77,7 @@ impl Visitor {
     /// A session with the first host that takes one, or why each did not.
     pub(crate) async fn open(&self, visit: Visit<'_>) -> Result<Session, Vec<HopFailure>> {
         let Visit { settings, hop, route, sender, tries_max } = visit;
-        let finder =
-            Finder { config: &settings.config, resolver: &*self.resolver, name: &self.name };
+        let finder = Finder { settings, resolver: &*self.resolver, name: &self.name };
         let opener = Opener { settings, name: &self.name, sender, metrics: &self.metrics };
         let targets = Targets::find(finder, hop, route).await;
         let mut targets = targets.map_err(|failure| vec![failure])?;

@@ -98,7 +98,7 @@ impl Worker {
     }
 
     pub(crate) fn finder(&self) -> Finder<'_> {
-        Finder { config: &self.settings.config, resolver: &*self.resolver, name: &self.name }
+        Finder { settings: &self.settings, resolver: &*self.resolver, name: &self.name }
     }
 
     /// The way to a host, as of now: the domain table says which domains of ours have a server of

@@ -162,6 +162,8 @@ impl Config {
         let ingress = &mut config.ingress;
         ingress.hostname.clone_from(&config.hostname);
         ingress.message_lifetime_seconds = config.delivery.retry.expire_seconds;
+        let names = ingress.listeners.iter().filter_map(|listener| listener.hostname.as_ref());
+        config.delivery.listener_names = names.filter_map(|name| Host::parse(name).ok()).collect();
         config.queue.longest_data_seconds = ingress.limits.content_total_seconds;
         if let Some(jetstream) = &mut config.jetstream {
             jetstream.longest_data_seconds = ingress.limits.content_total_seconds;
@@ -370,6 +372,17 @@ mod tests {
         let defaults = serde_json::to_value(mda::LmtpConfig::default()).unwrap();
         assert_eq!(lmtp["mda"]["lmtp"]["connectionsMax"], defaults["connectionsMax"]);
         all_are_shown(&defaults, documented(3));
+    }
+
+    #[test]
+    fn delivery_knows_the_names_of_listeners() {
+        let dir = tempfile::tempdir().unwrap();
+        let listeners = "ingress: {listeners: [{kind: relay, addresses: [\"127.0.0.1:0\"], \
+                         hostname: in.example.org}, {kind: relay, addresses: [\"127.0.0.1:0\"]}]}";
+        let text = format!("hostname: mx.example.org\n{listeners}\n");
+        fs::write(dir.path().join(FILE), text).unwrap();
+        let config = Config::load(dir.path()).unwrap();
+        assert_eq!(config.delivery.listener_names, [Host::parse("in.example.org").unwrap()]);
     }
 
     fn all_are_shown(value: &serde_json::Value, text: &str) {

@@ -1,6 +1,5 @@
 //! The order in which a domain's mail exchangers are tried (RFC 5321 §5.1).
 
-use mail_types::Host;
 use rand::Rng;
 use rand::seq::SliceRandom;
 
@@ -27,7 +26,11 @@ pub enum MxPlan {
 }
 
 /// Sorts by preference with equals in random order, and drops ourselves and all that is worse.
-pub fn mx_plan(records: Vec<MxRecord>, rng: &mut impl Rng, own_name: &Host) -> MxPlan {
+pub fn mx_plan(
+    records: Vec<MxRecord>,
+    rng: &mut impl Rng,
+    is_own: impl Fn(&HostName) -> bool,
+) -> MxPlan {
     if records.iter().all(|record| record.exchange.is_none()) {
         return MxPlan::NullMx;
     }
@@ -35,8 +38,7 @@ pub fn mx_plan(records: Vec<MxRecord>, rng: &mut impl Rng, own_name: &Host) -> M
     let mut hosts: Vec<(u16, HostName)> = named.collect();
     hosts.shuffle(rng);
     hosts.sort_by_key(|(preference, _)| *preference);
-    let own = own_name.domain().map(HostName::from);
-    let ours = hosts.iter().find(|(_, host)| Some(host) == own.as_ref());
+    let ours = hosts.iter().find(|(_, host)| is_own(host));
     if let Some(limit) = ours.map(|(preference, _)| *preference) {
         hosts.retain(|(preference, _)| *preference < limit);
     }
@@ -59,8 +61,8 @@ mod tests {
     }
 
     fn plan(records: Vec<MxRecord>, seed: u64) -> MxPlan {
-        let own = Host::parse("own.example").unwrap();
-        mx_plan(records, &mut StdRng::seed_from_u64(seed), &own)
+        let own = ["own.example", "also.example"].map(|name| HostName::parse(name).unwrap());
+        mx_plan(records, &mut StdRng::seed_from_u64(seed), |host| own.contains(host))
     }
 
     #[test]
@@ -77,6 +79,8 @@ mod tests {
         let records =
             vec![record(5, "a.example"), record(9, "own.example"), record(9, "b.example")];
         assert_eq!(plan(records, 1), MxPlan::Hosts(vec![HostName::parse("a.example").unwrap()]));
+        let by_other_names = vec![record(9, "own.example"), record(5, "also.example")];
+        assert_eq!(plan(by_other_names, 1), MxPlan::Loop);
     }
 
     #[test]

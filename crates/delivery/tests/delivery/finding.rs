@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use delivery::SourceConfig;
+use mail_types::Host;
 use resolve::{Fake, HostName, LookupError, MxRecord};
 
 use crate::peer::{Act, Peer, Script, say, say_and_close};
@@ -116,6 +118,27 @@ async fn what_dns_says_rfc5321_5_1() {
         assert_eq!(summary.disposition, disposition, "{name}");
         let down = disposition == "defer for hop";
         assert_eq!(world.hops().contains(&"there.example down".into()), down, "{name}");
+    }
+}
+
+/// No MX that is as good as us, or worse, is tried, under whatever name of ours it is.
+#[tokio::test]
+async fn all_names_of_ours_are_known() {
+    for (own, want) in [
+        ("out.example", "bounced 554 5.4.6"),
+        ("in.example", "bounced 554 5.4.6"),
+        ("other.example", "delivered 250 2.0.0"),
+    ] {
+        let peer = Peer::start(Script::default()).await;
+        let mut world = world(&peer, |dns| {
+            dns.set_mx("there.example", Ok(vec![mx(5, own)]));
+            dns.set_addresses(own, at("127.0.0.1"));
+        });
+        world.config.listener_names = vec![Host::parse("In.example").unwrap()];
+        world.config.sources =
+            vec![SourceConfig { address: at("127.0.0.1").unwrap()[0], name: "out.example".into() }];
+        let (summary, _) = world.deliver(job(&["a@there.example"]), CONTENT).await;
+        assert_eq!(summary.recipients, [want], "{own}: {}", summary.reply);
     }
 }
 
