@@ -23,6 +23,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 pub struct Client {
     stream: Box<dyn Stream>,
     buffered: Vec<u8>,
+    /// Empty for somebody who has not logged in.
+    login: String,
 }
 
 /// A reply as it came.
@@ -42,7 +44,8 @@ impl Client {
     /// Reads the greeting on a connection.
     pub async fn over(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
-        let mut client = Self { stream: Box::new(stream), buffered: Vec::new() };
+        let mut client =
+            Self { stream: Box::new(stream), buffered: Vec::new(), login: String::new() };
         client.expect(220).await.context("greeting")?;
         Ok(client)
     }
@@ -55,7 +58,13 @@ impl Client {
         client.command("EHLO client.test", 250).await?;
         let plain = STANDARD.encode(format!("\0{login}\0{password}"));
         client.command(&format!("AUTH PLAIN {plain}"), 235).await?;
+        client.login = login.to_owned();
         Ok(client)
+    }
+
+    /// Who has logged in.
+    pub fn login(&self) -> &str {
+        &self.login
     }
 
     /// What this recipient of a new session at port 25 is answered.
@@ -73,7 +82,7 @@ impl Client {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting_config()?));
         let name = ServerName::try_from("server.test")?;
         let stream = connector.connect(name, self.stream).await?;
-        Ok(Self { stream: Box::new(stream), buffered: Vec::new() })
+        Ok(Self { stream: Box::new(stream), ..self })
     }
 
     pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {

@@ -25,16 +25,28 @@ pub async fn send(
     numbers: Range<usize>,
     recipients: &Recipients,
 ) -> Result<()> {
+    send_as(SENDER, address, sessions, numbers, recipients).await
+}
+
+/// The same by somebody else.
+pub async fn send_as(
+    login: &'static str,
+    address: SocketAddr,
+    sessions: usize,
+    numbers: Range<usize>,
+    recipients: &Recipients,
+) -> Result<()> {
     let recipients = Arc::clone(recipients);
     let messages: Messages = Arc::new(move |number| {
-        let content = format!("From: <{SENDER}>\r\nSubject: {number}\r\n\r\nbody\r\n");
+        let content = format!("From: <{login}>\r\nSubject: {number}\r\n\r\nbody\r\n");
         (recipients(number), content.into_bytes())
     });
-    send_messages(address, sessions, numbers, &messages).await
+    send_messages(login, address, sessions, numbers, &messages).await
 }
 
 /// Sends the messages of these numbers over so many sessions; each must be answered `250`.
 pub async fn send_messages(
+    login: &'static str,
     address: SocketAddr,
     sessions: usize,
     numbers: Range<usize>,
@@ -45,7 +57,7 @@ pub async fn send_messages(
     for _ in 0..sessions {
         let (next, messages) = (Arc::clone(&next), Arc::clone(messages));
         clients.spawn(async move {
-            let mut client = Client::submission(address, SENDER, PASSWORD).await?;
+            let mut client = Client::submission(address, login, PASSWORD).await?;
             loop {
                 let number = next.fetch_add(1, Ordering::SeqCst);
                 if number >= numbers.end {
@@ -65,7 +77,7 @@ pub async fn send_messages(
 
 /// One transaction, its commands in one packet (RFC 2920 §3.1).
 pub async fn message(client: &mut Client, recipients: &[String], content: &[u8]) -> Result<()> {
-    let mut commands = format!("MAIL FROM:<{SENDER}>\r\n");
+    let mut commands = format!("MAIL FROM:<{}>\r\n", client.login());
     for recipient in recipients {
         commands += &format!("RCPT TO:<{recipient}>\r\n");
     }

@@ -16,6 +16,7 @@ pub mod dovecot;
 pub mod exchange;
 pub mod exim;
 pub mod exposition;
+pub mod fairness;
 pub mod flood;
 pub mod forwarder;
 pub mod fuzz;

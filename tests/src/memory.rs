@@ -2,8 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+
+use crate::wait;
+
+const SETTLE_MAX: Duration = Duration::from_secs(30);
 
 /// Octets that a process has in memory (`VmRSS`).
 pub fn resident(pid: u32) -> Result<u64> {
@@ -19,6 +24,18 @@ pub fn peak(pid: u32) -> Result<u64> {
 pub fn forget_peak(pid: u32) -> Result<()> {
     let path = format!("/proc/{pid}/clear_refs");
     fs::write(&path, "5").with_context(|| path)
+}
+
+/// Waits until a process has less than this in memory: what was freed goes back to the system only
+/// after a while.
+pub async fn until_below(pid: u32, octets: u64) -> Result<u64> {
+    let settled = wait::until("less memory", SETTLE_MAX, async || {
+        resident(pid).ok().filter(|resident| *resident < octets)
+    });
+    settled.await.with_context(|| {
+        let resident = resident(pid).map_or(0, mib);
+        format!("{resident} MiB, and less than {} MiB are foreseen", mib(octets))
+    })
 }
 
 fn field(pid: u32, name: &str) -> Result<u64> {

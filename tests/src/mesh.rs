@@ -139,7 +139,7 @@ fn jetstream(servers: &Cluster, size: &Size) -> String {
 }
 
 /// Puts lines behind the head of their section.
-fn with_lines(config: String, section: &str, indent: &str, lines: &[String]) -> String {
+pub(crate) fn with_lines(config: String, section: &str, indent: &str, lines: &[String]) -> String {
     let lines: String = lines.iter().map(|line| format!("{indent}{line}\n")).collect();
     config.replace(section, &format!("{section}{lines}"))
 }

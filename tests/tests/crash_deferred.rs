@@ -129,7 +129,7 @@ impl Scene {
         let mut sent = 0;
         while sent < self.size.messages {
             let next = (sent + self.size.messages.div_ceil(10)).min(self.size.messages);
-            flood::send_messages(address, SESSIONS, sent..next, &messages).await?;
+            flood::send_messages(SENDER, address, SESSIONS, sent..next, &messages).await?;
             sent = next;
             println!("{sent} accepted after {:?}", begun.elapsed());
         }
