@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
-use domains::{GatewayLogin, Problem, Settings, Table};
+use domains::{GatewayLogin, Problem, Settings, Survey, Table};
 use mail_types::Domain;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,20 +19,28 @@ use crate::config::{Config, Refused};
 /// How often the directory is looked at.
 pub(crate) const LOOK: Duration = Duration::from_secs(2);
 
-/// Compiles every `*.yaml` of the directory, in order of their names.
+/// Compiles every `*.yaml` of the directory, in order of their names. They are read twice, so that
+/// no more than one is in memory.
 pub(crate) fn load(config: &Config) -> anyhow::Result<Table> {
-    let mut texts = Vec::new();
-    for path in files(&config.domains_dir)? {
-        let name = path.display().to_string();
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {name}"))?;
-        texts.push((name, text));
-    }
+    let files = files(&config.domains_dir)?;
+    let mut survey = Survey::default();
+    read_each(&files, |name, text| survey.read(name, text))?;
+    let mut draft = survey.done();
+    read_each(&files, |name, text| draft.read(name, text))?;
     let settings = Settings { postmaster: config.postmaster.clone() };
-    let texts = texts.iter().map(|(name, text)| (name.as_str(), text.as_str()));
-    Table::from_yaml(texts, &settings).map_err(|problems| {
+    draft.finish(&settings).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
         anyhow::Error::new(Refused::of_lines(&lines))
     })
+}
+
+fn read_each(files: &[PathBuf], mut read: impl FnMut(&str, &str)) -> anyhow::Result<()> {
+    for path in files {
+        let name = path.display().to_string();
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+        read(&name, &text);
+    }
+    Ok(())
 }
 
 /// Whether the passwords that gateway domains name can be read here.
