@@ -1,7 +1,7 @@
 //! The part of a message that a DSN returns.
 
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use mail_types::Ret;
 use queue::{ContentError, Job, Lease};
 
@@ -41,9 +41,15 @@ impl Original {
 
     /// Reads the part from the queue, at most 50 KB and one chunk.
     pub async fn read(lease: &dyn Lease, part: OriginalPart) -> Result<Self, ContentError> {
-        let mut content = lease.content().await?;
+        Self::read_from(lease.content().await?.chunks, part).await
+    }
+
+    async fn read_from(
+        mut chunks: impl Stream<Item = Result<Bytes, ContentError>> + Unpin,
+        part: OriginalPart,
+    ) -> Result<Self, ContentError> {
         let mut bytes = BytesMut::new();
-        while let Some(chunk) = content.chunks.next().await {
+        while let Some(chunk) = chunks.next().await {
             bytes.extend_from_slice(&chunk?);
             let enough = bytes.len() > HEADER_BYTES_MAX || header_end(&bytes).is_some();
             if part == OriginalPart::Headers && enough {
@@ -86,7 +92,39 @@ fn header_block(content: &Bytes) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
+
+    /// What is read of chunks, of which `None` cannot be read.
+    fn read(chunks: &[Option<&'static [u8]>], part: OriginalPart) -> Option<Original> {
+        let chunk = |chunk: &Option<&'static [u8]>| match chunk {
+            Some(octets) => Ok(Bytes::from_static(octets)),
+            None => Err(ContentError::Damaged("a fault of the test".into())),
+        };
+        let chunks = futures::stream::iter(chunks.iter().map(chunk));
+        Original::read_from(chunks, part).now_or_never()?.ok()
+    }
+
+    #[test]
+    fn no_more_is_read_than_is_returned() {
+        use OriginalPart::{Full, Headers};
+        const LONG: &[u8] = &[b'x'; HEADER_BYTES_MAX];
+        let headers = |octets: &'static [u8]| Some(Original::Headers(octets.into()));
+        // The end of the header block is cut anywhere.
+        const CUTS: [[Option<&[u8]>; 2]; 2] =
+            [[Some(b"A: b\r\n\r"), Some(b"\nx")], [Some(b"A: b\r\n"), Some(b"\r\n")]];
+        for [first, second] in CUTS {
+            assert_eq!(read(&[first, second, None], Headers), headers(b"A: b\r\n"));
+            assert_eq!(read(&[first, second, None], Full), None);
+            assert_eq!(read(&[first, None], Headers), None);
+        }
+        let whole = Some(Original::Full(b"A: b\r\n\r\nbody".as_slice().into()));
+        assert_eq!(read(&[Some(b"A: b\r\n\r\n"), Some(b"body")], Full), whole);
+        // A header block without an end.
+        assert_eq!(read(&[Some(b"A: b\r\n"), Some(LONG), None], Headers), headers(b"A: b\r\n"));
+        assert_eq!(read(&[Some(b"A: b\r\n"), None], Headers), None);
+    }
 
     #[test]
     fn header_blocks() {
