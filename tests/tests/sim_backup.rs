@@ -69,6 +69,12 @@ async fn what_was_accepted_before_a_backup_is_in_it() -> Result<()> {
     let books = Arc::new(Books::default());
     let load = Load::start(&books, old.address("submission"), 8, seed);
     wait::until("mail to flow", LIMIT, async || (books.accepted() > 200).then_some(())).await?;
+    let kept = ["last-uses.json", "history/new"];
+    wait::until("what is kept of mail and logins", LIMIT, async || {
+        let has = |path: &&str| fs::metadata(old.dir().join("data").join(path));
+        kept.iter().all(|path| has(path).is_ok_and(|it| it.len() > 0)).then_some(())
+    })
+    .await?;
 
     // What is accepted up to here is to be found again.
     let before = books.ledger.lock().expect("no client panics holding it").clone();
@@ -82,6 +88,11 @@ async fn what_was_accepted_before_a_backup_is_in_it() -> Result<()> {
     ensure!(trees["data"]["files"].as_u64() >= Some(3), "keys and certificates: {told}");
     let key = fs::metadata(backup.join("data/srs.key"))?;
     ensure!(key.permissions().mode() & 0o777 == 0o600, "others may read keys");
+    let last_uses: Value = serde_json::from_slice(&fs::read(backup.join("data/last-uses.json"))?)?;
+    ensure!(last_uses["logins"][SENDER].is_object(), "{last_uses}");
+    let history = fs::read_to_string(backup.join("data/history/new"))?;
+    let remains: Value = serde_json::from_str(history.lines().next().context("no history")?)?;
+    ensure!(!remains["what"].is_null(), "{remains}");
 
     load.stop().await;
     let mut kills = vec![Instant::now()];
@@ -91,6 +102,9 @@ async fn what_was_accepted_before_a_backup_is_in_it() -> Result<()> {
     let mut new = Postrider::new(&second, &config(&sink, &second.join("data")))?;
     let restored = restore(&backup, &second, &[]).await?;
     ensure!(restored.status.success(), "{}", said(&restored));
+    for path in kept.map(|path| Path::new("data").join(path)) {
+        ensure!(fs::read(second.join(&path))? == fs::read(backup.join(&path))?, "{path:?}");
+    }
     new.start().await?;
     let expected = Books::default();
     *expected.ledger.lock().expect("nobody else has it") = before;
@@ -176,6 +190,10 @@ async fn what_is_not_whole_is_refused_and_changes_nothing() -> Result<()> {
     let inside = postrider.cli(&["backup", &first.join("data/x").display().to_string()]).await;
     let inside = inside.err().context("it would never end")?.to_string();
     ensure!(inside.contains("name a directory elsewhere"), "{inside}");
+    std::os::unix::fs::symlink(first.join("data"), dir.path().join("link"))?;
+    let inside = postrider.cli(&["backup", &dir.path().join("link/x").display().to_string()]).await;
+    let inside = inside.err().context("it would never end")?.to_string();
+    ensure!(inside.contains("name a directory elsewhere"), "{inside}");
 
     // Where a process runs, or anything is.
     let before = image(&first.join("domains"))?;
@@ -237,5 +255,11 @@ async fn what_is_not_whole_is_refused_and_changes_nothing() -> Result<()> {
     let refused = run(&["serve", &first.display().to_string()]).await?;
     ensure!(refused.status.code() == Some(64), "{refused:?}");
     ensure!(said(&refused).contains("a restore has begun and has not ended"), "{refused:?}");
+    let of_half = dir.path().join("of-half");
+    let paths = [&of_half, &first].map(|path| path.display().to_string());
+    let refused = run(&["backup", &paths[0], "--config", &paths[1]]).await?;
+    ensure!(refused.status.code() == Some(64), "{refused:?}");
+    ensure!(said(&refused).contains("a restore has begun and has not ended"), "{refused:?}");
+    ensure!(!of_half.exists(), "it made something");
     Ok(())
 }
