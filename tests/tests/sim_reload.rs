@@ -157,3 +157,31 @@ async fn a_change_is_taken_up_as_a_whole_or_not_at_all() -> Result<()> {
     ensure!(postrider.stop(LIMIT).await? == Some(0), "it stops in order");
     Ok(())
 }
+
+/// The servers of gateway domains are asked by the configuration in force, as mail is sent by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_to_the_servers_of_domains_are_put_by_it() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let sink = Sink::start().await?;
+    let text = scenario::config(&sink, &dir.path().join("data"))
+        .replace("delivery:\n", "delivery:\n  addressesPerAttemptMax: 2\n");
+    let mut postrider = Postrider::new(dir.path(), &text)?;
+    let mut file = File { text, path: dir.path().join("postrider.yaml") };
+    let domain = format!(
+        "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: branch}}\n\
+         spec:\n  domain: branch.test\n  target: relay\n  relay:\n    \
+         hosts: [\"127.0.0.1:9\", \"{}\"]\n    recipients: {{callAhead: true}}\n    \
+         tls: {{mode: opportunistic}}\n",
+        sink.address()
+    );
+    fs::write(dir.path().join("domains/branch.yaml"), domain)?;
+    postrider.start().await?;
+    let relay = postrider.address("relay");
+    ensure!(Client::rcpt(relay, "a@branch.test").await? == 250, "the second host takes him");
+    file.set("addressesPerAttemptMax: 2", "addressesPerAttemptMax: 1")?;
+    let told = postrider.cli(&["reload"]).await?;
+    ensure!(told == "changed: delivery.addressesPerAttemptMax\n", "{told}");
+    ensure!(Client::rcpt(relay, "b@branch.test").await? == 450, "nobody listens at the first");
+    ensure!(postrider.stop(LIMIT).await? == Some(0), "it stops in order");
+    Ok(())
+}
