@@ -260,7 +260,7 @@ fn add_files(directory: &Path, depth: usize, files: &mut Vec<PathBuf>) -> anyhow
         let kind = match kind {
             Kind::Other if path.is_file() => Kind::File,
             Kind::Other if path.is_dir() => Kind::Directory,
-            kind => kind,
+            Kind::File | Kind::Directory | Kind::Other => kind,
         };
         match kind {
             Kind::File => files.push(path),
