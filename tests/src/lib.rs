@@ -22,6 +22,7 @@ pub mod forwarder;
 pub mod fuzz;
 pub mod gateway;
 pub mod health;
+pub mod home;
 pub mod jet;
 pub mod keys;
 pub mod ledger;

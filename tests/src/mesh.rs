@@ -122,7 +122,8 @@ const JETSTREAM: [&str; 5] = [
     "reserveBytes: 268435456",
 ];
 
-fn jetstream(servers: &Cluster, size: &Size) -> String {
+/// The section of the configuration with which a role finds its servers.
+pub(crate) fn jetstream(servers: &Cluster, size: &Size) -> String {
     let mut section = format!(
         "jetstream:\n  urls: {:?}\n  monitorUrls: {:?}\n  replicas: {}\n",
         servers.urls(),

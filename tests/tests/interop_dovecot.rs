@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tests::client::Client;
 use tests::dovecot::{Dovecot, Login, MAIL_USER, give};
+use tests::home::{Home, Kind};
 use tests::process::{PASSWORD, PASSWORD_HASH, Postrider};
 use tests::sink::Sink;
 use tests::{maildir, scenario, wait};
@@ -91,6 +92,15 @@ print(message.get_all('Return-Path'), repr(message.get_payload()))
 
 #[tokio::test]
 async fn dovecot_takes_lmtp_from_us() -> Result<()> {
+    take_lmtp(Kind::OneProcess).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dovecot_takes_lmtp_from_an_mda() -> Result<()> {
+    take_lmtp(Kind::Roles).await
+}
+
+async fn take_lmtp(kind: Kind) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let boxes = dir.path().join("boxes");
     fs::create_dir(&boxes)?;
@@ -103,14 +113,13 @@ async fn dovecot_takes_lmtp_from_us() -> Result<()> {
         Login { name: "full@example.test", hash: &hash, maildir: &full, quota_bytes: Some(10) },
     ];
     let dovecot = Dovecot::start(dir.path(), &logins).await?;
-    let (sink, own) = (Sink::start().await?, dir.path().join("postrider"));
-    let config = scenario::config(&sink, &own.join("data"));
-    let config = format!("{config}mda:\n  lmtp: {{address: \"{}\"}}\n", dovecot.lmtp());
-    let mut postrider = Postrider::new(&own, &config)?;
-    postrider.write_domain("example.test", &["alice", "full", "stranger"])?;
-    postrider.start().await?;
+    let sink = Sink::start().await?;
+    let lmtp = format!("mda:\n  lmtp: {{address: \"{}\"}}\n", dovecot.lmtp());
+    let config = |data: &Path| scenario::config(&sink, data) + &lmtp;
+    let domain: (_, &[_]) = ("example.test", &["alice", "full", "stranger"]);
+    let mut home = Home::start(kind, &dir.path().join("postrider"), config, domain).await?;
 
-    let mut client = Client::connect(postrider.address("relay")).await?;
+    let mut client = Client::connect(home.ingress().address("relay")).await?;
     client.command("EHLO client.test", 250).await?;
     let content = "From: <a@elsewhere.test>\r\nSubject: first\r\n\r\n.\r\nbody\r\n";
     let to = ["full@example.test", ALICE, "stranger@example.test"];
@@ -127,6 +136,5 @@ async fn dovecot_takes_lmtp_from_us() -> Result<()> {
     let message = "['<a@elsewhere.test>'] '.\\r\\nbody\\r\\n'\n";
     assert_eq!(python(&dovecot, MESSAGE).await?, message);
     assert!(maildir::messages(&full)?.is_empty());
-    postrider.stop(Duration::from_secs(30)).await?;
-    Ok(())
+    home.stop(Duration::from_secs(30)).await
 }
