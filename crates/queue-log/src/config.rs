@@ -52,7 +52,7 @@ impl Default for Config {
             lease_seconds: 20 * 60,
             tenant_messages: None,
             tenant_bytes: None,
-            checkpoint_segments: 16,
+            checkpoint_segments: 4,
             longest_data_seconds: 2 * 3600,
         }
     }
