@@ -20,7 +20,7 @@ impl Fixture {
 
     /// The same disk after the process was killed.
     fn restart(&mut self) {
-        self.store = Store::open(&self.store.root().to_owned()).unwrap();
+        self.store = Store::open(self.store.root()).unwrap();
     }
 
     fn target(&self) -> Target {
