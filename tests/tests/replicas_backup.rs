@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tests::client::Client;
 use tests::flood::{self, Recipients};
+use tests::keys::Keys;
 use tests::load::SENDER;
 use tests::mesh::{Mesh, Size};
 use tests::process::{PASSWORD, Postrider};
@@ -75,14 +76,19 @@ async fn ask(address: SocketAddr, stop: CancellationToken) -> BTreeSet<u16> {
 
 /// An ingress that has its table from the servers.
 async fn ingress_of_table(mesh: &Mesh, dir: &Path) -> Result<Postrider> {
-    let config = fs::read_to_string(mesh.ingresses[0].dir().join("postrider.yaml"))?;
+    let path = mesh.ingresses[0].dir().join("postrider.yaml");
+    let config = fs::read_to_string(&path)?;
     let data = dir.join("data");
     fs::create_dir_all(&data)?;
+    let keys = Keys::make(&dir.join("keys")).await?;
+    // Only the command line reads it again.
+    fs::write(&path, config.clone() + &keys.of_writer())?;
     let lines = config.lines().map(|line| match line.starts_with("dataDir:") {
         true => format!("dataDir: {}\n", data.display()),
         false => format!("{line}\n"),
     });
-    let config = lines.collect::<String>() + "domainsFrom: kv\n";
+    let opens = Keys::of_role(&[keys.file("passwords.key")]);
+    let config = lines.collect::<String>() + "domainsFrom: kv\n" + &opens;
     let mut ingress = Postrider::of_role("ingress", dir, &config)?;
     mesh.ingresses[0].cli(&["domain", "apply"]).await?;
     ingress.start().await?;
