@@ -1,8 +1,9 @@
 //! Somebody sends to a destination that answers while another floods dead and slow ones: how long
 //! his messages take, alone, beside the flood and under it.
 //!
-//! What a flood costs is CPU too, of which the machine has two cores: so the victim is also measured
-//! while the same flood comes in at processes that it has nothing to do with, but for the cores.
+//! What a flood costs is CPU too, of which the machine has two cores: so the victim is also
+//! measured while the same flood comes in at processes that it has nothing to do with, but for the
+//! cores.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
