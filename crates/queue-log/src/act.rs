@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::join_all;
 use futures::stream::{self, BoxStream, StreamExt};
 use queue::schedule::{Back, Placement};
 use queue::stored::{Acting, Change};
@@ -18,6 +19,9 @@ use crate::shared::{Message, Outcome, Request, Shared, closed};
 /// How often an action is done anew because a worker changed the job meanwhile.
 const TRIES: usize = 16;
 
+/// Jobs that are acted on together: their records share a sync.
+const TOGETHER: usize = 64;
+
 /// Acts on the jobs that match. Those that cannot be read are told of last, in one error: who reads
 /// the stream may stop at the first.
 pub(crate) fn all(
@@ -25,29 +29,42 @@ pub(crate) fn all(
     filter: Filter,
     action: Action,
 ) -> BoxStream<'static, Result<Acted, QueueError>> {
-    let jobs = list::matching(Arc::clone(&shared), filter).fuse();
+    let jobs = list::matching(Arc::clone(&shared), filter).chunks(TOGETHER).fuse();
     let acting = stream::unfold((jobs, None), move |(mut jobs, mut failed)| {
         let shared = Arc::clone(&shared);
         async move {
-            loop {
-                let acted = match jobs.next().await {
-                    Some(Ok(Found::Unreadable(view, error)))
-                        if action != Action::CancelSilently =>
-                    {
+            let Some(found) = jobs.next().await else {
+                return failed.take().map(|error| (vec![Err(error)], (jobs, None)));
+            };
+            let (mut chosen, mut acted) = (Vec::new(), Vec::new());
+            for found in found {
+                match found {
+                    Ok(Found::Unreadable(view, error)) if action != Action::CancelSilently => {
                         failed = Some(unreadable(view.id, error));
-                        continue;
                     }
-                    Some(Ok(found)) => act(&shared, found.id(), action).await.transpose(),
-                    Some(Err(error)) => Some(Err(error)),
-                    None => return failed.take().map(|error| (Err(error), (jobs, None))),
-                };
-                if let Some(acted) = acted {
-                    return Some((acted, (jobs, failed)));
+                    Ok(found) => chosen.push(found.id()),
+                    Err(error) => acted.push(Err(error)),
                 }
             }
+            acted.extend(act_on(&shared, &chosen, action).await);
+            Some((acted, (jobs, failed)))
         }
     });
-    acting.boxed()
+    acting.map(stream::iter).flatten().boxed()
+}
+
+/// Acts on different jobs; of those that are no more nothing is told.
+async fn act_on(
+    shared: &Arc<Shared>,
+    jobs: &[JobId],
+    action: Action,
+) -> Vec<Result<Acted, QueueError>> {
+    // One action at a time: what one stops while it is recorded, another must not start again.
+    let Ok(_turn) = shared.acting.acquire().await else {
+        return vec![Err(QueueError::Unavailable(closed()))];
+    };
+    let acted = join_all(jobs.iter().map(|job| act(shared, *job, action))).await;
+    acted.into_iter().filter_map(Result::transpose).collect()
 }
 
 /// Acts on a job; `None` when it is no more.
@@ -58,8 +75,6 @@ async fn act(
 ) -> Result<Option<Acted>, QueueError> {
     let unavailable =
         |error: Box<dyn std::error::Error + Send + Sync>| QueueError::Unavailable(error);
-    // One at a time: what an action stops while it is recorded, another must not start again.
-    let _turn = shared.acting.acquire().await.map_err(|error| unavailable(error.into()))?;
     for _ in 0..TRIES {
         let reader = Arc::clone(shared);
         let read = tokio::task::spawn_blocking(move || read(&reader, job, action));

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use futures::executor::block_on;
 use mail_types::{QueueId, Timestamp};
 use queue::stored::{StoredMessage, StoredState};
 use queue::{JobId, Phase};
@@ -109,8 +110,9 @@ impl Janitor {
 
     /// Saves the index. The log has to be read from the current segment's beginning on.
     pub(crate) fn checkpoint(&mut self) {
-        // While an action is recorded its job is held in memory only.
-        let Ok(_turn) = self.shared.acting.try_acquire() else { return };
+        // While an action is recorded its job is held in memory only. Many go on for minutes, and
+        // leave a turn now and then to who waits for it.
+        let Ok(_turn) = block_on(self.shared.acting.acquire()) else { return };
         let segment = self.shared.current.load(Ordering::Acquire);
         match checkpoint::save(&self.shared, Position { segment, offset: DATA_START }) {
             Ok(()) => self.saved_at = segment,
