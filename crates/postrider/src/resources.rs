@@ -91,7 +91,8 @@ const CONFIRM: Duration = Duration::from_secs(60);
 /// What changes when a file does.
 pub(crate) type Fingerprint = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
 
-fn fingerprint(directory: &Path) -> Fingerprint {
+/// That of the resource files of a directory.
+pub(crate) fn fingerprint(directory: &Path) -> Fingerprint {
     fingerprint_of(files(directory).unwrap_or_default())
 }
 
@@ -159,13 +160,15 @@ impl Doubt {
     }
 }
 
-/// Puts a new table in place when the files have changed; one that is wrong changes nothing.
+/// Puts a new table in place when the files are others than those `used`; one that is wrong
+/// changes nothing.
 pub(crate) async fn keep_fresh(
     config: Config,
     table: Arc<ArcSwapOption<Table>>,
+    used: Fingerprint,
     stop: CancellationToken,
 ) {
-    let mut watch = Watch::new(fingerprint(&config.domains_dir));
+    let mut watch = Watch::new(used);
     let mut doubt = Doubt::default();
     let mut ticks = tokio::time::interval(LOOK);
     loop {
@@ -204,6 +207,7 @@ pub(crate) async fn keep_fresh(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::FILE;
 
     #[test]
     fn files_are_read_when_nobody_writes_them() {
@@ -217,6 +221,36 @@ mod tests {
         assert!(!watch.look(of(120)), "nothing new");
         assert!(!watch.look(of(0)));
         assert!(!watch.look(of(120)), "as it was");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_while_the_files_are_read_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let domain = |name: &str| {
+            let text = format!(
+                "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: d}}\n\
+                 spec:\n  domain: {name}\n  inbound:\n    aliases:\n    \
+                 - {{match: postmaster, to: [p@elsewhere.example]}}\n"
+            );
+            fs::write(dir.path().join("domains/d.yaml"), text).unwrap();
+        };
+        fs::create_dir(dir.path().join("domains")).unwrap();
+        fs::write(dir.path().join(FILE), "hostname: mx.example.org\n").unwrap();
+        let config = Config::load(dir.path()).unwrap();
+        domain("a.example");
+        let used = fingerprint(&config.domains_dir);
+        let table = Arc::new(ArcSwapOption::from_pointee(load(&config).unwrap()));
+        domain("longer.example");
+        let stop = CancellationToken::new();
+        let fresh = keep_fresh(config, Arc::clone(&table), used, stop.clone());
+        let seen = async {
+            while !table.load().as_ref().unwrap().is_hosted(&"longer.example".parse().unwrap()) {
+                tokio::time::sleep(LOOK).await;
+            }
+            stop.cancel();
+        };
+        let both = async { tokio::join!(fresh, seen) };
+        tokio::time::timeout(LOOK * 10, both).await.unwrap();
     }
 
     #[test]

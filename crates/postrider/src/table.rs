@@ -10,7 +10,7 @@ use runtime::readiness::Readiness;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, DomainsFrom};
-use crate::resources;
+use crate::resources::{self, Fingerprint};
 use crate::serve::Role;
 
 /// The table in force, and where it comes from.
@@ -22,7 +22,8 @@ pub(crate) struct Domains {
 
 #[derive(Clone)]
 enum Source {
-    Files,
+    /// As they were before they were read.
+    Files(Arc<Fingerprint>),
     Kv(Arc<Loader>),
 }
 
@@ -35,8 +36,9 @@ impl Domains {
     ) -> anyhow::Result<Self> {
         match config.domains_from() {
             DomainsFrom::Files => {
+                let files = Arc::new(resources::fingerprint(&config.domains_dir));
                 let table = Arc::new(ArcSwapOption::from_pointee(resources::load(config)?));
-                Ok(Self { table, source: Source::Files })
+                Ok(Self { table, source: Source::Files(files) })
             }
             DomainsFrom::Kv => {
                 readiness.not_ready("table", "no complete domain table was seen yet");
@@ -53,13 +55,16 @@ impl Domains {
     /// A table that was compiled here and does not change.
     #[cfg(test)]
     pub(crate) fn of(table: Option<Table>) -> Self {
-        Self { table: Arc::new(ArcSwapOption::from_pointee(table)), source: Source::Files }
+        Self {
+            table: Arc::new(ArcSwapOption::from_pointee(table)),
+            source: Source::Files(Arc::default()),
+        }
     }
 
     /// Who tells whether what the table lacks does not exist.
     pub(crate) fn absence(&self) -> Arc<dyn Absence> {
         match &self.source {
-            Source::Files => Arc::new(AtHome),
+            Source::Files(_) => Arc::new(AtHome),
             Source::Kv(loader) => Arc::clone(loader) as Arc<dyn Absence>,
         }
     }
@@ -67,7 +72,7 @@ impl Domains {
     /// Who finds those who log in.
     pub(crate) fn logins(&self) -> Arc<dyn Logins> {
         match &self.source {
-            Source::Files => Arc::new(AtHome),
+            Source::Files(_) => Arc::new(AtHome),
             Source::Kv(loader) => Arc::clone(loader) as Arc<dyn Logins>,
         }
     }
@@ -75,7 +80,7 @@ impl Domains {
     /// Waits until there is a table.
     pub(crate) async fn loaded(&self) {
         match &self.source {
-            Source::Files => {}
+            Source::Files(_) => {}
             Source::Kv(loader) => loader.loaded().await,
         }
     }
@@ -88,7 +93,10 @@ impl Domains {
         stop: CancellationToken,
     ) {
         match self.source {
-            Source::Files => resources::keep_fresh(config, self.table, stop).await,
+            Source::Files(used) => {
+                let used = Arc::unwrap_or_clone(used);
+                resources::keep_fresh(config, self.table, used, stop).await;
+            }
             Source::Kv(loader) => {
                 let tell = loader.missing_keys(|missing| {
                     readiness.ready("table");
