@@ -110,11 +110,7 @@ const PUBLISH: Rows = &[
     // What those who log in have sent.
     (
         &[Ingress],
-        &[
-            "$KV.sending.>",
-            "$JS.API.STREAM.MSG.GET.KV_sending",
-            "$JS.API.STREAM.CREATE.KV_sending",
-        ],
+        &["$KV.sending.>", "$JS.API.STREAM.MSG.GET.KV_sending", "$JS.API.STREAM.CREATE.KV_sending"],
     ),
     // When passwords were used: also by Dovecot, which asks the MDA. Who makes streams makes it.
     (&[Ingress, Mda], &["$KV.logins.>", "$JS.API.STREAM.MSG.GET.KV_logins"]),
