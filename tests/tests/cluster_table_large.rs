@@ -104,8 +104,8 @@ async fn many_mailboxes_are_small_and_quick() -> Result<()> {
     })
     .await?;
     println!("loaded in {:.1?} from the start of the process", begun.elapsed());
-    let (mib, most) = world.memory()?;
-    println!("memory {mib} MiB, at most {most} MiB");
+    let (resident, most) = world.memory()?;
+    println!("memory {resident} MiB, at most {most} MiB");
 
     let known = world.ask(|n| crowd::mailbox(n, domains), 250).await?;
     let unknown = world.ask(|n| crowd::stranger(n, domains), 550).await?;
