@@ -67,7 +67,17 @@ impl Peer for Postfix {
     }
 }
 
+/// Ours, but for what `settings` say: of a setting that is there twice every daemon warns when it
+/// starts, `postlogd` by its own socket. When that is full, all wait for each other.
 fn main_cf(next_hop: SocketAddr, settings: &str) -> String {
+    let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+    let given: Vec<String> = settings.lines().map(name).collect();
+    let ours = ours(next_hop);
+    let lines = ours.lines().filter(|line| !given.contains(&name(line)));
+    lines.chain(settings.lines()).map(|line| format!("{line}\n")).collect()
+}
+
+fn ours(next_hop: SocketAddr) -> String {
     format!(
         "compatibility_level = 3.6\n\
          queue_directory = /var/spool/postfix\n\
@@ -88,8 +98,7 @@ fn main_cf(next_hop: SocketAddr, settings: &str) -> String {
          mynetworks = 127.0.0.0/8\n\
          relayhost = [127.0.0.1]:{}\n\
          maillog_file = /var/log/postfix.log\n\
-         smtpd_recipient_restrictions = permit_mynetworks, reject\n\
-         {settings}\n",
+         smtpd_recipient_restrictions = permit_mynetworks, reject\n",
         next_hop.port()
     )
 }

@@ -158,7 +158,8 @@ async fn the_guide_keeps_its_word() -> Result<()> {
 
     for (recipient, taken) in RECIPIENTS {
         for (server, address) in [("Postfix", old), ("Postrider", new)] {
-            let code = Client::rcpt(address, recipient).await?;
+            let code = Client::rcpt(address, recipient).await;
+            let code = code.with_context(|| format!("{server}; {}", postfix.log()))?;
             ensure!((code == 250) == taken, "{server} said {code} to {recipient}");
         }
     }
