@@ -151,7 +151,13 @@ pub async fn run(options: &Options, mut tell: impl FnMut(&Round)) -> Result<Repo
     let verdict = {
         let mut observer = observer.lock().expect("nobody panics holding it");
         observer.look(&run.accounts)?;
-        judge::judge(&run.accounts.snapshot(), &observer.logs, &run.windows)
+        let mut verdict = judge::judge(&run.accounts.snapshot(), &observer.logs, &run.windows);
+        for finding in verdict.findings.iter_mut().take(report::TOLD) {
+            if let Some(id) = run.accounts.id_of(&finding.token) {
+                finding.said = observer.logs.about(&id)?;
+            }
+        }
+        verdict
     };
     if not_drained.is_none() && options.sabotage.is_none() {
         run.site.stop(STOP_MAX).await?;

@@ -54,7 +54,14 @@ pub(crate) fn recover(
     let mut recovery =
         Recovery { disk, index, metrics, now, found: Recovered::default(), moving: None };
     let valid_to = recovery.register(&segments);
-    let from = recovery.load_checkpoint();
+    let mut from = recovery.load_checkpoint();
+    if let Some((&last, _)) = segments.last_key_value()
+        && last < from.segment
+    {
+        // The segment at which the index was saved was lost with what was not synced. Where the
+        // one before it ends is known to nobody else.
+        from = Position { segment: last, offset: DATA_START };
+    }
     for (n, (&sequence, segment)) in segments.iter().enumerate() {
         recovery.found.next_sequence = sequence + 1;
         let Some(header) = &segment.header else { continue };
@@ -63,8 +70,6 @@ pub(crate) fn recover(
         let is_last = n + 1 == segments.len();
         if sequence >= from.segment {
             recovery.read_segment(header, start, end, is_last)?;
-        } else if is_last {
-            recovery.found.last = (sequence, end.map_or(start, |(to, _)| to));
         }
     }
     recovery.found.next_sequence = recovery.found.next_sequence.max(1);
@@ -257,7 +262,7 @@ impl Recovery<'_> {
             Entry::Moved(id, place, json) => {
                 let message = StoredMessage::decode(json)?;
                 let places = Places { message: at, state: Some(at), files: files(&place) };
-                self.move_jobs(id, places);
+                self.forget_jobs(id);
                 self.moving = Some((message, places));
             }
             Entry::State(job, json) => self.state(job, &StoredState::decode(json)?, at),
@@ -268,9 +273,11 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn move_jobs(&mut self, id: QueueId, places: Places) {
+    /// The states of those that are left follow. A job of the checkpoint that has none has ended,
+    /// and the segment that said so may be gone.
+    fn forget_jobs(&mut self, id: QueueId) {
         for job in self.index.schedule.of_message(id) {
-            self.index.schedule.set_payload(job.id, places);
+            self.index.schedule.remove(job.id);
         }
     }
 

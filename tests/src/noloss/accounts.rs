@@ -200,6 +200,13 @@ impl Accounts {
         self.books().clone()
     }
 
+    /// The id under which the message with this token was queued.
+    pub(super) fn id_of(&self, token: &str) -> Option<String> {
+        let books = self.books();
+        let Outcome::Accepted { queue_id } = &books.sent.get(token)?.outcome else { return None };
+        Some(queue_id.clone())
+    }
+
     /// The token of what was queued under this id.
     pub(super) fn token_of(&self, id: &str) -> Option<String> {
         self.books().tokens.get(id).cloned()

@@ -59,6 +59,8 @@ pub struct Finding {
     pub crime: Crime,
     pub token: String,
     pub about: String,
+    /// What the roles said of the message, whose directories are gone when somebody wants to know.
+    pub said: Vec<String>,
 }
 
 /// The balance of a run.
@@ -121,7 +123,8 @@ struct Court<'a> {
 
 impl Court<'_> {
     fn find(&mut self, crime: Crime, token: &str, about: String) {
-        self.verdict.findings.push(Finding { crime, token: token.to_owned(), about });
+        let said = Vec::new();
+        self.verdict.findings.push(Finding { crime, token: token.to_owned(), about, said });
     }
 
     fn transaction(&mut self, token: &str, sent: &Sent) {

@@ -56,6 +56,18 @@ impl Logs {
         }
         Ok(())
     }
+
+    /// What all roles said of a message, each line with who said it.
+    pub(super) fn about(&self, queue_id: &str) -> Result<Vec<String>> {
+        let mut said = Vec::new();
+        for (path, _) in &self.logs {
+            let role = path.parent().and_then(Path::file_name).unwrap_or_default();
+            let lines = read_lines(path, &mut 0)?.into_iter();
+            let lines = lines.filter(|line| line.contains(queue_id));
+            said.extend(lines.map(|line| format!("{}: {line}", role.display())));
+        }
+        Ok(said)
+    }
 }
 
 /// Whole lines beyond `offset`, which moves on.

@@ -9,7 +9,7 @@ use super::accounts::InFlight;
 use super::judge::{Crime, Verdict};
 
 /// Findings that are told to people; programs get all.
-const TOLD: usize = 20;
+pub(super) const TOLD: usize = 20;
 
 /// A fault as it was.
 #[derive(Debug, Clone, Serialize)]
@@ -106,6 +106,7 @@ impl fmt::Display for Report {
         }
         for finding in v.findings.iter().take(TOLD) {
             writeln!(f, "{:?} {} {}", finding.crime, finding.token, finding.about)?;
+            finding.said.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
         }
         let mut counts: BTreeMap<Crime, usize> = BTreeMap::new();
         v.findings.iter().for_each(|finding| *counts.entry(finding.crime).or_default() += 1);

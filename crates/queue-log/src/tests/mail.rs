@@ -56,7 +56,11 @@ pub(super) fn head() -> Head {
 }
 
 pub(crate) fn job() -> NewJob {
-    let recipient = Recipient::new(Mailbox::parse("user@example.net").unwrap());
+    job_for("user@example.net")
+}
+
+pub(super) fn job_for(address: &str) -> NewJob {
+    let recipient = Recipient::new(Mailbox::parse(address).unwrap());
     NewJob::new(NextHop::smtp(recipient.address.host()), vec![recipient])
 }
 

@@ -1,14 +1,20 @@
 //! Opening, closing, and what is swept up then.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use queue::{Admission, Head, HopKind, Queue, QueueError};
 
 use super::mail::{
-    NOW, body, content, done, envelope, head, job, lease_all, read, send, small_segments,
+    NOW, body, content, defer, done, envelope, head, job, job_for, lease_all, open, read, send,
+    small_segments,
 };
+use super::space::until;
+use crate::checkpoint::{self, Position};
+use crate::disk::{Disk, SimDisk, Syncs};
+use crate::segment::DATA_START;
 use crate::{Config, LogQueue, Metrics, OpenError};
 
 fn try_open(dir: &Path, config: Config) -> Result<LogQueue, OpenError> {
@@ -161,4 +167,60 @@ async fn what_comes_after_a_record_larger_than_a_segment_is_read_after_it() {
     drop((draft, queue));
     let queue = try_open(dir.path(), small_segments()).unwrap();
     assert_eq!(queue.stats().await.unwrap().messages, 0, "it was done with");
+}
+
+/// Saves the index as of now, to be read on from the beginning of a segment.
+fn save_index(queue: &LogQueue, segments_on: u32) {
+    let shared = queue.shared();
+    let segment = shared.current.load(Ordering::Acquire) + segments_on;
+    checkpoint::save(shared, Position { segment, offset: DATA_START }).unwrap();
+}
+
+/// The index was saved before a job ended; the record of the end went with its segment, for the
+/// message had moved with the job that is left.
+#[tokio::test]
+async fn a_job_that_has_ended_stays_ended_when_its_message_has_moved() {
+    let disk = SimDisk::new(1, Syncs::Honest);
+    let config = Config { checkpoint_segments: u32::MAX, ..small_segments() };
+    let queue = open(&disk, &config);
+    let mut draft = queue.begin(envelope(), Admission::Outside).await.unwrap();
+    draft.write(body(1, 8_000)).await.unwrap();
+    draft.commit(head(), vec![job(), job_for("user@other.example")]).await.unwrap();
+    let id = draft.id();
+    save_index(&queue, 0);
+    for mut lease in lease_all(&queue).await {
+        let outcome = if lease.job().id.index == 0 { defer() } else { done() };
+        lease.settle(&outcome).await.unwrap();
+    }
+    for n in 0..300 {
+        send(&queue, body(n, 9_000)).await.1.unwrap();
+        for mut lease in lease_all(&queue).await {
+            lease.settle(&done()).await.unwrap();
+        }
+    }
+    let sparse = u64::from(config.segment_bytes) * 8;
+    let is_sparse = async || queue.stats().await.unwrap().store_bytes <= sparse;
+    until("old mail has moved", is_sparse).await;
+    let queue = open(&disk.cut(), &config);
+    let left = queue.shared().index().schedule.of_message(id);
+    let left: Vec<u16> = left.iter().map(|view| view.id.index).collect();
+    assert_eq!(left, [0]);
+}
+
+/// The index was saved at a segment that a power cut took: it had no record yet.
+#[tokio::test]
+async fn the_segment_before_a_lost_one_keeps_its_records() {
+    let disk = SimDisk::new(1, Syncs::Honest);
+    let queue = open(&disk, &small_segments());
+    for n in 0..5 {
+        send(&queue, body(n, 5000)).await.1.unwrap();
+    }
+    save_index(&queue, 1);
+    let disk = disk.cut();
+    let queue = open(&disk, &small_segments());
+    send(&queue, body(5, 5000)).await.1.unwrap();
+    let disk = disk.cut();
+    disk.remove("checkpoint").unwrap();
+    let queue = open(&disk, &small_segments());
+    assert_eq!(queue.stats().await.unwrap().messages, 6);
 }
