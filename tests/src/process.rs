@@ -13,6 +13,9 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::log_lines;
 
+/// A million mailboxes in files take more than a minute to read.
+const START_MAX: Duration = Duration::from_secs(180);
+
 /// The binary under test: `$POSTRIDER_BIN`, or the one that cargo built beside this program, or
 /// beside the directory of this test.
 pub fn binary() -> Result<PathBuf> {
@@ -123,14 +126,14 @@ impl Postrider {
             .context("cannot start postrider")?;
         let stdout = child.stdout.take().context("no stdout")?;
         let mut lines = BufReader::new(stdout).lines();
-        let started = tokio::time::timeout(Duration::from_secs(60), read_listening(&mut lines));
+        let started = tokio::time::timeout(START_MAX, read_listening(&mut lines));
         match started.await {
             Ok(Ok(listening)) => {
                 self.running = Some(Running { child, _stdout: lines, listening });
                 Ok(())
             }
             Ok(Err(error)) => Err(error.context(self.log_tail())),
-            Err(_) => bail!("postrider did not start within 60 s\n{}", self.log_tail()),
+            Err(_) => bail!("postrider did not start within {START_MAX:?}\n{}", self.log_tail()),
         }
     }
 
