@@ -6,6 +6,7 @@
 
 pub(crate) mod archive;
 mod data;
+mod looks;
 pub(crate) mod mailboxes;
 pub(crate) mod progress;
 pub(crate) mod snapshot;

@@ -14,10 +14,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::archive::{Archive, Kind, entries};
+use super::looks::{Found, until_nothing_new};
 use super::tree::Tree;
-
-/// Looks at a mailbox that keeps changing.
-const LOOKS_MAX: usize = 4;
 
 /// Copies all below `root`; links and the like are named in `left_out`.
 pub(crate) fn copy(
@@ -63,22 +61,10 @@ struct Copying<'a> {
     left_out: &'a mut Vec<String>,
 }
 
-/// What a look found.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Found {
-    Nothing,
-    Something,
-}
-
 impl Copying<'_> {
     /// Copies a mailbox with its folders.
     fn copy(&mut self, directory: &Path) -> anyhow::Result<()> {
-        for _ in 0..LOOKS_MAX {
-            if self.look(directory)? == Found::Nothing {
-                break;
-            }
-        }
-        Ok(())
+        until_nothing_new(|| self.look(directory))
     }
 
     fn look(&mut self, directory: &Path) -> anyhow::Result<Found> {
