@@ -1,6 +1,7 @@
 //! The rules: from what was declared to a table, or to all that is wrong with it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use mail_types::{Domain, Host, LocalPart, Mailbox, MailboxError, TenantId};
@@ -18,9 +19,13 @@ use crate::storage::{self, Keeping, Quota, StorageId};
 use crate::table::{Declaration, Entry, Settings, Table, Target};
 use crate::yaml::{self, Declared, Resource};
 
+mod files;
 mod relay;
 mod storage_ids;
 
+pub use files::Compiled;
+
+use files::Files;
 use storage_ids::Given;
 
 const ALIASES_MAX: usize = 500;
@@ -48,79 +53,28 @@ impl Table {
         domains.into_iter().for_each(|at| compiler.add_domain(at.clone()));
         compiler.connect_domains();
         mailboxes.into_iter().for_each(|at| compiler.add_mailbox(at));
-        compiler.finish(settings)
+        compiler.finish(settings).map(|compiled| Arc::unwrap_or_clone(compiled.table))
     }
 
     /// Reads and compiles files, each a name for messages and a text, or says all that is wrong.
     pub fn from_yaml<'a>(
-        files: impl IntoIterator<Item = (&'a str, &'a str)> + Clone,
+        files: impl IntoIterator<Item = (&'a str, &'a str)>,
         settings: &Settings,
     ) -> Result<Self, Vec<Problem>> {
-        let mut survey = Survey::default();
-        for (file, text) in files.clone() {
-            survey.read(file, text);
-        }
-        let mut draft = survey.done();
-        for (file, text) in files {
-            draft.read(file, text);
-        }
-        draft.finish(settings)
-    }
-}
-
-/// The first reading of all files, for the domains in them. With a second one no more than a file
-/// is in memory at a time: there may be a million mailboxes, and any may be before its domain.
-#[derive(Default)]
-pub struct Survey(Compiler);
-
-impl Survey {
-    /// Reads a file, by its name for messages.
-    pub fn read(&mut self, file: &str, text: &str) {
-        for document in yaml::documents(file, text).iter().filter(|it| it.may_be_domain()) {
-            match document.read() {
-                Ok(at) if matches!(at.resource, Resource::MailDomain { .. }) => {
-                    self.0.add_domain(at);
-                }
-                Ok(_) => {}
-                Err(problem) => self.0.unreadable(problem),
-            }
-        }
-    }
-
-    /// All domains are known.
-    pub fn done(mut self) -> Draft {
-        self.0.connect_domains();
-        Draft(self.0)
-    }
-}
-
-/// A table that has its domains: the second reading of the same files, for the mailboxes.
-pub struct Draft(Compiler);
-
-impl Draft {
-    /// Reads a file, by its name for messages.
-    pub fn read(&mut self, file: &str, text: &str) {
-        for document in yaml::documents(file, text) {
-            match document.read() {
-                Ok(at) => self.0.add_mailbox(&at),
-                // The others were told of by the survey.
-                Err(problem) if !document.may_be_domain() => self.0.unreadable(problem),
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// # Errors
-    /// All that is wrong.
-    pub fn finish(self, settings: &Settings) -> Result<Table, Vec<Problem>> {
-        self.0.finish(settings)
+        let texts: BTreeMap<String, &str> =
+            files.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
+        let names: Vec<String> = texts.keys().cloned().collect();
+        let read = |name: &str| -> Result<String, Infallible> { Ok(texts[name].to_owned()) };
+        let Ok(compiled) = Compiled::of_files(&names, None, settings, read);
+        compiled.map(|compiled| Arc::unwrap_or_clone(compiled.table))
     }
 }
 
 /// A table in the making, with what is wrong so far.
 #[derive(Default)]
-struct Compiler {
+struct Compiler<'a> {
     table: Table,
+    files: Files<'a>,
     problems: Vec<Problem>,
     /// The first use of a domain that nobody declares: none, perhaps, where a file cannot be read.
     stray: Option<Problem>,
@@ -139,7 +93,32 @@ struct Compiler {
     storage_ids: HashMap<StorageId, Given>,
 }
 
-impl Compiler {
+impl Compiler<'_> {
+    /// Reads a file for the domains in it.
+    fn survey(&mut self, file: &str, text: &str) {
+        for document in yaml::documents(file, text).iter().filter(|it| it.may_be_domain()) {
+            match document.read() {
+                Ok(at) if matches!(at.resource, Resource::MailDomain { .. }) => {
+                    self.add_domain(at);
+                }
+                Ok(_) => {}
+                Err(problem) => self.unreadable(problem),
+            }
+        }
+    }
+
+    /// Reads a file for the mailboxes in it, once all domains are known.
+    fn read_mailboxes(&mut self, file: &str, text: &str) {
+        for document in yaml::documents(file, text) {
+            match document.read() {
+                Ok(at) => self.add_mailbox(&at),
+                // The others were told of by the survey.
+                Err(problem) if !document.may_be_domain() => self.unreadable(problem),
+                Err(_) => {}
+            }
+        }
+    }
+
     fn unreadable(&mut self, problem: Problem) {
         self.problems.push(problem);
         (self.is_unreadable, self.is_partial) = (true, true);
@@ -161,8 +140,15 @@ impl Compiler {
         });
     }
 
-    fn finish(mut self, settings: &Settings) -> Result<Table, Vec<Problem>> {
+    fn finish(mut self, settings: &Settings) -> Result<Compiled, Vec<Problem>> {
         self.each_domain(|compiler, at, _, spec| compiler.add_aliases(at, spec));
+        for keyring in self.table.keyrings.values_mut() {
+            Arc::make_mut(keyring).close();
+        }
+        for declaration in self.table.domains.values_mut() {
+            Arc::make_mut(declaration).entries.shrink_to_fit();
+        }
+        self.files.take_over(&mut self.table);
         self.check_storage_ids();
         if !self.is_partial {
             self.each_domain(|compiler, at, _, spec| compiler.check_destinations(at, spec));
@@ -174,13 +160,8 @@ impl Compiler {
         if !self.problems.is_empty() {
             return Err(self.problems);
         }
-        for keyring in self.table.keyrings.values_mut() {
-            Arc::make_mut(keyring).close();
-        }
-        for declaration in self.table.domains.values_mut() {
-            Arc::make_mut(declaration).entries.shrink_to_fit();
-        }
-        Ok(self.table)
+        self.table.has_scram = self.table.keyrings.values().any(|keyring| keyring.has_scram());
+        Ok(self.files.compiled(self.table))
     }
 
     fn each_domain(
@@ -215,7 +196,11 @@ impl Compiler {
         }
         // A space is in none of the three.
         let text = format!("{kind} {} {}", tenant(metadata), metadata.name);
-        if !self.names.insert(u128::from_le_bytes(storage::half(&text))) {
+        let hash = u128::from_le_bytes(storage::half(&text));
+        if kind == yaml::MAILBOX {
+            self.files.has_mailbox(at.file(), hash);
+        }
+        if !self.names.insert(hash) {
             let message = format!("there are two of the name {:?}", metadata.name);
             let remedy = format!("give each {kind} of a namespace its own name");
             self.wrong(at, "metadata.name", message, &remedy);
@@ -231,6 +216,7 @@ impl Compiler {
                 return self.wrong(at, "spec.domain", message, "write a name such as example.org");
             }
         };
+        self.files.touches(at.file(), &domain);
         self.check_numbers(at, spec);
         if self.table.domains.contains_key(&domain) {
             let message = format!("{domain} is declared twice");
@@ -425,8 +411,6 @@ impl Compiler {
     }
 
     fn add_login(&mut self, address: &Mailbox, login: &Login) {
-        let is_scram = |hash: &String| password::scheme(hash) == Some(scram::LABEL);
-        self.table.has_scram |= login.hashes.iter().any(is_scram);
         if let Some(domain) = address.domain() {
             let keyring = self.table.keyrings.entry(domain.clone()).or_default();
             Arc::make_mut(keyring).add(&name(address.local_part()), login);
@@ -525,6 +509,7 @@ impl Compiler {
 
     /// Whether the host is a domain of the same tenant; says so if it is not.
     fn is_own(&mut self, at: &Declared, field: &str, host: &Host, metadata: &Metadata) -> bool {
+        host.domain().into_iter().for_each(|domain| self.files.touches(at.file(), domain));
         let owner = host.domain().and_then(|domain| self.table.tenant_of(domain));
         match owner {
             Some(owner) if *owner == tenant(metadata) => return true,

@@ -6,6 +6,9 @@
 //!                 └────────── Table::from_yaml ──┘ both at once
 //! ```
 //!
+//! [`Compiled::of_files`] does the same with files, of which one is in memory at a time, and takes
+//! over what was made before of those that are as they were.
+//!
 //! Resources have the shape of the Kubernetes resources that will carry them; the same rules are
 //! applied to both. The crate knows no files, no cluster and no clock.
 //!
@@ -34,7 +37,7 @@ mod table;
 pub mod yaml;
 
 pub use absence::{Absence, AtHome};
-pub use compile::{Draft, Survey};
+pub use compile::Compiled;
 pub use full::{FullMailboxes, LittleRoom};
 pub use gateway::{Answer, CallAhead, Gateway, GatewayLogin, Server, ServerError};
 pub use identity::{Identity, detail};

@@ -12,7 +12,7 @@ use crate::identity::name;
 use crate::table::{Declaration, Entry, Table, Target};
 
 /// Octets of each half of an id: too many for anybody to find another address with the same ones.
-const HALF: usize = 16;
+pub(crate) const HALF: usize = 16;
 
 /// Names the directory of a mailbox: no part of an address is ever a path.
 ///

@@ -46,6 +46,11 @@ impl Declared {
         &self.resource
     }
 
+    /// The name of its file for messages.
+    pub(crate) fn file(&self) -> &str {
+        &self.file
+    }
+
     /// Where `field` of this resource stands, or what encloses it.
     pub(crate) fn place(&self, field: &str) -> Source {
         let read = || Places::read(&self.text, self.first_line).unwrap_or_default();
@@ -74,10 +79,8 @@ struct Kind {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Body<S> {
-    #[serde(rename = "apiVersion")]
-    _api_version: String,
-    #[serde(rename = "kind")]
-    _kind: String,
+    api_version: String,
+    kind: String,
     metadata: Metadata,
     spec: S,
 }
@@ -138,21 +141,9 @@ impl Document<'_> {
     }
 
     pub(crate) fn read(&self) -> Result<Declared, Problem> {
-        let kind: Kind = self.read_as()?;
-        if kind.api_version != API_VERSION {
-            let remedy = "write postrider.dev/v1alpha1";
-            return Err(self.unknown("apiVersion", &kind.api_version, remedy));
-        }
-        let resource = match kind.kind.as_str() {
-            MAIL_DOMAIN => {
-                let Body { metadata, spec, .. } = self.read_as()?;
-                Resource::MailDomain { metadata, spec }
-            }
-            MAILBOX => {
-                let Body { metadata, spec, .. } = self.read_as()?;
-                Resource::Mailbox { metadata, spec }
-            }
-            other => return Err(self.unknown("kind", other, "write MailDomain or Mailbox")),
+        let resource = match self.read_as_good_mailbox() {
+            Some(resource) => resource,
+            None => self.read_by_kind()?,
         };
         Ok(Declared {
             resource,
@@ -161,6 +152,33 @@ impl Document<'_> {
             text: self.text.to_owned(),
             places: OnceLock::new(),
         })
+    }
+
+    /// What nearly every document is, read once; nothing is told of what it is not.
+    fn read_as_good_mailbox(&self) -> Option<Resource> {
+        let text = (!self.may_be_domain()).then_some(self.text)?;
+        let body: Body<MailboxSpec> = serde_saphyr::from_str(text).ok()?;
+        let is_mailbox = body.api_version == API_VERSION && body.kind == MAILBOX;
+        is_mailbox.then_some(Resource::Mailbox { metadata: body.metadata, spec: body.spec })
+    }
+
+    fn read_by_kind(&self) -> Result<Resource, Problem> {
+        let kind: Kind = self.read_as()?;
+        if kind.api_version != API_VERSION {
+            let remedy = "write postrider.dev/v1alpha1";
+            return Err(self.unknown("apiVersion", &kind.api_version, remedy));
+        }
+        match kind.kind.as_str() {
+            MAIL_DOMAIN => {
+                let Body { metadata, spec, .. } = self.read_as()?;
+                Ok(Resource::MailDomain { metadata, spec })
+            }
+            MAILBOX => {
+                let Body { metadata, spec, .. } = self.read_as()?;
+                Ok(Resource::Mailbox { metadata, spec })
+            }
+            other => Err(self.unknown("kind", other, "write MailDomain or Mailbox")),
+        }
     }
 
     fn read_as<T: DeserializeOwned>(&self) -> Result<T, Problem> {

@@ -16,6 +16,7 @@ mod outbound;
 mod postmaster;
 mod scratch;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -41,7 +42,7 @@ struct Site {
     /// Our name.
     host: Host,
     /// `None` when it comes from NATS KV.
-    table: Option<Table>,
+    table: Option<Arc<Table>>,
     lookup: Lookup,
     /// Domains that somebody wants to send to.
     to: Vec<Domain>,
@@ -50,7 +51,7 @@ struct Site {
 
 impl Site {
     fn hosted_domains(&self) -> Vec<Domain> {
-        let domains = self.table.iter().flat_map(Table::hosted_domains);
+        let domains = self.table.iter().flat_map(|table| table.hosted_domains());
         domains.cloned().collect()
     }
 }
@@ -66,7 +67,7 @@ pub(crate) fn run(check: Check) -> anyhow::Result<()> {
     if let Some(table) = &table {
         resources::check_passwords(&config, table)?;
     }
-    let summary = summary(&config, table.as_ref());
+    let summary = summary(&config, table.as_deref());
     if !check.live {
         match check.output {
             Output::Table => output::line(&format!("ok: {summary}")),

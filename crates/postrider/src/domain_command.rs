@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -76,12 +77,12 @@ fn row_of_password(password: PasswordView) -> Vec<String> {
 }
 
 /// The table that a process with this configuration has.
-pub(crate) async fn in_force(config: &Config) -> anyhow::Result<Table> {
+pub(crate) async fn in_force(config: &Config) -> anyhow::Result<Arc<Table>> {
     match config.domains_from() {
         DomainsFrom::Files => resources::load(config),
         DomainsFrom::Kv => {
             let bucket = config.domains_kv(Role::Admin.inbox())?;
-            Ok(Box::pin(domains_kv::read(&bucket)).await?.1)
+            Ok(Arc::new(Box::pin(domains_kv::read(&bucket)).await?.1))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The directory of resources, and the table made of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
-use domains::{GatewayLogin, Problem, Settings, Survey, Table};
+use domains::{Compiled, GatewayLogin, Problem, Settings, Table};
 use mail_types::Domain;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,28 +19,23 @@ use crate::config::{Config, Refused};
 /// How often the directory is looked at.
 pub(crate) const LOOK: Duration = Duration::from_secs(2);
 
-/// Compiles every `*.yaml` of the directory, in order of their names. They are read twice, so that
-/// no more than one is in memory.
-pub(crate) fn load(config: &Config) -> anyhow::Result<Table> {
+/// The table of every `*.yaml` of the directory.
+pub(crate) fn load(config: &Config) -> anyhow::Result<Arc<Table>> {
+    Ok(compile(config, None)?.table)
+}
+
+/// The same with what the next one is made faster by; what is as it was `before` is taken over.
+fn compile(config: &Config, before: Option<&Compiled>) -> anyhow::Result<Compiled> {
     let files = files(&config.domains_dir)?;
-    let mut survey = Survey::default();
-    read_each(&files, |name, text| survey.read(name, text))?;
-    let mut draft = survey.done();
-    read_each(&files, |name, text| draft.read(name, text))?;
+    let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
+    let paths: HashMap<&str, &PathBuf> = names.iter().map(String::as_str).zip(&files).collect();
     let settings = Settings { postmaster: config.postmaster.clone() };
-    draft.finish(&settings).map_err(|problems| {
+    let read =
+        |name: &str| fs::read_to_string(paths[name]).with_context(|| format!("cannot read {name}"));
+    Compiled::of_files(&names, before, &settings, read)?.map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
         anyhow::Error::new(Refused::of_lines(&lines))
     })
-}
-
-fn read_each(files: &[PathBuf], mut read: impl FnMut(&str, &str)) -> anyhow::Result<()> {
-    for path in files {
-        let name = path.display().to_string();
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-        read(&name, &text);
-    }
-    Ok(())
 }
 
 /// Whether the passwords that gateway domains name can be read here.
@@ -160,15 +155,29 @@ impl Doubt {
     }
 }
 
-/// Puts a new table in place when the files are others than those `used`; one that is wrong
+/// What was made of files, and what these were before they were read.
+pub(crate) struct Loaded {
+    pub(crate) used: Fingerprint,
+    pub(crate) compiled: Compiled,
+}
+
+impl Loaded {
+    pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
+        let used = fingerprint(&config.domains_dir);
+        Ok(Self { used, compiled: compile(config, None)? })
+    }
+}
+
+/// Puts a new table in place when the files are others than those of `loaded`; one that is wrong
 /// changes nothing.
 pub(crate) async fn keep_fresh(
     config: Config,
     table: Arc<ArcSwapOption<Table>>,
-    used: Fingerprint,
+    loaded: Loaded,
     stop: CancellationToken,
 ) {
-    let mut watch = Watch::new(used);
+    let mut watch = Watch::new(loaded.used);
+    let mut current = loaded.compiled;
     let mut doubt = Doubt::default();
     let mut ticks = tokio::time::interval(LOOK);
     loop {
@@ -180,13 +189,13 @@ pub(crate) async fn keep_fresh(
         if !watch.look(fingerprint(&config.domains_dir)) {
             continue;
         }
-        let loaded = load(&config);
+        let loaded = compile_again(&config, &current).await;
         if fingerprint(&config.domains_dir) != watch.seen {
             // Changed while it was read.
             continue;
         }
-        if let (Ok(new), Some(old)) = (&loaded, table.load().as_deref())
-            && drops_most(old, new)
+        if let Ok(new) = &loaded
+            && drops_most(&current.table, &new.table)
             && !doubt.is_over(&watch.seen, Instant::now())
         {
             continue;
@@ -194,14 +203,23 @@ pub(crate) async fn keep_fresh(
         watch.used.clone_from(&watch.seen);
         match loaded {
             Ok(new) => {
-                tracing::info!(event = "table_changed", domains = new.hosted_domains().len());
-                table.store(Some(Arc::new(new)));
+                let domains = new.table.hosted_domains().len();
+                tracing::info!(event = "table_changed", domains);
+                table.store(Some(Arc::clone(&new.table)));
+                current = new;
             }
             Err(error) => {
                 tracing::error!(event = "table_refused", %error, "the table before stays in force");
             }
         }
     }
+}
+
+/// Not on a thread that other tasks need: there may be much to read.
+async fn compile_again(config: &Config, before: &Compiled) -> anyhow::Result<Compiled> {
+    let (config, before) = (config.clone(), before.clone());
+    let loaded = tokio::task::spawn_blocking(move || compile(&config, Some(&before))).await;
+    loaded.context("compiling the table panicked")?
 }
 
 #[cfg(test)]
@@ -238,11 +256,11 @@ mod tests {
         fs::write(dir.path().join(FILE), "hostname: mx.example.org\n").unwrap();
         let config = Config::load(dir.path()).unwrap();
         domain("a.example");
-        let used = fingerprint(&config.domains_dir);
-        let table = Arc::new(ArcSwapOption::from_pointee(load(&config).unwrap()));
+        let loaded = Loaded::new(&config).unwrap();
+        let table = Arc::new(ArcSwapOption::from(Some(Arc::clone(&loaded.compiled.table))));
         domain("longer.example");
         let stop = CancellationToken::new();
-        let fresh = keep_fresh(config, Arc::clone(&table), used, stop.clone());
+        let fresh = keep_fresh(config, Arc::clone(&table), loaded, stop.clone());
         let seen = async {
             while !table.load().as_ref().unwrap().is_hosted(&"longer.example".parse().unwrap()) {
                 tokio::time::sleep(LOOK).await;

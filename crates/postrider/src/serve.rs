@@ -31,7 +31,7 @@ use crate::process::Control;
 use crate::queue_metrics::Watched as Numbers;
 use crate::reload::{Live, Reloader, Reloading, Setting, Source};
 use crate::restore::ensure_restored;
-use crate::table::Domains;
+use crate::table::{Domains, Renewal};
 use crate::{backend, dovecot, dsn_route, output, past, reload, srs};
 
 /// What a connection to the port of operators may last: a list of a long queue takes its time.
@@ -125,8 +125,8 @@ async fn serve_logged(
     let stop = runtime::shutdown::on_signals(&tasks).context("cannot listen for signals")?;
     let (doors, last) = (JoinSet::new(), CancellationToken::new());
     let readiness = Readiness::default();
-    let domains = Domains::open(&config, roles, &readiness).await?;
-    let opening = Opening { config, source, filter, domains, doors, last, readiness };
+    let (domains, renewal) = Domains::open(&config, roles, &readiness).await?;
+    let opening = Opening { config, source, filter, domains, renewal, doors, last, readiness };
     let Some(process) = opening.open(roles, &stop).await? else { return Ok(()) };
     process.announce(&directory)?;
     process.run(stop).await
@@ -138,6 +138,7 @@ struct Opening {
     source: Source,
     filter: Filter,
     domains: Domains,
+    renewal: Renewal,
     /// Health and metrics: they are served from the first to the last.
     doors: JoinSet<()>,
     last: CancellationToken,
@@ -367,7 +368,7 @@ impl Process {
     /// A role that ends by itself is a bug: the process ends with an error, and whoever started it
     /// starts it again. What was accepted is in the queue.
     async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Opening { config, domains, mut doors, last, readiness, .. } = self.opening;
+        let Opening { config, domains, renewal, mut doors, last, readiness, .. } = self.opening;
         let grace = Duration::from_secs(config.ingress.stop_grace_seconds);
         let mut roles = JoinSet::new();
         // Roles are told to stop once we are not ready: nobody sends us work that we refuse.
@@ -388,7 +389,7 @@ impl Process {
         if let Some(dovecot) = self.made.dovecot {
             roles.spawn(dovecot.serve(leave.clone()));
         }
-        roles.spawn(domains.keep_fresh(config, readiness.clone(), leave.clone()));
+        roles.spawn(renewal.run(config, readiness.clone(), leave.clone()));
         roles.spawn(self.reloader.run(leave.clone()));
         readiness.ready("roles");
         // Cancel-safe: a role that has ended is still there for the loop below.

@@ -10,7 +10,7 @@ use runtime::readiness::Readiness;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, DomainsFrom};
-use crate::resources::{self, Fingerprint};
+use crate::resources::{self, Loaded};
 use crate::serve::Role;
 
 /// The table in force, and where it comes from.
@@ -22,8 +22,13 @@ pub(crate) struct Domains {
 
 #[derive(Clone)]
 enum Source {
-    /// As they were before they were read.
-    Files(Arc<Fingerprint>),
+    Files,
+    Kv(Arc<Loader>),
+}
+
+/// Puts new tables in place.
+pub(crate) enum Renewal {
+    Files { table: Arc<ArcSwapOption<Table>>, loaded: Loaded },
     Kv(Arc<Loader>),
 }
 
@@ -33,12 +38,14 @@ impl Domains {
         config: &Config,
         roles: &[Role],
         readiness: &Readiness,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<(Self, Renewal)> {
         match config.domains_from() {
             DomainsFrom::Files => {
-                let files = Arc::new(resources::fingerprint(&config.domains_dir));
-                let table = Arc::new(ArcSwapOption::from_pointee(resources::load(config)?));
-                Ok(Self { table, source: Source::Files(files) })
+                let loaded = Loaded::new(config)?;
+                let compiled = Arc::clone(&loaded.compiled.table);
+                let table = Arc::new(ArcSwapOption::from(Some(compiled)));
+                let renewal = Renewal::Files { table: Arc::clone(&table), loaded };
+                Ok((Self { table, source: Source::Files }, renewal))
             }
             DomainsFrom::Kv => {
                 readiness.not_ready("table", "no complete domain table was seen yet");
@@ -46,8 +53,9 @@ impl Domains {
                 let bucket = config.domains_kv(inbox(roles))?;
                 let (opener, needs) = (config.secrets.opener()?, needs(config, roles));
                 let loader = Box::pin(Loader::new(&bucket, table.clone(), opener, needs)).await;
-                let loader = loader.context("domains")?;
-                Ok(Self { table, source: Source::Kv(Arc::new(loader)) })
+                let loader = Arc::new(loader.context("domains")?);
+                let renewal = Renewal::Kv(Arc::clone(&loader));
+                Ok((Self { table, source: Source::Kv(loader) }, renewal))
             }
         }
     }
@@ -55,16 +63,13 @@ impl Domains {
     /// A table that was compiled here and does not change.
     #[cfg(test)]
     pub(crate) fn of(table: Option<Table>) -> Self {
-        Self {
-            table: Arc::new(ArcSwapOption::from_pointee(table)),
-            source: Source::Files(Arc::default()),
-        }
+        Self { table: Arc::new(ArcSwapOption::from_pointee(table)), source: Source::Files }
     }
 
     /// Who tells whether what the table lacks does not exist.
     pub(crate) fn absence(&self) -> Arc<dyn Absence> {
         match &self.source {
-            Source::Files(_) => Arc::new(AtHome),
+            Source::Files => Arc::new(AtHome),
             Source::Kv(loader) => Arc::clone(loader) as Arc<dyn Absence>,
         }
     }
@@ -72,7 +77,7 @@ impl Domains {
     /// Who finds those who log in.
     pub(crate) fn logins(&self) -> Arc<dyn Logins> {
         match &self.source {
-            Source::Files(_) => Arc::new(AtHome),
+            Source::Files => Arc::new(AtHome),
             Source::Kv(loader) => Arc::clone(loader) as Arc<dyn Logins>,
         }
     }
@@ -80,24 +85,20 @@ impl Domains {
     /// Waits until there is a table.
     pub(crate) async fn loaded(&self) {
         match &self.source {
-            Source::Files(_) => {}
+            Source::Files => {}
             Source::Kv(loader) => loader.loaded().await,
         }
     }
+}
 
-    /// Puts new tables in place until `stop`.
-    pub(crate) async fn keep_fresh(
-        self,
-        config: Config,
-        readiness: Readiness,
-        stop: CancellationToken,
-    ) {
-        match self.source {
-            Source::Files(used) => {
-                let used = Arc::unwrap_or_clone(used);
-                resources::keep_fresh(config, self.table, used, stop).await;
+impl Renewal {
+    /// Until `stop`.
+    pub(crate) async fn run(self, config: Config, readiness: Readiness, stop: CancellationToken) {
+        match self {
+            Self::Files { table, loaded } => {
+                resources::keep_fresh(config, table, loaded, stop).await;
             }
-            Source::Kv(loader) => {
+            Self::Kv(loader) => {
                 let tell = loader.missing_keys(|missing| {
                     readiness.ready("table");
                     match missing {

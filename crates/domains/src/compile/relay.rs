@@ -15,7 +15,7 @@ const RECIPIENTS_MAX: usize = 10_000;
 /// Certificates are kept in one record with the domain.
 const CA_BYTES_MAX: usize = 64 * 1024;
 
-impl Compiler {
+impl Compiler<'_> {
     /// The server that a domain has of its own, and for whom it takes mail.
     pub(super) fn add_gateway(
         &mut self,

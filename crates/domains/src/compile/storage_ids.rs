@@ -19,7 +19,7 @@ pub(super) struct Given {
     at: Source,
 }
 
-impl Compiler {
+impl Compiler<'_> {
     /// The id that somebody gives to a mailbox; no two give the same.
     pub(super) fn storage_id(
         &mut self,
@@ -28,6 +28,7 @@ impl Compiler {
         spec: &MailboxSpec,
     ) -> Option<StorageId> {
         let text = spec.storage_id.as_ref()?;
+        self.files.is_read_always(at.file());
         let Ok(id) = text.parse::<StorageId>() else {
             let remedy = "write the id that `postrider domain mailbox` prints for the mailbox";
             self.wrong(at, FIELD, format!("{text:?} is not 64 of 0-9 and a-f"), remedy);

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use delivery::{Obstacle, Probe, Reached, Unreached};
-use domains::Table;
 use futures::future::join_all;
 use mail_types::Domain;
 
@@ -38,7 +37,7 @@ pub(super) async fn findings(site: &Site) -> Vec<Finding> {
         let way = if probe.has_smarthost(domain) { Way::Smarthost } else { Way::Domain };
         judge(domain.as_str(), way, &probe.open(domain).await)
     });
-    let mut gateways: Vec<_> = site.table.iter().flat_map(Table::gateways).collect();
+    let mut gateways: Vec<_> = site.table.iter().flat_map(|table| table.gateways()).collect();
     gateways.sort_by_key(|(domain, _)| *domain);
     let by_gateway = gateways.into_iter().take(GATEWAYS_MAX).map(async |(domain, gateway)| {
         judge(domain.as_str(), Way::Gateway, &probe.open_gateway(domain, gateway).await)
