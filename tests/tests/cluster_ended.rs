@@ -1,9 +1,11 @@
-//! A job that has ended without its owner's hearing of it is gone, not damaged.
+//! A job that has ended without its owner's hearing of it is gone, not damaged; a message that a
+//! server brings back is not delivered again.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use async_nats::HeaderMap;
+use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use queue::{Disposition, Filter, HopKind, JobSummary, Queue, Wait};
@@ -36,6 +38,56 @@ async fn end_behind_its_back(server: &Server) -> Result<()> {
             context.publish_with_headers(subject, headers, Bytes::new()).await?.await?;
         }
     }
+    Ok(())
+}
+
+/// The stream of an intake that holds a message.
+async fn filled_intake(server: &Server) -> Result<Stream> {
+    let context = async_nats::jetstream::new(async_nats::connect(server.url()).await?);
+    wait::until("a message in an intake", LIMIT, async || {
+        let names: Vec<String> = context.stream_names().try_collect().await.ok()?;
+        for name in names.iter().filter(|name| name.starts_with("intake")) {
+            let stream = context.get_stream(name).await.ok()?;
+            if stream.cached_info().state.messages > 0 {
+                return Some(stream);
+            }
+        }
+        None
+    })
+    .await
+}
+
+async fn is_empty(intake: &Stream) -> Result<()> {
+    wait::until("an empty intake", LIMIT, async || {
+        (intake.get_info().await.ok()?.state.messages == 0).then_some(())
+    })
+    .await
+}
+
+/// The message lies in its intake again, for the first time as far as the server knows: so it is
+/// after a leader that had answered an acknowledgement failed before the others heard of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_brings_back_is_not_delivered_again() -> Result<()> {
+    let server = Server::start().await?;
+    let config = jet::config(vec![server.url()], vec![server.monitor_url()]);
+    let queue = jet::open(config, &[HopKind::Smtp, HopKind::Mailbox]).await?;
+    mail::send(&queue, "once.example", Bytes::from_static(b"body")).await?;
+    let mut first = lease(&queue).await?;
+    let intake = filled_intake(&server).await?;
+    let sequence = intake.cached_info().state.first_sequence;
+    let stored = intake.get_raw_message(sequence).await?;
+    first.settle(&settlement(Disposition::Done)).await?;
+    is_empty(&intake).await?;
+
+    let context = async_nats::jetstream::new(async_nats::connect(server.url()).await?);
+    context.publish(stored.subject, stored.payload).await?.await?;
+    is_empty(&intake).await?;
+    mail::send(&queue, "last.example", Bytes::from_static(b"body")).await?;
+    let mut last = lease(&queue).await?;
+    ensure!(last.job().next_hop.key() == "last.example", "it is delivered again");
+    last.settle(&settlement(Disposition::Done)).await?;
+    ensure!(queue.stats().await?.messages == 0, "something is left");
+    queue.close().await;
     Ok(())
 }
 

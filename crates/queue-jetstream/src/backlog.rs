@@ -143,7 +143,7 @@ mod tests {
     /// when it is silent: what came meanwhile is work all the same.
     #[test]
     fn an_end_that_a_server_has_heard_of_hides_no_other_message() {
-        let mut index = Index::new(Schedule::new(Duration::from_secs(60)));
+        let mut index = Index::new(Schedule::new(Duration::from_secs(60)), Duration::from_secs(60));
         let partition = Partition::all(HopKind::Smtp, 1).next().unwrap();
         let lane = Lane::Partition(partition);
         let known = |index: &Index| index.known(Door::Outside, lane);

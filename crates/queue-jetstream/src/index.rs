@@ -10,9 +10,11 @@ use queue::schedule::{Leased, NewEntry, Placement, Schedule, Usage, View};
 use queue::stored::StoredState;
 use queue::{JobId, NextHop, Wait};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::arriving::Arriving;
 use crate::hand::{Hand, InHand, Way};
+use crate::lately::Lately;
 use crate::names::Partition;
 use crate::record::JobRecord;
 use crate::usage::Others;
@@ -53,6 +55,7 @@ pub(crate) struct Index {
     pub(crate) schedule: Schedule<Place>,
     pub(crate) hand: Hand,
     ending: HashMap<QueueId, Ending>,
+    lately: Lately,
     /// Told when a message is neither in hand nor ending any more.
     pub(crate) left: Arc<Notify>,
     /// Jobs that we ended, with the sequence of their marks, until these have come back to us: a
@@ -69,11 +72,13 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    pub(crate) fn new(schedule: Schedule<Place>) -> Self {
+    /// Knows messages that have ended for as long as `keep`.
+    pub(crate) fn new(schedule: Schedule<Place>, keep: Duration) -> Self {
         Self {
             schedule,
             hand: Hand::default(),
             ending: HashMap::new(),
+            lately: Lately::new(keep, Instant::now()),
             left: Arc::default(),
             ended: HashMap::new(),
             positions: HashMap::new(),
@@ -120,7 +125,14 @@ impl Index {
     /// The end of a message is confirmed, or nobody waits for it.
     pub(crate) fn forget_end(&mut self, id: QueueId) {
         self.ending.remove(&id);
+        self.lately.note(id, Instant::now());
         self.left.notify_waiters();
+    }
+
+    /// Whether the message ended here lately, or has a record: in an intake it is no more than
+    /// what a server has brought back.
+    pub(crate) fn is_brought_back(&self, id: QueueId) -> bool {
+        self.lately.contains(id) || self.schedule.has_message(id)
     }
 
     /// A message in hand is another's, or ended elsewhere.
@@ -247,7 +259,7 @@ mod tests {
     #[test]
     fn a_job_whose_partition_was_not_ours_for_a_moment_is_leased_when_it_is_again() {
         let now = Timestamp::from_unix_ms(1_795_388_895_042);
-        let mut index = Index::new(Schedule::new(Duration::from_secs(60)));
+        let mut index = Index::new(Schedule::new(Duration::from_secs(60)), Duration::from_secs(60));
         let hop = NextHop::smtp(&Host::Domain("there.test".parse().unwrap()));
         let id = JobId { message: QueueId::new(now, 1), index: 0 };
         let entry = NewEntry {

@@ -159,12 +159,12 @@ fn is_new(shared: &Arc<Shared>, id: QueueId, reply: &Subject) -> bool {
     if index.came_again(id, reply) {
         return false;
     }
-    let has_record = index.schedule.has_message(id);
+    let is_brought_back = index.is_brought_back(id);
     drop(index);
-    if has_record {
+    if is_brought_back {
         end_again(shared, reply.clone());
     }
-    !has_record
+    !is_brought_back
 }
 
 /// Ends a message that lives elsewhere. Unheard, it comes again.

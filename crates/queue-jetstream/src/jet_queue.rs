@@ -96,7 +96,8 @@ impl JetQueue {
         let pause = told_of(&server::verify(&broker, &config).await?);
         streams::ensure(&broker, &config).await?;
         let clock: Clock = Box::new(clock);
-        let index = Index::new(Schedule::new(config.lease_time()));
+        // What comes again does so after `ackWaitSeconds`, and after a new leader was chosen.
+        let index = Index::new(Schedule::new(config.lease_time()), config.ack_wait() * 2);
         let shared = Arc::new(Shared::new(broker, config, clock, metrics, index));
         let queue = Self { shared, kinds, owning: Mutex::default() };
         queue.start(pause);

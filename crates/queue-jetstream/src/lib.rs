@@ -40,6 +40,7 @@ mod index;
 mod intake;
 mod jet_queue;
 mod jobs;
+mod lately;
 mod lease;
 mod metrics;
 mod names;
