@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -77,9 +78,22 @@ impl Client {
     }
 
     /// STARTTLS with a handshake that believes any certificate.
-    pub async fn start_tls(mut self) -> Result<Self> {
+    pub async fn start_tls(self) -> Result<Self> {
+        self.start_tls_with(trusting()?.with_no_client_auth()).await
+    }
+
+    /// The same as somebody who has a certificate.
+    pub async fn start_tls_as(
+        self,
+        certificate: CertificateDer<'static>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self> {
+        self.start_tls_with(trusting()?.with_client_auth_cert(vec![certificate], key)?).await
+    }
+
+    async fn start_tls_with(mut self, config: ClientConfig) -> Result<Self> {
         self.command("STARTTLS", 220).await?;
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(trusting_config()?));
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let name = ServerName::try_from("server.test")?;
         let stream = connector.connect(name, self.stream).await?;
         Ok(Self { stream: Box::new(stream), ..self })
@@ -173,14 +187,13 @@ pub fn dot_stuffed(content: &[u8]) -> Vec<u8> {
     wire
 }
 
-fn trusting_config() -> Result<ClientConfig> {
+fn trusting() -> Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(TrustAnything))
-        .with_no_client_auth();
-    Ok(config)
+        .with_custom_certificate_verifier(Arc::new(TrustAnything));
+    Ok(builder)
 }
 
 #[derive(Debug)]

@@ -9,6 +9,9 @@ use anyhow::{Context, Result, ensure};
 use crate::mesh::{self, Size};
 use crate::nats::{Cluster, Settings};
 use crate::process::Postrider;
+use crate::wait;
+
+const TABLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Who does the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +88,26 @@ impl Home {
         let roles = self.roles.as_deref_mut();
         let roles = roles.into_iter().flat_map(|roles| [&mut roles.worker, &mut roles.mda]);
         [&mut self.front].into_iter().chain(roles)
+    }
+
+    /// Writes a file of resources for all, which are to see that it has changed.
+    pub async fn change(&mut self, file: &str, text: &str) -> Result<()> {
+        let changes = |process: &Postrider| {
+            let log = process.log()?;
+            anyhow::Ok(log.iter().filter(|line| line["event"] == "table_changed").count())
+        };
+        let mut before = Vec::new();
+        for process in self.processes() {
+            before.push(changes(process)?);
+            fs::write(process.dir().join("domains").join(file), text)?;
+        }
+        for (process, before) in self.processes().zip(before) {
+            wait::until("the table to change", TABLE_LIMIT, async || {
+                (changes(process).ok()? > before).then_some(())
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// SIGTERM to all; each must end well.

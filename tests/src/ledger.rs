@@ -272,6 +272,8 @@ mod tests {
         Received {
             began: at,
             at,
+            client: std::net::Ipv4Addr::LOCALHOST.into(),
+            hello: String::new(),
             reverse_path: String::new(),
             recipients: Vec::new(),
             content: content(token, "a@b.test", body),

@@ -1,6 +1,6 @@
 //! An SMTP server that keeps what it is given, with faults of the test's choosing.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -18,6 +18,10 @@ pub struct Received {
     pub began: Instant,
     /// When the `250` was about to be written.
     pub at: Instant,
+    /// Where its client connected from.
+    pub client: IpAddr,
+    /// The name that the client gave.
+    pub hello: String,
     pub reverse_path: String,
     pub recipients: Vec<String>,
     /// With dots unstuffed.
@@ -133,8 +137,10 @@ impl Sink {
             let mut sessions = JoinSet::new();
             // Every other session takes content by BDAT: clients are to do either.
             for hello in [HELLO_CHUNKING, HELLO].into_iter().cycle() {
-                let Ok((stream, _)) = listener.accept().await else { return };
-                sessions.spawn(session(stream, hello, Arc::clone(&shared), manners.clone()));
+                let Ok((stream, client)) = listener.accept().await else { return };
+                let client = (client.ip(), String::new());
+                let session = session(stream, hello, client, Arc::clone(&shared), manners.clone());
+                sessions.spawn(session);
             }
         });
         Ok(Self { address, kept, _accepting: accepting })
@@ -182,11 +188,18 @@ impl Drop for Open<'_> {
     }
 }
 
-async fn session(stream: TcpStream, hello: &'static str, kept: Arc<Kept>, manners: Manners) {
+async fn session(
+    stream: TcpStream,
+    hello: &'static str,
+    client: (IpAddr, String),
+    kept: Arc<Kept>,
+    manners: Manners,
+) {
     let open = Open(&kept.in_flight, AtomicBool::new(false));
     let stream = BufReader::new(stream);
     let answered = Instant::now();
-    let session = Session { stream, hello, kept: &kept, open, manners, mail: None, answered };
+    let session =
+        Session { stream, hello, client, kept: &kept, open, manners, mail: None, answered };
     // A client that goes away in the middle is a case of the tests, not a failure of the sink.
     let _ = session.converse().await;
 }
@@ -195,6 +208,8 @@ async fn session(stream: TcpStream, hello: &'static str, kept: Arc<Kept>, manner
 struct Session<'a> {
     stream: BufReader<TcpStream>,
     hello: &'static str,
+    /// Its address, and its name once it has given that.
+    client: (IpAddr, String),
     kept: &'a Kept,
     open: Open<'a>,
     manners: Manners,
@@ -265,7 +280,10 @@ impl Session<'_> {
         }
         let path = between(line, '<', '>').to_owned();
         Ok(Next::Reply(match verb.as_str() {
-            "EHLO" => self.hello,
+            "EHLO" => {
+                line[4..].trim().clone_into(&mut self.client.1);
+                self.hello
+            }
             "MAIL" => {
                 let (began, sent_after) = (Instant::now(), self.answered);
                 let recipients = Vec::new();
@@ -351,7 +369,9 @@ impl Session<'_> {
         let end = if unanswered || answered { End::Cut } else { End::Answered };
         let Mail { began, reverse_path, recipients, .. } = mail;
         let at = Instant::now();
-        let received = Received { began, at, reverse_path, recipients, content, end };
+        let (client, hello) = self.client.clone();
+        let received =
+            Received { began, at, client, hello, reverse_path, recipients, content, end };
         if let Some(received) = (self.manners.keep)(received) {
             self.kept.received.lock().expect("no session panics holding it").push(received);
         }

@@ -1,15 +1,19 @@
 //! Postfix as the server that a domain of ours has of its own: asked at RCPT, and handed its mail.
+//! Exim as one that wants a login for either.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::client::Client;
-use tests::exchange::Peer;
+use tests::exchange::{Peer, write_certificate};
+use tests::exim::Exim;
 use tests::gateway::{ALICE, Branch, NOBODY, takes_whom_it_knew};
+use tests::home::{Home, Kind};
 use tests::ledger::content;
 use tests::nats::{self, Cluster};
-use tests::process::Postrider;
+use tests::process::{PASSWORD, Postrider};
+use tests::sink::Sink;
 use tests::{scenario, wait};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -79,4 +83,74 @@ async fn postfix_is_asked_by_the_ingress_and_handed_mail_by_the_worker() -> Resu
     .await
     .map_err(|error| error.context(branch.postfix.log()))?;
     branch.takes_whom_it_knows(relay).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exim_lets_one_process_in_by_auth() -> Result<()> {
+    exim_lets_in_by_auth(Kind::OneProcess).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exim_lets_roles_in_by_auth() -> Result<()> {
+    exim_lets_in_by_auth(Kind::Roles).await
+}
+
+/// Who has logged in under TLS may say MAIL, and nobody else.
+fn wants_a_login(certificate: &Path) -> String {
+    let dir = certificate.display();
+    format!(
+        "tls_advertise_hosts = *\ntls_certificate = {dir}/cert.pem\n\
+         tls_privatekey = {dir}/key.pem\nacl_smtp_mail = accept authenticated = *\n\
+         begin authenticators\n\
+         plain:\n  driver = plaintext\n  public_name = PLAIN\n  server_prompts = :\n  \
+         server_advertise_condition = ${{if def:tls_in_cipher}}\n  \
+         server_condition = ${{if and{{{{eq{{$auth2}}{{us}}}}{{eq{{$auth3}}{{{PASSWORD}}}}}}}}}\n  \
+         server_set_id = $auth2"
+    )
+}
+
+fn branch_with_login(exim: &Exim, certificate: &Path) -> Result<String> {
+    let pem = std::fs::read_to_string(certificate.join("cert.pem"))?;
+    let pem: String = pem.lines().map(|line| format!("        {line}\n")).collect();
+    Ok(format!(
+        "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: branch}}\n\
+         spec:\n  domain: branch.test\n  target: relay\n  relay:\n    hosts: [\"{}\"]\n    \
+         recipients: {{callAhead: true}}\n    auth: {{user: us, passwordFile: at-branch}}\n    \
+         tls:\n      mode: verify\n      ca: |\n{pem}",
+        exim.address()
+    ))
+}
+
+async fn exim_lets_in_by_auth(kind: Kind) -> Result<()> {
+    let (dir, certificate, sink) =
+        (tempfile::tempdir()?, tempfile::tempdir()?, Sink::start().await?);
+    write_certificate(certificate.path(), "127.0.0.1")?;
+    let main = wants_a_login(certificate.path());
+    let exim = Exim::start(dir.path(), sink.address(), &main, "").await?;
+    let passwords = dir.path().join("passwords");
+    std::fs::create_dir_all(passwords.join("default"))?;
+    std::fs::write(passwords.join("default/at-branch"), format!("{PASSWORD}\n"))?;
+    let config = |data: &Path| {
+        let directory = format!("delivery:\n  gatewayPasswordsDir: {}\n", passwords.display());
+        scenario::config_for_port(NOWHERE, data).replace("delivery:\n", &directory)
+    };
+    let homes = dir.path().join("homes");
+    let mut home = Home::start(kind, &homes, config, ("local.test", &["alice"])).await?;
+    home.change("branch.yaml", &branch_with_login(&exim, certificate.path())?).await?;
+
+    let mut stranger = Client::connect(exim.address()).await?;
+    stranger.command("EHLO client.test", 250).await?;
+    stranger.command("MAIL FROM:<writer@far.test>", 550).await?;
+    let mut client = Client::connect(home.ingress().address("relay")).await?;
+    client.command("EHLO client.test", 250).await?;
+    let sent = content("G3", "writer@far.test", "a body");
+    let reply = client.transaction("writer@far.test", &[ALICE], &sent).await?;
+    ensure!(reply.code == 250, "{reply:?} {}", exim.log());
+    let received =
+        wait::until("the message behind Exim", LIMIT, async || sink.received().pop()).await;
+    let received = received.map_err(|error| error.context(exim.log()))?;
+    ensure!(received.recipients == [ALICE], "{received:?}");
+    let text = String::from_utf8(received.content)?;
+    ensure!(text.contains("with esmtpsa"), "no login under TLS: {text}");
+    home.stop(LIMIT).await
 }
