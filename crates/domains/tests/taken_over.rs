@@ -66,8 +66,8 @@ impl Resource {
             Self::Domain { n, namespace, alias_of, alias_to } => {
                 write!(
                     text,
-                    "{HEAD} MailDomain\nmetadata: {{name: d{n}, namespace: t{namespace}}}\nspec:\n  \
-                     domain: d{n}.example\n"
+                    "{HEAD} MailDomain\nmetadata: {{name: d{n}, namespace: t{namespace}}}\n\
+                     spec:\n  domain: d{n}.example\n"
                 )
                 .unwrap();
                 match (alias_of, alias_to) {
@@ -76,7 +76,8 @@ impl Resource {
                         let (m, d) = to.unwrap_or((9, 9));
                         writeln!(
                             text,
-                            "  inbound: {{aliases: [{{match: postmaster, to: [m{m}@d{d}.example]}}]}}"
+                            "  inbound:\n    aliases: [{{match: postmaster, \
+                             to: [m{m}@d{d}.example]}}]"
                         )
                         .unwrap();
                     }
@@ -102,8 +103,8 @@ impl Resource {
                 };
                 write!(
                     text,
-                    "{HEAD} Mailbox\nmetadata: {{name: m{name}, namespace: t{namespace}}}\nspec:\n  \
-                     address: m{n}@d{domain}.example\n  {more}\n"
+                    "{HEAD} Mailbox\nmetadata: {{name: m{name}, namespace: t{namespace}}}\n\
+                     spec:\n  address: m{n}@d{domain}.example\n  {more}\n"
                 )
                 .unwrap();
             }
