@@ -263,7 +263,7 @@ fn files_that_have_nothing_to_do_with_a_change_are_not_read_for_it() {
     };
     let ann = mailbox("ann", "ann@d0.example", "");
     assert_eq!(read(file(0, &alice)), (String::new(), Ok(4)), "nothing has changed");
-    assert_eq!(read(file(0, &(alice.clone() + &ann))), ("0.yaml".into(), Ok(5)));
+    assert_eq!(read(file(0, &(alice + &ann))), ("0.yaml".into(), Ok(5)));
     assert_eq!(read(file(4, &mailbox("e", "e@d4.example", ""))), ("4.yaml".into(), Ok(5)));
     assert_eq!(read(file(2, "")), ("1.yaml 2.yaml".into(), Ok(3)), "bob has an alias there");
     assert_eq!(read(file(0, "")), ("0.yaml".into(), Ok(3)), "she is gone");
