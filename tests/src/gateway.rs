@@ -46,17 +46,9 @@ impl Branch {
         Ok(Self { postfix, sink, certificate: made.cert.pem() })
     }
 
-    /// The MailDomain; TLS with its certificate and no other.
+    /// Its MailDomain.
     pub fn yaml(&self) -> String {
-        let certificate: String =
-            self.certificate.lines().map(|line| format!("        {line}\n")).collect();
-        format!(
-            "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: branch}}\n\
-             spec:\n  domain: {DOMAIN}\n  target: relay\n  relay:\n    \
-             hosts: [\"{}\"]\n    recipients: {{callAhead: true}}\n    \
-             tls:\n      mode: verify\n      ca: |\n{certificate}",
-            self.postfix.address()
-        )
+        yaml(self.postfix.address(), &self.certificate, "")
     }
 
     /// One whom it takes is accepted and delivered, one whom it does not take is refused at RCPT.
@@ -87,6 +79,17 @@ impl Branch {
         ensure!(is_whole, "the content was changed: {text}");
         Ok(())
     }
+}
+
+/// The MailDomain of such a server, with `more` said of it; TLS with its certificate and no other.
+pub fn yaml(server: SocketAddr, certificate: &str, more: &str) -> String {
+    let certificate: String = certificate.lines().map(|line| format!("        {line}\n")).collect();
+    format!(
+        "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: branch}}\n\
+         spec:\n  domain: {DOMAIN}\n  target: relay\n  relay:\n    hosts: [\"{server}\"]\n    \
+         recipients: {{callAhead: true}}\n{more}    \
+         tls:\n      mode: verify\n      ca: |\n{certificate}"
+    )
 }
 
 /// It cannot be reached any more: whom it took is taken, and nobody else, for now.

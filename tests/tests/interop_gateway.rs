@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use tests::client::Client;
 use tests::exchange::{Peer, write_certificate};
 use tests::exim::Exim;
-use tests::gateway::{ALICE, Branch, NOBODY, takes_whom_it_knew};
+use tests::gateway::{self, ALICE, Branch, NOBODY, takes_whom_it_knew};
 use tests::home::{Home, Kind};
 use tests::ledger::content;
 use tests::nats::{self, Cluster};
@@ -109,18 +109,6 @@ fn wants_a_login(certificate: &Path) -> String {
     )
 }
 
-fn branch_with_login(exim: &Exim, certificate: &Path) -> Result<String> {
-    let pem = std::fs::read_to_string(certificate.join("cert.pem"))?;
-    let pem: String = pem.lines().map(|line| format!("        {line}\n")).collect();
-    Ok(format!(
-        "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: branch}}\n\
-         spec:\n  domain: branch.test\n  target: relay\n  relay:\n    hosts: [\"{}\"]\n    \
-         recipients: {{callAhead: true}}\n    auth: {{user: us, passwordFile: at-branch}}\n    \
-         tls:\n      mode: verify\n      ca: |\n{pem}",
-        exim.address()
-    ))
-}
-
 async fn exim_lets_in_by_auth(kind: Kind) -> Result<()> {
     let (dir, certificate, sink) =
         (tempfile::tempdir()?, tempfile::tempdir()?, Sink::start().await?);
@@ -136,7 +124,9 @@ async fn exim_lets_in_by_auth(kind: Kind) -> Result<()> {
     };
     let homes = dir.path().join("homes");
     let mut home = Home::start(kind, &homes, config, ("local.test", &["alice"])).await?;
-    home.change("branch.yaml", &branch_with_login(&exim, certificate.path())?).await?;
+    let pem = std::fs::read_to_string(certificate.path().join("cert.pem"))?;
+    let auth = "    auth: {user: us, passwordFile: at-branch}\n";
+    home.change("branch.yaml", &gateway::yaml(exim.address(), &pem, auth)).await?;
 
     let mut stranger = Client::connect(exim.address()).await?;
     stranger.command("EHLO client.test", 250).await?;
