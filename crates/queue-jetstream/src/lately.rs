@@ -22,8 +22,8 @@ pub(crate) struct Lately {
 }
 
 impl Lately {
-    /// Of messages that ended `keep` ago, and some that did before; but of no more than the last
-    /// 200,000 in any case.
+    /// Knows the messages that ended within `keep`, and some that did before; where there are very
+    /// many, the last 200,000 and no more than twice as many.
     pub(crate) fn new(keep: Duration, now: Instant) -> Self {
         Self { keep, young: HashSet::new(), old: HashSet::new(), young_since: now }
     }
