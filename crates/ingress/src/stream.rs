@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::pin::pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use socket2::SockRef;
@@ -34,29 +34,29 @@ impl Stream {
             *buffer = BytesMut::new();
             tcp.readable().await?;
         }
-        loop {
-            if let Poll::Ready(read) = self.read_now(buffer, room).await {
-                return read;
-            }
-            if buffer.is_empty() {
-                *buffer = BytesMut::new();
-            }
-            if let Some(tcp) = self.tcp() {
-                tcp.readable().await?;
-            }
-        }
+        // Not by turns with `readable`: a task whose time is up reads nothing from a socket that is
+        // readable, and would ask both for ever.
+        poll_fn(|context| self.poll_read(context, buffer, room)).await
     }
 
-    /// Polls a read once.
-    async fn read_now(&mut self, buffer: &mut BytesMut, room: usize) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut BytesMut,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
         if buffer.capacity() - buffer.len() < room / 2 {
             buffer.reserve(room);
         }
-        match self {
-            Self::Clear(tcp) => poll_once(tcp.read_buf(buffer)).await,
-            Self::Tls(tls) => poll_once(tls.read_buf(buffer)).await,
+        let read = match self {
+            Self::Clear(tcp) => pin!(tcp.read_buf(buffer)).poll(context),
+            Self::Tls(tls) => pin!(tls.read_buf(buffer)).poll(context),
             Self::Gone => Poll::Ready(Ok(0)),
+        };
+        if read.is_pending() && buffer.is_empty() {
+            *buffer = BytesMut::new();
         }
+        read
     }
 
     /// Whether octets lie in the socket that nobody has read.
@@ -123,7 +123,45 @@ impl Stream {
     }
 }
 
-async fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
-    let mut future = pin!(future);
-    poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+    use tokio::task::consume_budget;
+
+    use super::*;
+
+    /// Tokio lets a task do so much before others must have their turn.
+    async fn use_up_budget() {
+        let mut is_left = true;
+        while is_left {
+            let mut consumed = pin!(consume_budget());
+            let polled = poll_fn(|context| Poll::Ready(consumed.as_mut().poll(context))).await;
+            is_left = polled.is_ready();
+        }
+    }
+
+    #[test]
+    fn a_session_whose_turn_is_over_reads_in_its_next() {
+        let (done, ended) = mpsc::channel();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let read = runtime.unwrap().block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+                client.write_all(b"NOOP\r\n").await.unwrap();
+                let (tcp, _) = listener.accept().await.unwrap();
+                tcp.readable().await.unwrap();
+                let mut stream = Stream::Clear(tcp);
+                use_up_budget().await;
+                stream.read(&mut BytesMut::new(), 64).await.unwrap()
+            });
+            done.send(read).unwrap();
+        });
+        let read = ended.recv_timeout(Duration::from_secs(60));
+        assert_eq!(read, Ok(6), "it does nothing else any more");
+    }
 }
