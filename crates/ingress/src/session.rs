@@ -137,10 +137,11 @@ impl Session {
             self.buffer.extend_from_slice(b"\0");
         }
         loop {
-            match self.step().await {
-                Ok(()) => {}
-                Err(end) => return end,
+            if let Err(end) = self.step().await {
+                return end;
             }
+            // A thousand commands in one packet are no reason for other sessions to wait.
+            tokio::task::consume_budget().await;
         }
     }
 
