@@ -204,6 +204,20 @@ impl Postrider {
         Ok(stdout)
     }
 
+    /// What `postrider check --live` finds in the directory for this role, and its exit code.
+    pub async fn check_live(&self) -> Result<(Vec<serde_json::Value>, Option<i32>)> {
+        let mut command = Command::new(binary()?);
+        command.arg("check").arg(&self.dir).args(["--live", "--output", "json"]);
+        if self.role != "serve" {
+            command.args(["--role", &self.role]);
+        }
+        let output = command.output().await?;
+        let lines = String::from_utf8(output.stdout)?;
+        let findings = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        Ok((findings.with_context(|| format!("{lines}{stderr}"))?, output.status.code()))
+    }
+
     /// All that the process has logged, one JSON object a line.
     pub fn log(&self) -> Result<Vec<serde_json::Value>> {
         let text = fs::read_to_string(self.log_path())?;

@@ -253,6 +253,49 @@ async fn roles_with_no_more_than_that_deliver_mail() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_check_finds_what_its_role_would() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let sink = Sink::start().await?;
+    let mut realm = Realm::start(dir.path()).await?;
+    let make = |role| realm.process(role, 0, &sink);
+    let (ingress, mut worker, mda) = (make("ingress")?, make("worker")?, make("mda")?);
+    ensure_found(&ingress, "warning", "start a worker: it makes them").await?;
+    ensure_found(&mda, "warning", "start a worker: it makes them").await?;
+    ensure_found(&worker, "ok", "they are made at the start").await?;
+    let streams = async || realm.server.monitor().json("/jsz").await;
+    ensure!(streams().await?["streams"] == 0, "the check made something: {}", streams().await?);
+
+    worker.start().await?;
+    for process in [&ingress, &worker, &mda] {
+        ensure_found(process, "ok", "with all streams as they must be").await?;
+    }
+    // An MDA needs nothing that this machine has not: all of its check is well.
+    let (findings, code) = mda.check_live().await?;
+    let whats: Vec<_> = findings.iter().map(|finding| finding["what"].as_str()).collect();
+    let expected = ["configuration", "disk", "disk", "clock", "clock", "nats"].map(Some);
+    ensure!(code == Some(0) && whats == expected, "exit {code:?}: {findings:?}");
+    // With another's login it is not answered.
+    fs::copy(dir.path().join("worker.nk"), dir.path().join("mda.nk"))?;
+    ensure_found(&mda, "error", "whether this login is that of --role").await?;
+    fs::write(dir.path().join("mda.nk"), KeyPair::new_user().seed()?)?;
+    ensure_found(&mda, "error", "nkeyFile").await?;
+    realm.server.kill()?;
+    ensure_found(&ingress, "error", "see whether the servers run").await
+}
+
+/// What `postrider check --live` says of the servers.
+async fn ensure_found(process: &Postrider, level: &str, words: &str) -> Result<()> {
+    let (findings, code) = process.check_live().await?;
+    let found = findings.iter().find(|finding| finding["what"] == "nats");
+    let found = found.with_context(|| format!("nothing of NATS: {findings:?}"))?;
+    ensure!(found["level"] == level, "{level} {words:?}: {found}");
+    let text = format!("{}; {}", found["detail"], found["remedy"]);
+    ensure!(text.contains(words), "{words:?}: {found}");
+    ensure!(level != "error" || code == Some(1), "exit {code:?} after {found}");
+    Ok(())
+}
+
 /// What a worker does only now and then.
 async fn collect_orphans(realm: &Realm) -> Result<()> {
     let (url, monitor_url) = (realm.server.url(), realm.server.monitor_url());

@@ -1,5 +1,6 @@
 //! The domain table in NATS KV: whatever happens to it, no mailbox that exists is answered 550.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -100,6 +101,33 @@ fn jetstream_section(servers: &Cluster) -> String {
         servers.monitor_urls(),
         servers.urls().len(),
     )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_loads_the_table_that_was_published() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let world = World::start(dir.path(), 1).await?;
+    let found = async |what: &str| {
+        let (findings, _) = world.ingress.check_live().await?;
+        let lines = findings.iter().filter(|finding| finding["what"] == what);
+        Ok::<String, anyhow::Error>(lines.map(|finding| format!("{finding}\n")).collect())
+    };
+    let absent = found("table").await?;
+    ensure!(absent.contains("error") && absent.contains("postrider domain apply"), "{absent}");
+    world.apply(&["alice", "bob"]).await?;
+    let table = found("table").await?;
+    ensure!(table.contains("ok") && table.contains("1 domains and 2 mailboxes"), "{table}");
+    // What is in it is looked at.
+    let postmaster = found("postmaster").await?;
+    ensure!(postmaster.contains("postmaster@local.test leads to alice@local.test"), "{postmaster}");
+    // An ingress for submission that could check no password.
+    let yaml = world.ingress.dir().join("postrider.yaml");
+    let config = fs::read_to_string(&yaml)?;
+    let lines: Vec<&str> = config.lines().filter(|line| !line.starts_with("secrets:")).collect();
+    fs::write(&yaml, lines.join("\n"))?;
+    let keyless = found("table").await?;
+    ensure!(keyless.contains("error") && keyless.contains("secrets.privateKeys"), "{keyless}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

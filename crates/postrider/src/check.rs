@@ -12,9 +12,11 @@ mod dns;
 mod finding;
 mod lookup;
 mod name;
+mod nats;
 mod outbound;
 mod postmaster;
 mod scratch;
+mod table;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +33,7 @@ use self::finding::{Finding, Level, What};
 use self::lookup::Lookup;
 use crate::cli::{Check, Output};
 use crate::config::{Config, DomainsFrom};
+use crate::serve::Role;
 use crate::{output, resources};
 
 /// How long one try may take.
@@ -41,7 +44,9 @@ struct Site {
     config: Config,
     /// Our name.
     host: Host,
-    /// `None` when it comes from NATS KV.
+    /// What the process is.
+    roles: Vec<Role>,
+    /// `None` when it is not to be had from NATS KV.
     table: Option<Arc<Table>>,
     lookup: Lookup,
     /// Domains that somebody wants to send to.
@@ -50,6 +55,10 @@ struct Site {
 }
 
 impl Site {
+    fn is(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
     fn hosted_domains(&self) -> Vec<Domain> {
         let domains = self.table.iter().flat_map(|table| table.hosted_domains());
         domains.cloned().collect()
@@ -75,19 +84,37 @@ pub(crate) fn run(check: Check) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let site = Site {
+    show(&What::Configuration.ok(summary), check.output)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let errors = runtime.block_on(check_live(check, config, table))?;
+    anyhow::ensure!(errors == 0, "errors above that keep mail from working: {errors}");
+    Ok(())
+}
+
+/// Counts errors.
+async fn check_live(
+    check: Check,
+    config: Config,
+    table: Option<Arc<Table>>,
+) -> anyhow::Result<usize> {
+    let roles = check.role.map_or(Role::ALL.to_vec(), |role| vec![role]);
+    let mut site = Site {
         host: config.host()?,
         lookup: Lookup::new(&config.resolver).context("resolver")?,
         config,
+        roles,
         table,
         to: check.to,
         time_server: check.time_server,
     };
-    show(&What::Configuration.ok(summary), check.output)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let errors = runtime.block_on(try_all(&site, check.output))?;
-    anyhow::ensure!(errors == 0, "errors above that keep mail from working: {errors}");
-    Ok(())
+    let mut errors = 0;
+    if site.config.domains_from() == DomainsFrom::Kv {
+        let (table, finding) = table::load(&site.config, &site.roles).await?;
+        site.table = table;
+        errors += usize::from(finding.level == Level::Error);
+        show(&finding, check.output)?;
+    }
+    Ok(errors + try_all(&site, check.output).await?)
 }
 
 fn summary(config: &Config, table: Option<&Table>) -> String {
@@ -97,18 +124,31 @@ fn summary(config: &Config, table: Option<&Table>) -> String {
     format!("{domains} domains, {mailboxes} mailboxes, {listeners} listeners")
 }
 
+/// What the roles depend on, and no more.
+fn tries(site: &Site) -> Vec<LocalBoxFuture<'_, Vec<Finding>>> {
+    let mut tries: Vec<LocalBoxFuture<'_, Vec<Finding>>> = Vec::new();
+    if site.is(Role::Ingress) {
+        tries.push(Box::pin(async { certificate::findings(site) }));
+    }
+    tries.push(Box::pin(disk::findings(site)));
+    if site.is(Role::Ingress) {
+        tries.push(Box::pin(async { postmaster::findings(site) }));
+    }
+    tries.push(Box::pin(clock::findings(site)));
+    if site.is(Role::Ingress) || site.is(Role::Worker) {
+        tries.push(Box::pin(dns::findings(site)));
+        tries.push(Box::pin(name::findings(site)));
+    }
+    if site.is(Role::Worker) {
+        tries.push(Box::pin(outbound::findings(site)));
+    }
+    tries.push(Box::pin(nats::findings(site)));
+    tries
+}
+
 /// Tries all at once and shows what was found in this order, as it becomes known. Counts errors.
 async fn try_all(site: &Site, output: Output) -> anyhow::Result<usize> {
-    let tries: [LocalBoxFuture<'_, Vec<Finding>>; 7] = [
-        Box::pin(async { certificate::findings(site) }),
-        Box::pin(disk::findings(site)),
-        Box::pin(async { postmaster::findings(site) }),
-        Box::pin(clock::findings(site)),
-        Box::pin(dns::findings(site)),
-        Box::pin(name::findings(site)),
-        Box::pin(outbound::findings(site)),
-    ];
-    let mut tries: FuturesOrdered<_> = tries.into_iter().collect();
+    let mut tries: FuturesOrdered<_> = tries(site).into_iter().collect();
     let mut errors = 0;
     while let Some(findings) = tries.next().await {
         for finding in findings {

@@ -12,6 +12,7 @@ use queue::{Filter, Phase};
 
 use crate::check::clock::sntp::TimeServer;
 use crate::nats_command::NatsCommand;
+use crate::serve::Role;
 
 /// A mail transfer cluster: receives, queues durably, delivers, retries and bounces mail.
 #[derive(Debug, Parser)]
@@ -145,11 +146,15 @@ pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) directory: Directory,
     /// Also try what mail depends on: certificates, disk, postmaster, clock, DNS, the own name, the
-    /// way out.
+    /// way out, NATS.
     ///
     /// Sends no mail and changes nothing. Run it as the user that serves, on the machine that does.
     #[arg(long)]
     pub(crate) live: bool,
+    /// Try what this role depends on, with its login at the NATS servers; the default is a process
+    /// that is all of them.
+    #[arg(long, value_enum, requires = "live")]
+    pub(crate) role: Option<Role>,
     /// Try the way out to this domain's mail exchangers: greeting, TLS, QUIT. May be repeated.
     #[arg(long, value_name = "DOMAIN", requires = "live")]
     pub(crate) to: Vec<Domain>,

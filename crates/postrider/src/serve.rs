@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use admin::Sources;
 use anyhow::Context;
+use clap::ValueEnum;
 use domains::Srs;
 use history::{History, Watched};
 use prometheus_client::registry::Registry;
@@ -38,7 +39,7 @@ use crate::{backend, dovecot, dsn_route, output, past, reload, srs};
 const ADMIN_LASTING: Duration = Duration::from_secs(600);
 
 /// What a process does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Role {
     Ingress,
     Worker,
@@ -58,7 +59,7 @@ impl Role {
     }
 
     /// The next hops that the role takes jobs for.
-    fn kind(self) -> Option<HopKind> {
+    pub(crate) fn kind(self) -> Option<HopKind> {
         match self {
             Self::Ingress => None,
             Self::Worker => Some(HopKind::Smtp),

@@ -113,7 +113,7 @@ impl Renewal {
 }
 
 /// The secrets without which the process cannot do all that it is to do.
-fn needs(config: &Config, roles: &[Role]) -> Vec<Class> {
+pub(crate) fn needs(config: &Config, roles: &[Role]) -> Vec<Class> {
     let mut listeners = config.ingress.listeners.iter();
     let has_logins = listeners.any(|listener| listener.kind != ingress::Kind::Relay);
     let is_submission = roles.contains(&Role::Ingress) && has_logins;

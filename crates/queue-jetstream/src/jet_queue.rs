@@ -276,7 +276,10 @@ async fn keep_verified(shared: Arc<Shared>, mut pause: Duration) {
     shared.closed.run_until_cancelled(work).await;
 }
 
-async fn connect(config: &Config, kinds: &[HopKind]) -> Result<async_nats::Client, OpenError> {
+pub(crate) async fn connect(
+    config: &Config,
+    kinds: &[HopKind],
+) -> Result<async_nats::Client, OpenError> {
     let urls = config.urls.join(", ");
     let failed = |source: Cause| OpenError::Connect { urls: urls.clone(), source };
     let login = Login {

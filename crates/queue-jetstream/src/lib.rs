@@ -37,6 +37,7 @@ mod frame;
 mod hand;
 mod here;
 mod index;
+mod inspect;
 mod intake;
 mod jet_queue;
 mod jobs;
@@ -65,6 +66,7 @@ mod usage;
 
 pub use config::Config;
 pub use everybody::{Answer, Heard};
+pub use inspect::{Inspected, inspect};
 pub use jet_queue::{JetQueue, OpenError};
 pub use metrics::Metrics;
 pub use server::ServerError;

@@ -126,23 +126,38 @@ fn work_queue(config: &Config, name: String, subject: String, max_bytes: i64) ->
 }
 
 pub(crate) async fn ensure_one(broker: &Broker, wanted: stream::Config) -> Result<(), StreamError> {
+    if is_there(broker, &wanted).await? {
+        return Ok(());
+    }
     let stream = wanted.name.clone();
-    let found = match broker.context.get_stream(&stream).await {
-        Ok(found) => found,
-        Err(error) => {
-            let is_absent = matches!(error.kind(), GetStreamErrorKind::JetStream(api)
-                if api.error_code() == ErrorCode::STREAM_NOT_FOUND);
-            if !is_absent {
-                return Err(StreamError::Ask { stream, source: error.into() });
-            }
-            let created = broker.context.create_stream(wanted).await;
-            return match created {
-                Ok(_) => Ok(()),
-                Err(error) => Err(StreamError::Create { stream, source: error.into() }),
-            };
+    match broker.context.create_stream(wanted).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(StreamError::Create { stream, source: error.into() }),
+    }
+}
+
+/// The names of streams that are still to be created. What is there must be as it is wanted.
+pub(crate) async fn missing(broker: &Broker, config: &Config) -> Result<Vec<String>, StreamError> {
+    let mut missing = Vec::new();
+    for wanted in all(config) {
+        if !is_there(broker, &wanted).await? {
+            missing.push(wanted.name);
         }
+    }
+    Ok(missing)
+}
+
+async fn is_there(broker: &Broker, wanted: &stream::Config) -> Result<bool, StreamError> {
+    let error = match broker.context.get_stream(&wanted.name).await {
+        Ok(found) => return compare(&found.cached_info().config, wanted).map(|()| true),
+        Err(error) => error,
     };
-    compare(&found.cached_info().config, &wanted)
+    let is_absent = matches!(error.kind(), GetStreamErrorKind::JetStream(api)
+        if api.error_code() == ErrorCode::STREAM_NOT_FOUND);
+    if is_absent {
+        return Ok(false);
+    }
+    Err(StreamError::Ask { stream: wanted.name.clone(), source: error.into() })
 }
 
 /// What mail depends on must be as wanted; the rest is the operator's.

@@ -10,6 +10,7 @@ use rustix::fs::{Access, access, statvfs};
 use super::Site;
 use super::finding::{Finding, What};
 use super::scratch::Scratch;
+use crate::serve::Role;
 
 /// A message takes a file in its Maildir.
 const FILES_WARNING: u64 = 100_000;
@@ -77,9 +78,9 @@ fn places(site: &Site) -> Vec<Place> {
             limit: mail.limit,
         },
     };
-    match config.mda.lmtp {
-        Some(_) => vec![queue],
-        None => vec![queue, mail],
+    match config.mda.lmtp.is_none() && site.is(Role::Mda) {
+        true => vec![queue, mail],
+        false => vec![queue],
     }
 }
 

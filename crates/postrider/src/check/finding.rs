@@ -25,6 +25,8 @@ pub(crate) enum What {
     Disk,
     Dns,
     Postmaster,
+    Nats,
+    Table,
 }
 
 /// One line of the answer.
@@ -69,6 +71,8 @@ impl What {
             Self::Disk => "disk",
             Self::Dns => "dns",
             Self::Postmaster => "postmaster",
+            Self::Nats => "nats",
+            Self::Table => "table",
         }
     }
 }
