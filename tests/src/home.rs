@@ -84,6 +84,11 @@ impl Home {
         self.roles.as_ref().map_or(&self.front, |roles| &roles.mda)
     }
 
+    /// The same, to be ended and started.
+    pub fn mda_mut(&mut self) -> &mut Postrider {
+        self.roles.as_mut().map_or(&mut self.front, |roles| &mut roles.mda)
+    }
+
     fn processes(&mut self) -> impl Iterator<Item = &mut Postrider> {
         let roles = self.roles.as_deref_mut();
         let roles = roles.into_iter().flat_map(|roles| [&mut roles.worker, &mut roles.mda]);

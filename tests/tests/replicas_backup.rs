@@ -25,6 +25,8 @@ use tokio_util::sync::CancellationToken;
 const LIMIT: Duration = Duration::from_secs(120);
 /// Messages of each kind.
 const COUNT: usize = 40;
+/// Messages that are in Bob's mailbox before.
+const EARLIER: usize = 10;
 /// Octets of content that goes in chunks.
 const LARGE: usize = 1 << 20;
 
@@ -151,7 +153,7 @@ fn has_arrived(sink: &Sink, mail: &Path) -> Option<()> {
         .collect();
     let bobs = stored.iter().filter(|content| !content.contains("Final-Recipient")).count();
     let all = is("one-") == quarter && is("two-") == 2 * quarter && told.len() == quarter;
-    (all && bobs >= quarter && large.content.len() > LARGE).then_some(())
+    (all && bobs >= EARLIER + quarter && large.content.len() > LARGE).then_some(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,6 +193,13 @@ async fn a_backup_brings_back_what_was_accepted() -> Result<()> {
     .await?;
     mesh.workers[0].cli(&["queue", "hold", "--recipient-domain", "d1.later.test"]).await?;
 
+    let bob: Recipients = Arc::new(|_| vec!["bob@local.test".into()]);
+    flood::send(submission, 2, 0..EARLIER, &bob).await?;
+    wait::until("earlier mail", LIMIT, async || {
+        (maildir::messages(&mail).ok()?.len() == EARLIER).then_some(())
+    })
+    .await?;
+
     // The backup, and mail that comes meanwhile.
     stop_work(&mut mesh).await?;
     accept_waiting(submission).await?;
@@ -203,15 +212,18 @@ async fn a_backup_brings_back_what_was_accepted() -> Result<()> {
     );
     let saved = saved?;
     sent?;
+    let mailboxes = dir.path().join("mailboxes").display().to_string();
+    mesh.mda.cli(&["backup", &mailboxes]).await?;
 
     // All of it is delivered, and then everything is lost.
     start_work(&mut mesh).await?;
     wait::until("the mail before", LIMIT, async || has_arrived(&sink, &mail)).await?;
     stop_work(&mut mesh).await?;
     sink.take();
-    fs::remove_dir_all(&mail)?;
+    fs::remove_dir_all(mesh.mda_data())?;
     mesh.servers.wipe(LIMIT).await?;
     restore(&mesh, &backup_dir, &saved).await?;
+    mesh.mda.cli(&["restore", &mailboxes]).await?;
     start_work(&mut mesh).await?;
 
     wait::until("the mail again", LIMIT, async || has_arrived(&sink, &mail)).await?;
