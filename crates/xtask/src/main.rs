@@ -1,4 +1,4 @@
-//! The project's tooling: `cargo xtask test | tools | bench | tidy`.
+//! The project's tooling: `cargo xtask test | tools | cluster | bench | tidy`.
 //!
 //! One language for everything: whoever can build the project can run and read its tools. Nothing
 //! is installed on the machine; what a part needs is unpacked or built into a cache of its own. A
@@ -7,7 +7,9 @@
 
 mod bench;
 mod cache;
+mod cluster;
 mod command;
+mod image;
 mod machine;
 mod test;
 mod tidy;
@@ -32,6 +34,9 @@ enum Task {
     Test(test::Arguments),
     /// Brings the tools of the tests into the cache, at pinned versions.
     Tools,
+    /// A real Kubernetes of one node for the tests, in namespaces of its own.
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
     /// Checks the rules of the code that no other tool checks.
     Tidy,
     /// Measures Postrider and Postfix side by side, or Postrider on JetStream.
@@ -39,6 +44,9 @@ enum Task {
     /// Becomes a server of the bench, inside its namespaces.
     #[command(hide = true)]
     BenchServe(bench::Setup),
+    /// Keeps the daemons of the cluster running, inside its namespaces.
+    #[command(hide = true)]
+    ClusterNode,
 }
 
 fn main() -> ExitCode {
@@ -55,6 +63,8 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test(arguments) => test::run(&arguments),
         Task::Tools => tools::bring_all().map(|()| ExitCode::SUCCESS),
+        Task::Cluster(command) => cluster::run(&command),
+        Task::ClusterNode => cluster::run_node().map(|()| ExitCode::SUCCESS),
         Task::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::BenchServe(setup) => bench::serve(&setup).map(|()| ExitCode::SUCCESS),

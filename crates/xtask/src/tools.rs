@@ -9,11 +9,14 @@
 //!   python/bin/python3                            with flufl.bounce
 //!   cargo-deny/bin/cargo-deny
 //!   nats-server/bin/nats-server  nats-cli/bin/nats
+//!   kubernetes/bin/kubectl and others             for `cargo xtask cluster`
+//!   containers/{bin,usr}                          containerd and what it calls
 //!   faketime/usr/lib/TRIPLET/faketime/libfaketimeMT.so.1
 //! ```
 
 mod debian;
 mod deny;
+mod kubernetes;
 mod nats;
 mod python;
 
@@ -36,8 +39,10 @@ pub(crate) enum Tool {
     NatsCli,
     Faketime,
     Chromium,
+    Kubernetes,
 }
 
+/// Those of the test run.
 pub(crate) const ALL: [Tool; 10] = [
     Tool::Deny,
     Tool::Postfix,
@@ -72,6 +77,7 @@ pub(crate) fn bring(tool: Tool) -> Result<Brought> {
         Tool::NatsCli => nats::bring_cli(&dir)?,
         Tool::Faketime => debian::bring_faketime(&dir)?,
         Tool::Chromium => debian::bring_chromium(&dir)?,
+        Tool::Kubernetes => kubernetes::bring(&dir)?,
     };
     Ok(Brought { dir, now })
 }

@@ -25,6 +25,12 @@ const CHROMIUM: Pin = Pin { package: "chromium", upstream: "156.0." };
 /// By which programs drive it; of the same version.
 const CHROMIUM_DRIVER: &str = "chromium-driver";
 
+/// What runs the containers of the test cluster.
+const CONTAINERS: Pin = Pin { package: "containerd", upstream: "1.6." };
+/// What it and the node's programs call, and `tini`, which is the first process of the node.
+const CONTAINERS_MORE: [&str; 6] =
+    ["runc", "containernetworking-plugins", "iptables", "nftables", "conntrack", "tini"];
+
 /// The protocols that Dovecot speaks; each a package beside its core, of the same version.
 const DOVECOT_PROTOCOLS: [&str; 3] = ["dovecot-imapd", "dovecot-pop3d", "dovecot-lmtpd"];
 
@@ -100,6 +106,14 @@ fn with_libraries(root: &Path, own: &[&str], program: &Path) -> Result<String> {
     let dirs: Result<Vec<String>> = dirs.map(|dir| quote(&libraries.join(dir))).collect();
     let (dirs, program) = (dirs?.join(":"), quote(program)?);
     Ok(format!("#!/bin/sh\nLD_LIBRARY_PATH={dirs} exec {program} \"$@\"\n"))
+}
+
+pub(super) fn containers_stamp() -> String {
+    format!("{} {}", CONTAINERS.stamp(), CONTAINERS_MORE.join(" "))
+}
+
+pub(super) fn unpack_containers(dir: &Path, root: &Path) -> Result<()> {
+    unpack(dir, root, &CONTAINERS, &CONTAINERS_MORE)
 }
 
 /// A library to be loaded before others: it steps the clock of a process.

@@ -53,14 +53,19 @@ fn bring(dir: &Path, program: &Program) -> Result<bool> {
     })
 }
 
-/// Everything that Go writes lies in `build`, which may be removed after it.
 fn go_install(program: &Program, root: &Path, build: &Path) -> Result<Command> {
     fs::create_dir_all(build)?;
     let mut go = Command::new("go");
+    settle(&mut go, build)?;
     go.current_dir(build)
         .args(["install", &format!("{}@{}", program.module, program.version)])
-        .env("GOBIN", root.join("bin"))
-        .env("GOPATH", build.join("path"))
+        .env("GOBIN", root.join("bin"));
+    Ok(go)
+}
+
+/// Everything that Go writes lies in `build`, which may be removed after it.
+pub(super) fn settle(go: &mut Command, build: &Path) -> Result<()> {
+    go.env("GOPATH", build.join("path"))
         .env("GOMODCACHE", build.join("modules"))
         .env("GOCACHE", build.join("cache"))
         .env("GOTMPDIR", build)
@@ -71,7 +76,7 @@ fn go_install(program: &Program, root: &Path, build: &Path) -> Result<Command> {
         .env("GOFLAGS", "-modcacherw")
         .env("GOWORK", "off")
         .env("CGO_ENABLED", "0");
-    Ok(go)
+    Ok(())
 }
 
 /// Where the user's own settings of Go are; the file may be missing.

@@ -1,0 +1,225 @@
+//! `cargo xtask cluster`: a real Kubernetes of one node, in namespaces of its own.
+//!
+//! ```text
+//! up ─▶ unshare ─▶ tini ─▶ cluster-node ─▶ etcd, containerd, kube-apiserver, …
+//!                  pid 1 of a pid namespace, in a network namespace without a way out
+//! ```
+//!
+//! One process of the machine, `unshare`, holds all of it: when it ends, every daemon, container
+//! and mount of the cluster ends with it. The network namespace has no link to the machine's, so
+//! nothing in the cluster reaches anything else; addresses of node, pods and services exist only
+//! inside. `/run`, `/var/lib` and `/var/log` are private inside, so nothing of it meets what the
+//! machine has there. Needs root.
+
+mod daemons;
+mod files;
+mod group;
+mod identity;
+mod network;
+mod node;
+mod place;
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Subcommand;
+
+use self::group::Group;
+pub(crate) use self::node::run as run_node;
+use self::place::Place;
+use crate::machine::Need;
+use crate::tools::{self, Tool};
+use crate::{command, image};
+
+/// What every step may take; all of them take some 10 seconds.
+const LIMIT: Duration = Duration::from_secs(120);
+const LOOK: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cluster {
+    /// Starts the cluster, and waits until its node and its DNS are ready.
+    Up,
+    /// Ends every process of it and removes what it made.
+    Down {
+        /// Keep data and logs.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Prints the lines by which a shell finds it.
+    ///
+    /// Its addresses are reachable from inside only: run programs by `cargo xtask cluster exec`.
+    Env,
+    /// Runs a program inside its network, with KUBECONFIG set.
+    Exec {
+        #[arg(required = true, trailing_var_arg = true)]
+        program: Vec<String>,
+    },
+    /// Puts images into it, from OCI archives.
+    LoadImage {
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+    },
+    /// Tells what runs in it.
+    Status,
+}
+
+pub(crate) fn run(command: &Cluster) -> Result<ExitCode> {
+    let place = Place::new()?;
+    match command {
+        Cluster::Up => up(&place)?,
+        Cluster::Down { keep } => {
+            down(&place, *keep)?;
+            println!("the cluster is down");
+        }
+        Cluster::Env => println!("{}", place.shell_lines()),
+        Cluster::Exec { program } => return exec(&place, program),
+        Cluster::LoadImage { archives } => {
+            for archive in archives {
+                load_image(&place, archive)?;
+            }
+        }
+        Cluster::Status => {
+            ensure!(place.is_up(), "the cluster is not up: cargo xtask cluster up");
+            kubectl(&place, &["get", "nodes,pods", "--all-namespaces", "--output=wide"])?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(place: &Place) -> Result<()> {
+    if place.is_up() {
+        println!("the cluster is up");
+        return Ok(());
+    }
+    Need::Root.check()?;
+    Need::Namespaces.check()?;
+    for (program, package) in [("ip", "iproute2"), ("nsenter", "util-linux")] {
+        Need::Program(program, package).check()?;
+    }
+    tools::bring(Tool::Kubernetes)?;
+    // Of one that was ended in between.
+    down(place, false)?;
+    let began = Instant::now();
+    let brought_up = start(place).and_then(|()| settle(place));
+    brought_up.with_context(|| {
+        format!("the cluster did not come up; its logs are in {}", place.logs().display())
+    })?;
+    println!("the cluster is up after {:.1} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Starts the first process, and it the first daemons.
+fn start(place: &Place) -> Result<()> {
+    place.make_directories()?;
+    network::save_settings(place)?;
+    identity::write(place)?;
+    files::write(place)?;
+    network::add(place)?;
+    let log = fs::File::create(place.logs().join("node"))?;
+    let mut first = Group::make()?.enter();
+    first
+        .args(["setsid", "nsenter", &format!("--net={}", place.network().display()), "--"])
+        .args(["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"])
+        .arg(place.containers().join("usr/bin/tini"))
+        .arg("--")
+        .arg(std::env::current_exe()?)
+        .arg("cluster-node")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    let holder = first.spawn().context("cannot start the cluster")?;
+    fs::write(place.holder_file(), holder.id().to_string())?;
+    until("the first process", || place.first_process())?;
+    Ok(())
+}
+
+/// Waits for the API server, and then for all that the first pods need.
+fn settle(place: &Place) -> Result<()> {
+    let containers = || succeeds(inside(place, "ctr").args(["version"]));
+    until("containerd", || containers().then_some(()))?;
+    // They come before the kubelet: a pod that finds no image waits long before it looks again.
+    for (name, program, entry) in
+        [("pause", "pause", vec!["/pause"]), ("coredns", "coredns", vec!["/coredns"])]
+    {
+        let archive = place.state.join(format!("{name}.tar"));
+        let files = [image::File::program(&place.programs().join(program), &format!("/{name}"))];
+        let entry: Vec<String> = entry.into_iter().map(str::to_owned).collect();
+        image::Image::new(&place::image(name), &files, entry).write(&archive)?;
+        load_image(place, &archive)?;
+    }
+    until("the API server", || {
+        succeeds(place.kubectl().args(["get", "--raw", "/readyz"])).then_some(())
+    })?;
+    fs::write(place.go_file(), "")?;
+    let manifests = place.state.join("bootstrap.yaml");
+    fs::write(&manifests, include_str!("cluster/bootstrap.yaml"))?;
+    command::output(place.kubectl().arg("apply").arg("--filename").arg(&manifests))?;
+    let ready = |args: &[&str]| {
+        until("the node and its DNS", || succeeds(place.kubectl().args(args)).then_some(()))
+    };
+    ready(&["wait", "--for=condition=Ready", "node/node", "--timeout=5s"])?;
+    ready(&["--namespace=kube-system", "rollout", "status", "deploy/coredns", "--timeout=5s"])
+}
+
+fn down(place: &Place, keep: bool) -> Result<()> {
+    if let Some(holder) = place.holder() {
+        command::output(Command::new("kill").args(["-KILL", &holder.to_string()]))?;
+        until("its processes to end", || place.holder().is_none().then_some(()))?;
+    }
+    group::remove()?;
+    network::remove(place)?;
+    network::restore_settings(place)?;
+    if keep {
+        return place.forget();
+    }
+    place.remove()
+}
+
+fn exec(place: &Place, program: &[String]) -> Result<ExitCode> {
+    ensure!(place.is_up(), "the cluster is not up: cargo xtask cluster up");
+    let mut entered = place.in_network();
+    // It becomes the program: signals and the exit code are the program's own.
+    let error = entered.args(program).exec();
+    bail!("cannot enter the cluster's network: {error}")
+}
+
+fn load_image(place: &Place, archive: &std::path::Path) -> Result<()> {
+    ensure!(place.holder().is_some(), "the cluster is not up: cargo xtask cluster up");
+    let archive = fs::canonicalize(archive)
+        .with_context(|| format!("cannot read the archive {}", archive.display()))?;
+    let mut ctr = inside(place, "ctr");
+    command::output(ctr.args(["images", "import"]).arg(archive))?;
+    Ok(())
+}
+
+fn kubectl(place: &Place, args: &[&str]) -> Result<()> {
+    command::run(place.kubectl().args(args))
+}
+
+/// A program in all namespaces of the cluster.
+fn inside(place: &Place, program: &str) -> Command {
+    let mut nsenter = Command::new("nsenter");
+    let first = place.first_process().unwrap_or_default();
+    nsenter.args([&format!("--target={first}"), "--net", "--mount", "--pid", "--", program]);
+    place.set_environment(&mut nsenter);
+    nsenter
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command::output(command).is_ok()
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        ensure!(began.elapsed() < LIMIT, "waited {LIMIT:?} for {what}");
+        std::thread::sleep(LOOK);
+    }
+}
