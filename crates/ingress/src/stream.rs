@@ -4,12 +4,13 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::pin::pin;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use bytes::BytesMut;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::consume_budget;
 use tokio_rustls::server::TlsStream;
 
 use crate::port::Port;
@@ -34,29 +35,32 @@ impl Stream {
             *buffer = BytesMut::new();
             tcp.readable().await?;
         }
-        // Not by turns with `readable`: a task whose time is up reads nothing from a socket that is
-        // readable, and would ask both for ever.
-        poll_fn(|context| self.poll_read(context, buffer, room)).await
+        loop {
+            if let Poll::Ready(read) = self.read_now(buffer, room).await {
+                return read;
+            }
+            if buffer.is_empty() {
+                *buffer = BytesMut::new();
+            }
+            if let Some(tcp) = self.tcp() {
+                tcp.readable().await?;
+            }
+            // A task whose turn is over reads nothing, though the socket is readable: without this
+            // it would ask both by turns, for ever.
+            consume_budget().await;
+        }
     }
 
-    fn poll_read(
-        &mut self,
-        context: &mut Context<'_>,
-        buffer: &mut BytesMut,
-        room: usize,
-    ) -> Poll<io::Result<usize>> {
+    /// Polls a read once.
+    async fn read_now(&mut self, buffer: &mut BytesMut, room: usize) -> Poll<io::Result<usize>> {
         if buffer.capacity() - buffer.len() < room / 2 {
             buffer.reserve(room);
         }
-        let read = match self {
-            Self::Clear(tcp) => pin!(tcp.read_buf(buffer)).poll(context),
-            Self::Tls(tls) => pin!(tls.read_buf(buffer)).poll(context),
+        match self {
+            Self::Clear(tcp) => poll_once(tcp.read_buf(buffer)).await,
+            Self::Tls(tls) => poll_once(tls.read_buf(buffer)).await,
             Self::Gone => Poll::Ready(Ok(0)),
-        };
-        if read.is_pending() && buffer.is_empty() {
-            *buffer = BytesMut::new();
         }
-        read
     }
 
     /// Whether octets lie in the socket that nobody has read.
@@ -123,6 +127,11 @@ impl Stream {
     }
 }
 
+async fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
+    let mut future = pin!(future);
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
@@ -130,7 +139,6 @@ mod tests {
     use std::time::Duration;
 
     use tokio::net::TcpListener;
-    use tokio::task::consume_budget;
 
     use super::*;
 
@@ -138,9 +146,7 @@ mod tests {
     async fn use_up_budget() {
         let mut is_left = true;
         while is_left {
-            let mut consumed = pin!(consume_budget());
-            let polled = poll_fn(|context| Poll::Ready(consumed.as_mut().poll(context))).await;
-            is_left = polled.is_ready();
+            is_left = poll_once(consume_budget()).await.is_ready();
         }
     }
 
