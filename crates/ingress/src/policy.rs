@@ -4,7 +4,7 @@
 //! in a local part are characters of a name, never a route (RFC 5321 §2.3.11).
 
 use domains::{Destination, FullMailboxes, Identity, OnFull, Resolution, Srs, Table};
-use mail_types::{ForwardPath, Host, Mailbox, ReversePath, TenantId, Timestamp};
+use mail_types::{Domain, ForwardPath, Host, Mailbox, ReversePath, TenantId, Timestamp};
 use queue::{Forward, HopKind, NextHop};
 
 use crate::call_ahead::Question;
@@ -30,6 +30,11 @@ pub(crate) struct Hop {
     pub(crate) address: Mailbox,
     /// When an alias of ours leads there, and it is not ours.
     pub(crate) forward: Option<Forward>,
+}
+
+/// Whether a domain's SPF record is to name us: it is declared here, and has no server of its own.
+pub(crate) fn sends_for(table: &Table, domain: &Domain) -> bool {
+    table.tenant_of(domain).is_some() && !table.is_handed_over(domain)
 }
 
 /// Whether an identity may use a reverse-path. Null is nobody's name, and what MUAs send receipts
@@ -187,13 +192,11 @@ impl Policy<'_> {
         Forward { reverse_path, delivered_to: alias.clone() }
     }
 
-    /// Another's domain does not name us among those who send for it. Ours do, but for those that
-    /// have a server of their own.
+    /// Another's domain does not name us among those who send for it. Ours do: but who has not
+    /// logged in may be anybody.
     fn rewritten(&self, sender: &Mailbox, alias: &Mailbox) -> Option<Mailbox> {
-        let is_ours = sender.domain().is_some_and(|domain| {
-            self.table.is_hosted(domain) && !self.table.is_handed_over(domain)
-        });
-        let srs = self.srs.filter(|_| !is_ours)?;
+        let is_ours = sender.domain().is_some_and(|domain| sends_for(self.table, domain));
+        let srs = self.srs.filter(|_| !is_ours || self.identity.is_none())?;
         srs.forward(sender, alias.domain()?, self.now)
     }
 }

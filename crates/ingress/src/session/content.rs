@@ -96,8 +96,9 @@ impl Session {
             return self.refuse("content", replies::CANNOT_STORE);
         };
         let id = content.id();
-        let is_logged_in = self.login.is_some();
-        let cut = transaction.settle_forwards(content.header.bytes(), is_logged_in);
+        let table = self.shared.domains.load_full();
+        let stranger = table.as_deref().filter(|_| self.login.is_none());
+        let cut = transaction.settle_forwards(content.header.bytes(), stranger);
         if cut > 0 {
             tracing::info!(event = "forwarding_loop", %id, trace_id = transaction.trace_id(), cut);
         }

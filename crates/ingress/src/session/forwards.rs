@@ -1,6 +1,6 @@
 //! What the header fields say about forwarding the message.
 
-use mail_types::{Domain, ReversePath};
+use mail_types::{Domain, Mailbox, ReversePath};
 use message::{from, header};
 use queue::NewJob;
 
@@ -20,18 +20,27 @@ pub(super) fn cut_loops(jobs: &mut Vec<NewJob>, header: &[u8]) -> usize {
     before - jobs.len()
 }
 
-/// Leaves the sender's own reverse-path to mail of strangers whose From names the alias' domain, or
-/// a relative of it. Under ours, SPF would vouch for that From, which DMARC takes for a proof
-/// (RFC 7489 §3.1.2), and nobody has proved anything.
-pub(super) fn vouch_for_no_stranger(jobs: &mut [NewJob], sender: &ReversePath, header: &[u8]) {
+/// Takes our word from a stranger's mail. Under a path of the alias' domain SPF would vouch for a
+/// From that names it or a relative of it, which DMARC takes for a proof (RFC 7489 §3.1.2), and
+/// nobody has proved anything: such mail keeps the sender's own path. Where that is in a domain that
+/// we send for, it is no better: such mail leaves under the null one.
+pub(super) fn vouch_for_no_stranger(
+    jobs: &mut [NewJob],
+    sender: &ReversePath,
+    header: &[u8],
+    is_ours: impl Fn(&Domain) -> bool,
+) {
+    let claims_ours = sender.mailbox().and_then(Mailbox::domain).is_some_and(is_ours);
+    let own = if claims_ours { &ReversePath::Null } else { sender };
     let from = from::mailboxes(header);
     for forward in jobs.iter_mut().filter_map(|job| job.forward.as_mut()) {
         let Some(alias) = forward.delivered_to.domain() else { continue };
         let may_align = from.as_ref().map_or(true, |from| {
             from.iter().filter_map(|mailbox| mailbox.domain()).any(|it| are_relatives(it, alias))
         });
-        if may_align {
-            forward.reverse_path = sender.clone();
+        // It is the sender's own as well where there is no key to rewrite it with.
+        if may_align || forward.reverse_path == *sender {
+            forward.reverse_path = own.clone();
         }
     }
 }

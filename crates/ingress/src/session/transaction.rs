@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use domains::Identity;
+use domains::{Identity, Table};
 use mail_types::{
-    Envelope, ForwardPath, Mailbox, Origin, OriginalRecipient, QueueId, Recipient, ReversePath,
-    SmtpOrigin, TenantId, Timestamp,
+    Domain, Envelope, ForwardPath, Mailbox, Origin, OriginalRecipient, QueueId, Recipient,
+    ReversePath, SmtpOrigin, TenantId, Timestamp,
 };
 use queue::{Draft, NewJob, NextHop};
 use senders::{Refusal, Tally};
@@ -16,7 +16,7 @@ use tracing::Span;
 use super::forwards;
 use super::header::HeaderBlock;
 use crate::budget::Share;
-use crate::policy::{Hop, Route};
+use crate::policy::{self, Hop, Route};
 
 /// From MAIL to the end of the content.
 pub(super) struct Transaction {
@@ -148,15 +148,18 @@ impl Transaction {
     }
 
     /// Sees to what the message itself says about forwarding it. Returns how many jobs would have
-    /// passed an alias again, and are gone.
-    pub(super) fn settle_forwards(&mut self, header: &[u8], is_logged_in: bool) -> usize {
+    /// passed an alias again, and are gone. `stranger` is the table to know our domains by, when
+    /// nobody has logged in.
+    pub(super) fn settle_forwards(&mut self, header: &[u8], stranger: Option<&Table>) -> usize {
         if self.jobs.iter().all(|job| job.forward.is_none()) {
             return 0;
         }
         let cut = forwards::cut_loops(&mut self.jobs, header);
-        if !is_logged_in {
-            // Of one who is, From is bound to the login.
-            forwards::vouch_for_no_stranger(&mut self.jobs, &self.mail.reverse_path, header);
+        // Of one who has, From is bound to the login.
+        if let Some(table) = stranger {
+            let is_ours = |domain: &Domain| policy::sends_for(table, domain);
+            let sender = &self.mail.reverse_path;
+            forwards::vouch_for_no_stranger(&mut self.jobs, sender, header, is_ours);
         }
         cut
     }

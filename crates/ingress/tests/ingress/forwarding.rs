@@ -62,11 +62,47 @@ async fn only_bounces_and_only_of_ours_come_back() {
 #[tokio::test]
 async fn our_own_senders_and_the_null_sender_stay() {
     let server = Server::start();
+    let mut alice = server.logged_in().await;
+    let message = MESSAGE.replace("a@far.example", "alice@example.org");
+    let reply = alice.send_message("alice@example.org", "away@example.org", &message).await;
+    assert!(reply.starts_with("250"), "{reply}");
+    assert_eq!(sent_as(&server), "<alice@example.org>");
     let mut client = server.greeted().await;
-    let (sent_as, _) = forward(&server, &mut client, "bob@example.org").await;
-    assert_eq!(sent_as.to_string(), "<bob@example.org>");
     let (sent_as, _) = forward(&server, &mut client, "").await;
     assert!(sent_as.is_null());
+}
+
+/// Where the last message goes elsewhere, under which path.
+fn sent_as(server: &Server) -> String {
+    let jobs = server.queue.messages().pop().unwrap().jobs;
+    let mut forwards = jobs.into_iter().filter_map(|job| job.forward);
+    forwards.next().unwrap().reverse_path.to_string()
+}
+
+/// SPF would vouch for it to whomever it is led to.
+#[tokio::test]
+async fn a_stranger_sends_nothing_under_a_path_of_ours() {
+    let server = Server::start();
+    let mut client = server.greeted().await;
+    let mut send = async |from: &str| {
+        let message = MESSAGE.replace("a@far.example", from);
+        let reply = client.send_message("bob@example.org", "away@example.org", &message).await;
+        assert!(reply.starts_with("250"), "{reply}");
+        sent_as(&server)
+    };
+    // From another's domain: under the alias' domain by SRS, which that From is nothing to.
+    let path = send("a@far.example").await;
+    assert!(
+        path.starts_with("<SRS0=") && path.ends_with("=example.org=bob@example.org>"),
+        "{path}"
+    );
+    for from in ["bob@example.org", "ceo@x.example.org", "<"] {
+        assert_eq!(send(from).await, "<>", "From: {from}");
+    }
+    // A gateway domain has a server of its own, and its SPF record names that one.
+    let reply = client.send_message("erin@listed.example", "away@example.org", MESSAGE).await;
+    assert!(reply.starts_with("250"), "{reply}");
+    assert!(sent_as(&server).contains("=listed.example=erin@example.org"), "{}", sent_as(&server));
 }
 
 #[tokio::test]
