@@ -1,6 +1,7 @@
 //! One attempt with Maildirs: a copy of the message for each recipient that is due.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -21,6 +22,9 @@ use crate::usage::{Room, Usage, Writing};
 
 /// Recipients seen to between two settlements.
 pub(super) const RECIPIENTS_MAX: usize = 100;
+
+/// What the clocks of two machines may differ by.
+const CLOCKS_APART: Duration = Duration::from_secs(300);
 
 /// What an attempt came to.
 pub(super) enum Attempted {
@@ -71,7 +75,8 @@ impl Worker {
     /// Whether a copy of a job may lie in a mailbox already, and have been read there.
     pub(super) fn search(&self, job: &Job) -> Search {
         let is_first = locked(&self.unsettled).insert(job.id);
-        let is_ours = job.envelope.arrival >= self.started;
+        // What came later no process before this one had. Its arrival is by the ingress' clock.
+        let is_ours = job.envelope.arrival >= self.started + CLOCKS_APART;
         if is_first && is_ours && job.attempts == 0 { Search::New } else { Search::Everywhere }
     }
 

@@ -119,7 +119,16 @@ async fn a_renamed_mailbox_keeps_its_mail() {
 
 #[tokio::test]
 async fn a_repeated_job_stores_once() {
-    let world = World::new();
+    stores_once(World::new()).await;
+}
+
+/// By its arrival the message came after the second process had started.
+#[tokio::test]
+async fn a_repeated_job_of_an_ingress_whose_clock_is_ahead_stores_once() {
+    stores_once(World { ahead: Duration::from_secs(60), ..World::new() }).await;
+}
+
+async fn stores_once(world: World) {
     let process = world.start();
     // The outcome is lost, and with the crash the lease and the process.
     for _ in 0..4 {

@@ -68,6 +68,8 @@ pub(crate) struct World {
     pub(crate) reverse_path: ReversePath,
     pub(crate) body_type: BodyType,
     pub(crate) smtputf8: bool,
+    /// By how much the clock of whoever accepts is ahead of ours.
+    pub(crate) ahead: Duration,
     pub(crate) registry: Mutex<Registry>,
 }
 
@@ -93,6 +95,7 @@ impl World {
             reverse_path: ReversePath::parse("sender@example.net").unwrap(),
             body_type: BodyType::SevenBit,
             smtputf8: false,
+            ahead: Duration::ZERO,
             registry: Mutex::default(),
         }
     }
@@ -138,7 +141,7 @@ impl World {
             ret: None,
             body: self.body_type,
             smtputf8: self.smtputf8,
-            arrival: now,
+            arrival: now + self.ahead,
             expires: now + Duration::from_secs(3600),
             tenant: TenantId::new("default"),
             identity: None,
