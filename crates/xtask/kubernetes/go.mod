@@ -1,4 +1,4 @@
-// The programs of the test cluster (`cargo xtask cluster`), built by `cargo xtask tools`.
+// The programs of the test cluster (`cargo xtask cluster`), which builds them.
 module postrider.dev/testcluster
 
 go 1.24.0

@@ -5,11 +5,12 @@
 //!                  pid 1 of a pid namespace, in a network namespace without a way out
 //! ```
 //!
-//! One process of the machine, `unshare`, holds all of it: when it ends, every daemon, container
-//! and mount of the cluster ends with it. The network namespace has no link to the machine's, so
-//! nothing in the cluster reaches anything else; addresses of node, pods and services exist only
-//! inside. `/run`, `/var/lib` and `/var/log` are private inside, so nothing of it meets what the
-//! machine has there. Needs root.
+//! One process of the machine, `unshare`, holds every daemon, container and mount of it: they end
+//! with it. `down` removes the rest: the network namespace, the control groups, and what the
+//! kubelet has set in the kernel. The network namespace has no link to the machine's, so nothing in
+//! the cluster reaches anything else; addresses of node, pods and services exist only inside.
+//! `/run`, `/var/lib` and `/var/log` are private inside, so nothing of it meets what the machine
+//! has there. Needs root.
 
 mod daemons;
 mod files;
@@ -21,7 +22,7 @@ mod place;
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -45,7 +46,7 @@ pub(crate) enum Cluster {
     Up,
     /// Ends every process of it and removes what it made.
     Down {
-        /// Keep data and logs.
+        /// Keep data and logs; the next `up` removes them.
         #[arg(long)]
         keep: bool,
     },
@@ -90,24 +91,35 @@ pub(crate) fn run(command: &Cluster) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What the machine must have.
+const NEEDS: [Need; 8] = [
+    Need::Root,
+    Need::Namespaces,
+    Need::ControlGroupsV1,
+    Need::BridgeFilter,
+    Need::Program("ip", "iproute2"),
+    Need::Program("nsenter", "util-linux"),
+    Need::Program("sysctl", "procps"),
+    Need::Program("kill", "procps"),
+];
+
 fn up(place: &Place) -> Result<()> {
+    let _lock = place.lock()?;
     if place.is_up() {
         println!("the cluster is up");
         return Ok(());
     }
-    Need::Root.check()?;
-    Need::Namespaces.check()?;
-    for (program, package) in [("ip", "iproute2"), ("nsenter", "util-linux")] {
-        Need::Program(program, package).check()?;
-    }
+    NEEDS.iter().try_for_each(|need| need.check())?;
     tools::bring(Tool::Kubernetes)?;
     // Of one that was ended in between.
-    down(place, false)?;
+    end(place)?;
+    place.remove()?;
     let began = Instant::now();
-    let brought_up = start(place).and_then(|()| settle(place));
-    brought_up.with_context(|| {
-        format!("the cluster did not come up; its logs are in {}", place.logs().display())
-    })?;
+    if let Err(error) = start(place).and_then(|()| settle(place)) {
+        end(place)?;
+        let logs = place.logs();
+        return Err(error.context(format!("the cluster did not come up: see {}", logs.display())));
+    }
     println!("the cluster is up after {:.1} s", began.elapsed().as_secs_f64());
     Ok(())
 }
@@ -131,8 +143,11 @@ fn start(place: &Place) -> Result<()> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    let holder = first.spawn().context("cannot start the cluster")?;
-    fs::write(place.holder_file(), holder.id().to_string())?;
+    let mut holder = first.spawn().context("cannot start the cluster")?;
+    if let Err(error) = place.note_holder(holder.id()) {
+        holder.kill()?;
+        return Err(error);
+    }
     until("the first process", || place.first_process())?;
     Ok(())
 }
@@ -142,13 +157,10 @@ fn settle(place: &Place) -> Result<()> {
     let containers = || succeeds(inside(place, "ctr").args(["version"]));
     until("containerd", || containers().then_some(()))?;
     // They come before the kubelet: a pod that finds no image waits long before it looks again.
-    for (name, program, entry) in
-        [("pause", "pause", vec!["/pause"]), ("coredns", "coredns", vec!["/coredns"])]
-    {
-        let archive = place.state.join(format!("{name}.tar"));
-        let files = [image::File::program(&place.programs().join(program), &format!("/{name}"))];
-        let entry: Vec<String> = entry.into_iter().map(str::to_owned).collect();
-        image::Image::new(&place::image(name), &files, entry).write(&archive)?;
+    for name in ["pause", "coredns"] {
+        let (archive, path) = (place.state.join(format!("{name}.tar")), format!("/{name}"));
+        let files = [image::File::program(&place.programs().join(name), &path)];
+        image::Image::new(&place::image(name), &files, vec![path]).write(&archive)?;
         load_image(place, &archive)?;
     }
     until("the API server", || {
@@ -162,10 +174,19 @@ fn settle(place: &Place) -> Result<()> {
         until("the node and its DNS", || succeeds(place.kubectl().args(args)).then_some(()))
     };
     ready(&["wait", "--for=condition=Ready", "node/node", "--timeout=5s"])?;
-    ready(&["--namespace=kube-system", "rollout", "status", "deploy/coredns", "--timeout=5s"])
+    ready(&["--namespace=kube-system", "rollout", "status", "deploy/coredns", "--timeout=5s"])?;
+    Ok(fs::write(place.up_file(), "")?)
 }
 
 fn down(place: &Place, keep: bool) -> Result<()> {
+    Need::Root.check()?;
+    let _lock = place.lock()?;
+    end(place)?;
+    if keep { Ok(()) } else { place.remove() }
+}
+
+/// Ends all of it; data and logs stay.
+fn end(place: &Place) -> Result<()> {
     if let Some(holder) = place.holder() {
         command::output(Command::new("kill").args(["-KILL", &holder.to_string()]))?;
         until("its processes to end", || place.holder().is_none().then_some(()))?;
@@ -173,10 +194,7 @@ fn down(place: &Place, keep: bool) -> Result<()> {
     group::remove()?;
     network::remove(place)?;
     network::restore_settings(place)?;
-    if keep {
-        return place.forget();
-    }
-    place.remove()
+    place.forget()
 }
 
 fn exec(place: &Place, program: &[String]) -> Result<ExitCode> {
@@ -187,12 +205,16 @@ fn exec(place: &Place, program: &[String]) -> Result<ExitCode> {
     bail!("cannot enter the cluster's network: {error}")
 }
 
-fn load_image(place: &Place, archive: &std::path::Path) -> Result<()> {
+fn load_image(place: &Place, archive: &Path) -> Result<()> {
     ensure!(place.holder().is_some(), "the cluster is not up: cargo xtask cluster up");
-    let archive = fs::canonicalize(archive)
+    // Inside, some of the machine's directories are covered: the archive is handed in.
+    let file = fs::File::open(archive)
         .with_context(|| format!("cannot read the archive {}", archive.display()))?;
     let mut ctr = inside(place, "ctr");
-    command::output(ctr.args(["images", "import"]).arg(archive))?;
+    let output = ctr.args(["images", "import", "-"]).stdin(file).output();
+    let output = output.context("cannot run ctr")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{} is not taken: {}", archive.display(), said.trim());
     Ok(())
 }
 

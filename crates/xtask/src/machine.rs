@@ -1,7 +1,7 @@
 //! What a part needs of the machine, and how to get it.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +13,10 @@ pub(crate) enum Need {
     /// Private mount and network namespaces.
     Namespaces,
     LoopDevice,
+    /// Control groups of version 1.
+    ControlGroupsV1,
+    /// Packets that cross a bridge are filtered.
+    BridgeFilter,
     /// A program, and the Debian package that has it.
     Program(&'static str, &'static str),
 }
@@ -33,6 +37,15 @@ impl Need {
             Self::LoopDevice => ensure!(
                 succeeds("losetup", &["-f"]),
                 "no loop device can be had: `modprobe loop`, or in a container --privileged"
+            ),
+            Self::ControlGroupsV1 => ensure!(
+                Path::new("/sys/fs/cgroup/memory/cgroup.procs").exists(),
+                "control groups of version 1 are needed, and this machine has version 2 alone: \
+                 start it with systemd.unified_cgroup_hierarchy=0"
+            ),
+            Self::BridgeFilter => ensure!(
+                Path::new("/proc/sys/net/bridge").exists(),
+                "packets that cross a bridge are not filtered here: `modprobe br_netfilter`"
             ),
             Self::Program(name, package) => ensure!(
                 find(name).is_some(),

@@ -1,11 +1,12 @@
 //! The control groups of the cluster: the kubelet makes its pods' below them.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::place::NAME;
 use super::{LIMIT, LOOK};
@@ -32,11 +33,6 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
 
 impl Group {
     pub(super) fn make() -> Result<Self> {
-        ensure!(
-            !PathBuf::from(ROOT).join("cgroup.controllers").exists(),
-            "the test cluster was made for cgroup v1 and this machine has v2 alone: set KUBECONFIG \
-             to a cluster of your own, such as kind's"
-        );
         let mut groups = Vec::new();
         for hierarchy in hierarchies()? {
             let (ours, system) = (hierarchy.join(NAME), hierarchy.join(NAME).join(SYSTEM));
@@ -58,7 +54,7 @@ impl Group {
     /// Becomes the program whose name and arguments are added to it, once it has joined them.
     pub(super) fn enter(&self) -> Command {
         let mut shell = Command::new("sh");
-        let join = "for group in $GROUPS_TO_JOIN; do echo $$ > $group/cgroup.procs; done; \
+        let join = "for group in $GROUPS_TO_JOIN; do echo $$ > \"$group/cgroup.procs\" || exit 1; done; \
                     exec \"$@\"";
         let groups: Vec<String> = self.0.iter().map(|it| it.display().to_string()).collect();
         shell.args(["-c", join, "sh"]).env("GROUPS_TO_JOIN", groups.join(" "));
@@ -71,8 +67,15 @@ pub(super) fn remove() -> Result<()> {
     let began = Instant::now();
     for hierarchy in hierarchies()? {
         let ours = hierarchy.join(NAME);
-        while ours.exists() && remove_below(&ours).is_err() {
-            ensure!(began.elapsed() < LIMIT, "{} is still in use", ours.display());
+        while ours.exists() {
+            let Err(error) = remove_below(&ours) else { break };
+            let is_busy = error.kind() == ErrorKind::ResourceBusy;
+            if !is_busy || began.elapsed() > LIMIT {
+                let place = ours.display();
+                return Err(error).with_context(|| {
+                    format!("cannot remove {place}: is a cluster of another cache up?")
+                });
+            }
             std::thread::sleep(LOOK);
         }
     }

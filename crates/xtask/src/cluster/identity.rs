@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Result;
 use base64::Engine;
@@ -60,6 +61,8 @@ const fn client(file: &'static str, user: &'static str, group: Option<&'static s
 }
 
 pub(super) fn write(place: &Place) -> Result<()> {
+    // Whoever reads it rules the cluster.
+    fs::set_permissions(place.identity(""), fs::Permissions::from_mode(0o700))?;
     let authority = write_authority(place, "ca", "kubernetes-ca")?;
     for subject in &SUBJECTS {
         write_certificate(place, subject, &authority)?;

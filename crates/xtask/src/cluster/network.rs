@@ -1,7 +1,8 @@
 //! The cluster's network, which leads nowhere, and settings of the kernel that its daemons change.
 
 use std::fs;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -45,7 +46,7 @@ pub(super) fn remove(place: &Place) -> Result<()> {
     Ok(())
 }
 
-fn setting(name: &str) -> std::path::PathBuf {
+fn setting(name: &str) -> PathBuf {
     Path::new("/proc/sys").join(name)
 }
 
@@ -53,19 +54,26 @@ fn setting(name: &str) -> std::path::PathBuf {
 pub(super) fn save_settings(place: &Place) -> Result<()> {
     let mut saved = String::new();
     for name in SETTINGS {
-        let value = fs::read_to_string(setting(name))?;
+        let value = fs::read_to_string(setting(name));
+        let value = value.with_context(|| format!("no setting {name}"))?;
         saved += &format!("{name} {}\n", value.trim());
     }
     Ok(fs::write(place.state.join("settings"), saved)?)
 }
 
-/// Puts back what was noted.
+/// Puts back what was noted, once.
 pub(super) fn restore_settings(place: &Place) -> Result<()> {
-    let saved = fs::read_to_string(place.state.join("settings")).unwrap_or_default();
+    let noted = place.state.join("settings");
+    let saved = match fs::read_to_string(&noted) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        saved => saved.with_context(|| format!("cannot read {}", noted.display()))?,
+    };
     for (name, value) in saved.lines().filter_map(|line| line.split_once(' ')) {
-        if fs::read_to_string(setting(name))?.trim() != value {
+        let now =
+            fs::read_to_string(setting(name)).with_context(|| format!("no setting {name}"))?;
+        if now.trim() != value {
             fs::write(setting(name), value).with_context(|| format!("cannot set {name}"))?;
         }
     }
-    Ok(())
+    Ok(fs::remove_file(noted)?)
 }

@@ -3,11 +3,13 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::parent_id;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::daemons::{self, Daemon};
 use super::place::Place;
@@ -19,6 +21,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// Never returns: it is ended with the cluster.
 pub(crate) fn run() -> Result<()> {
     let place = Place::new()?;
+    ensure_inside(&place)?;
     separate()?;
     for daemon in daemons::first(&place) {
         keep(&place, daemon)?;
@@ -32,6 +35,16 @@ pub(crate) fn run() -> Result<()> {
     loop {
         thread::park();
     }
+}
+
+/// Elsewhere it would cover directories of the machine.
+fn ensure_inside(place: &Place) -> Result<()> {
+    let (here, ours) = (fs::metadata("/proc/self/ns/net")?, fs::metadata(place.network()));
+    let is_inside = ours.is_ok_and(|ours| (ours.dev(), ours.ino()) == (here.dev(), here.ino()));
+    // `tini` is the first process of the namespaces that were made for it.
+    let is_below_first = parent_id() == 1;
+    ensure!(is_inside && is_below_first, "this is run by `cargo xtask cluster up` alone");
+    Ok(())
 }
 
 /// Mounts of the cluster are its own, and what containerd, CNI and the kubelet write by default is

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -82,6 +81,20 @@ impl Place {
         self.state.join("go")
     }
 
+    /// When it is there, all of the cluster is.
+    pub(super) fn up_file(&self) -> PathBuf {
+        self.state.join("up")
+    }
+
+    /// Held while the cluster is started or ended.
+    pub(super) fn lock(&self) -> Result<fs::File> {
+        let path = self.tools.join("cluster.lock");
+        let file = fs::File::create(&path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok(file)
+    }
+
     pub(super) fn network(&self) -> PathBuf {
         Path::new("/run/netns").join(NAME)
     }
@@ -96,16 +109,21 @@ impl Place {
         self.tools.join("containers")
     }
 
-    pub(super) fn holder_file(&self) -> PathBuf {
-        self.state.join("holder")
+    /// Notes which process holds the cluster.
+    pub(super) fn note_holder(&self, holder: u32) -> Result<()> {
+        let began = began(holder).context("the process that holds the cluster has ended")?;
+        let file = self.state.join("holder");
+        fs::write(&file, format!("{holder} {began}"))
+            .with_context(|| format!("cannot write {}", file.display()))
     }
 
-    /// The process that holds the cluster, if it is there. Its number may be another's by now.
+    /// The process that holds the cluster, if it is there. Numbers are given again: it is the one
+    /// that began when it was noted.
     pub(super) fn holder(&self) -> Option<u32> {
-        let holder = fs::read_to_string(self.holder_file()).ok()?.trim().parse().ok()?;
-        let line = fs::read(format!("/proc/{holder}/cmdline")).ok()?;
-        let ours = b"cluster-node";
-        line.windows(ours.len()).any(|part| part == ours).then_some(holder)
+        let noted = fs::read_to_string(self.state.join("holder")).ok()?;
+        let (holder, noted) = noted.split_once(' ')?;
+        let holder = holder.parse().ok()?;
+        (began(holder)? == noted).then_some(holder)
     }
 
     /// The first process of its pid namespace, as the machine numbers it.
@@ -121,7 +139,7 @@ impl Place {
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.holder().is_some() && self.go_file().exists()
+        self.holder().is_some() && self.up_file().exists()
     }
 
     /// The programs are found by name, and Debian's with their libraries.
@@ -164,22 +182,19 @@ impl Place {
 
     pub(super) fn kubectl(&self) -> Command {
         let mut kubectl = self.in_network();
-        kubectl.arg("kubectl").arg0("nsenter");
+        kubectl.arg("kubectl");
         kubectl
     }
 
     pub(super) fn shell_lines(&self) -> String {
-        format!(
-            "export KUBECONFIG='{}' PATH='{}':\"$PATH\" POSTRIDER_CLUSTER_NETWORK='{}'",
-            self.kubeconfig().display(),
-            self.programs().display(),
-            self.network().display()
-        )
+        let (config, programs) = (self.kubeconfig(), self.programs());
+        format!("export KUBECONFIG={config:?} PATH={programs:?}:\"$PATH\"")
     }
 
     /// Forgets that it is there, and keeps its data and logs.
     pub(super) fn forget(&self) -> Result<()> {
-        for file in [self.holder_file(), self.go_file()] {
+        let gone = ["holder", "go", "up", "settings"].map(|name| self.state.join(name));
+        for file in gone {
             match fs::remove_file(&file) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("cannot remove {}", file.display()));
@@ -197,5 +212,33 @@ impl Place {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// When a process began, in ticks since the machine did: field 22 of its `stat`, whose second is
+/// its name in parentheses. `None` when it has ended.
+fn began(process: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    let mut fields = after_name.split(' ');
+    let is_dead = fields.next()? == "Z";
+    (!is_dead).then(|| fields.nth(18).map(str::to_owned))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_number_and_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place { tools: dir.path().to_owned(), state: dir.path().to_owned() };
+        assert_eq!(place.holder(), None);
+        let us = std::process::id();
+        place.note_holder(us).unwrap();
+        assert_eq!(place.holder(), Some(us));
+        fs::write(dir.path().join("holder"), format!("{us} 1")).unwrap();
+        assert_eq!(place.holder(), None, "another has the number now");
+        assert!(began(u32::MAX).is_none());
     }
 }

@@ -113,7 +113,15 @@ pub(super) fn containers_stamp() -> String {
 }
 
 pub(super) fn unpack_containers(dir: &Path, root: &Path) -> Result<()> {
-    unpack(dir, root, &CONTAINERS, &CONTAINERS_MORE)
+    unpack(dir, root, &CONTAINERS, &CONTAINERS_MORE)?;
+    for program in ["usr/bin/tini", "usr/sbin/runc", "usr/lib/cni/bridge"] {
+        ensure!(
+            root.join(program).exists(),
+            "the package of {program} is installed on this machine and was not unpacked: the \
+             cluster wants one of its own; remove it, or use a container"
+        );
+    }
+    Ok(())
 }
 
 /// A library to be loaded before others: it steps the clock of a process.

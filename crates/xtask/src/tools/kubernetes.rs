@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use aws_lc_rs::digest::{SHA256, digest};
 
 use super::{debian, nats};
 use crate::{cache, command, machine, workspace};
@@ -27,6 +28,7 @@ const PROGRAMS: [&str; 7] = [
 /// Packages of our own module.
 const OWN: [&str; 4] = ["kubeall", "coredns", "cloud", "pause"];
 const HELM: &str = "helm.sh/helm/v3";
+const FLAGS: &str = "-trimpath -buildvcs=false -tags=grpcnotrace";
 
 /// By which names the one program of iptables is called.
 const IPTABLES: [&str; 6] = [
@@ -54,7 +56,7 @@ pub(super) fn bring(dir: &Path) -> Result<bool> {
         ensure!(
             machine::find("go").is_some(),
             "`go` is missing: Kubernetes is built from source with Go 1.26 or newer, unpacked from \
-             https://go.dev/dl; or leave the part out by --without"
+             https://go.dev/dl"
         );
         let build = root.join("build");
         fs::create_dir_all(&build)?;
@@ -65,17 +67,14 @@ pub(super) fn bring(dir: &Path) -> Result<bool> {
     Ok(containers || built)
 }
 
-/// What is built is told by the files that it is built from.
+/// What is built is told by the files that it is built from, and by how.
 fn stamp(sources: &Path) -> Result<String> {
-    let mut stamp = String::new();
+    let mut stamp = format!("{PROGRAMS:?} {FLAGS}\n");
     let mains = OWN.map(|own| format!("{own}/main.go"));
     for file in ["go.mod", "go.sum"].into_iter().map(str::to_owned).chain(mains) {
         let path = sources.join(&file);
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let sum = text.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, octet| {
-            (sum ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3)
-        });
-        stamp += &format!("{file} {sum:016x}\n");
+        stamp += &format!("{file} {:?}\n", digest(&SHA256, &text));
     }
     Ok(stamp)
 }
