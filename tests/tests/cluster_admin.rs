@@ -81,6 +81,10 @@ async fn one_command_line_for_all_processes() -> Result<()> {
     until(ingress, &["--phase", "held"], MESSAGES - 1).await?;
     ingress.cli(&["queue", "cancel", "--silently", "--recipient-domain", "d7.test"]).await?;
     until(ingress, &[], MESSAGES - 1).await?;
+    for process in mesh.workers.iter().chain([&mesh.mda]) {
+        let stats = process.cli(&["queue", "stats", "--output", "json"]).await?;
+        ensure!(stats.contains("\"held\":29"), "any process counts all: {stats}");
+    }
     // What a dead worker had is listed again once another has taken its partitions.
     mesh.workers[0].kill().await?;
     until(&mesh.ingresses[0], &["--phase", "held"], MESSAGES - 1).await?;

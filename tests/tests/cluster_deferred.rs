@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tests::exposition::Exposition;
 use tests::flood::{self, Recipients};
 use tests::memory::{self, mib};
 use tests::mesh::{Mesh, Size};
@@ -40,15 +41,12 @@ fn domain(number: usize) -> String {
     format!("d{}.later.test", number % DOMAINS)
 }
 
-/// What `queue stats` of all workers adds up to.
+/// What `queue stats` says of all partitions, asked at any worker that runs.
 async fn stats(workers: &[Postrider], name: &str) -> Result<usize> {
-    let mut sum = 0;
-    for worker in workers.iter().filter(|worker| worker.is_running()) {
-        let text = worker.cli(&["queue", "stats", "--output", "json"]).await?;
-        let stats: Value = serde_json::from_str(&text)?;
-        sum += stats[name].as_u64().with_context(|| text.clone())?;
-    }
-    Ok(usize::try_from(sum)?)
+    let worker = workers.iter().find(|worker| worker.is_running()).context("none runs")?;
+    let text = worker.cli(&["queue", "stats", "--output", "json"]).await?;
+    let stats: Value = serde_json::from_str(&text)?;
+    Ok(usize::try_from(stats[name].as_u64().with_context(|| text.clone())?)?)
 }
 
 impl Scene {
@@ -170,15 +168,14 @@ impl Scene {
 
     /// One worker leaves, and the other takes all that it had.
     async fn hand_over(&mut self, phases: &[(&str, usize)]) -> Result<()> {
-        let before = stats(&self.mesh.workers[1..], "messages").await?;
+        let had = Exposition::of(&self.mesh.workers[0]).await?.sum("postrider_queue_messages", "");
         let begun = Instant::now();
         let code = self.mesh.workers[0].stop(self.limit).await?;
         ensure!(code == Some(0), "exit code {code:?}");
         let stopped = begun.elapsed();
         self.until_known(phases).await?;
         println!(
-            "handing {} jobs over took {:?}, {stopped:?} of it until the worker was gone",
-            self.waiting - before,
+            "handing {had} jobs over took {:?}, {stopped:?} of it until the worker was gone",
             begun.elapsed()
         );
         self.print_memory()?;

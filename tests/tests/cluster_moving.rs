@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use tests::exposition::Exposition;
 use tests::flood::{self, Recipients};
 use tests::mesh::{Mesh, Size};
 use tests::process::Postrider;
@@ -30,8 +31,8 @@ async fn list_while_it_moves(stays: &Postrider, moves: &mut Postrider) -> Result
             moves.start().await?;
             // It has a share again when it counts messages of its own.
             wait::until("a partition to come back", LIMIT, async || {
-                let stats = moves.cli(&["queue", "stats", "--output", "json"]).await.ok()?;
-                (!stats.contains("\"messages\":0,")).then_some(())
+                let metrics = Exposition::of(moves).await.ok()?;
+                (metrics.sum("postrider_queue_messages", "") > 0.0).then_some(())
             })
             .await?;
             wait::until("a list", LIMIT, async || {

@@ -12,12 +12,14 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use mail_types::QueueId;
 use queue::contract::Cause;
-use queue::{Acted, Action, Content, ContentError, Filter, Job, JobId, JobSummary, QueueError};
+use queue::{
+    Acted, Action, Content, ContentError, Filter, Job, JobId, JobSummary, QueueError, Stats,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::here::{self, Page};
+use crate::here::{self, Holding, Page};
 use crate::names::Partition;
 use crate::ownership;
 use crate::piece::Piece;
@@ -45,6 +47,8 @@ enum What {
     Act(Action),
     /// The piece of content that begins at this octet.
     Content(u64),
+    /// All that the owner of the partition has, in numbers.
+    Count,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -102,6 +106,7 @@ async fn answer_to(shared: &Arc<Shared>, question: &Question) -> Result<Vec<u8>,
             written(here::act_on_page(shared, *partition, filter, *action, *from).await)
         }
         What::Content(at) => written(here::piece(shared, *partition, filter, *at).await),
+        What::Count => written(Ok(here::holding(shared, *partition))),
     }?;
     if answer.len() > ANSWER_MAX {
         return written::<()>(Err(QueueError::Unavailable("the answer is too long".into())));
@@ -304,6 +309,23 @@ async fn piece(shared: &Arc<Shared>, question: &Question) -> Result<(Bytes, u64)
         Some(piece) => piece.octets(),
         None => Err(ContentError::Unavailable("the job has ended meanwhile".into())),
     }
+}
+
+/// All partitions in numbers, each process asked once. A message that has jobs in several processes
+/// counts in each.
+pub(crate) async fn stats(shared: &Arc<Shared>) -> Result<Stats, QueueError> {
+    let mut sum = Stats::default();
+    let mut left: Vec<Partition> = shared.config.all_partitions().collect();
+    while let Some(partition) = left.pop() {
+        let filter = Filter::default();
+        let question = Question { partition, filter, from: None, what: What::Count };
+        let page: Page<Holding> = page(shared, &question).await?;
+        for Holding { partitions, stats } in page.items {
+            left.retain(|partition| !partitions.contains(partition));
+            sum.add(&stats);
+        }
+    }
+    Ok(sum)
 }
 
 pub(crate) fn act(

@@ -6,6 +6,7 @@ use futures::stream;
 use futures::{StreamExt, TryStreamExt};
 use queue::schedule::View;
 use queue::{Acted, Action, Filter, Job, JobId, QueueError, Stats};
+use serde::{Deserialize, Serialize};
 
 use crate::index::Place;
 use crate::names::Partition;
@@ -141,8 +142,25 @@ async fn read_jobs(shared: &Arc<Shared>, views: Vec<View<Place>>) -> Result<Vec<
     Ok(jobs)
 }
 
+/// What one process has.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Holding {
+    /// Those that it serves, all of whose records it knows.
+    pub(crate) partitions: Vec<Partition>,
+    pub(crate) stats: Stats,
+}
+
+/// Our partitions in numbers, as an answer's only item, when this one is among them.
+pub(crate) fn holding(shared: &Arc<Shared>, partition: Partition) -> Option<Page<Holding>> {
+    let stats = stats(shared);
+    let mut partitions: Vec<Partition> = shared.tenures().keys().copied().collect();
+    partitions.retain(|partition| serves(shared, *partition));
+    let items = vec![Holding { stats, partitions }];
+    serves(shared, partition).then_some(Page { items, next: None })
+}
+
 /// Our partitions in numbers; what the streams occupy is not among them.
-pub(crate) fn stats(shared: &Arc<Shared>) -> Stats {
+fn stats(shared: &Arc<Shared>) -> Stats {
     let mut index = shared.index();
     index.schedule.advance(shared.now());
     let counts = index.schedule.counts();

@@ -6,7 +6,8 @@ use crate::broker::Broker;
 use crate::config::Config;
 use crate::jet_queue::{OpenError, connect};
 use crate::metrics::Metrics;
-use crate::{server, streams};
+use crate::server::{self, Silent};
+use crate::streams;
 
 /// Servers that could be used.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,7 +15,7 @@ pub struct Inspected {
     /// Of the server that answered.
     pub version: String,
     /// Monitoring endpoints that did not answer, fewer than half.
-    pub silent: Vec<String>,
+    pub silent: Vec<Silent>,
     /// Streams that are not there: a worker makes them when it starts.
     pub missing: Vec<String>,
 }

@@ -25,12 +25,11 @@ use crate::index::{Index, Place};
 use crate::lease::Held;
 use crate::metrics::Metrics;
 use crate::names::{Door, Partition};
-use crate::server::{self, ServerError};
+use crate::server::{self, ServerError, Silent};
 use crate::shared::{Clock, Shared};
 use crate::streams::{self, StreamError};
 use crate::{
-    backlog, census, crowd, end, everywhere, here, intake, orphans, ownership, permissions, split,
-    usage,
+    backlog, census, crowd, end, everywhere, intake, orphans, ownership, permissions, split, usage,
 };
 
 /// A waiting lease looks at least this often: the clock may have been set.
@@ -250,9 +249,9 @@ impl JetQueue {
 }
 
 /// Tells of servers that did not answer; returns when all are asked again.
-fn told_of(silent: &[String]) -> Duration {
-    for url in silent {
-        tracing::warn!(event = "server_silent", url, "it does not tell whether it syncs");
+fn told_of(silent: &[Silent]) -> Duration {
+    for Silent { url, why } in silent {
+        tracing::warn!(event = "server_silent", url, why, "it does not tell whether it syncs");
     }
     if silent.is_empty() { VERIFY } else { VERIFY_SILENT }
 }
@@ -375,7 +374,7 @@ impl Queue for JetQueue {
         Ok(Stats {
             store_bytes: size,
             store_limit_bytes: self.shared.config.intake_bytes,
-            ..here::stats(&self.shared)
+            ..everywhere::stats(&self.shared).await?
         })
     }
 }

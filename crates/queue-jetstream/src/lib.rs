@@ -69,5 +69,5 @@ pub use everybody::{Answer, Heard};
 pub use inspect::{Inspected, inspect};
 pub use jet_queue::{JetQueue, OpenError};
 pub use metrics::Metrics;
-pub use server::ServerError;
+pub use server::{ServerError, Silent};
 pub use streams::StreamError;

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper::client::conn::http1;
@@ -78,9 +79,16 @@ struct VersionPage {
     version: String,
 }
 
+/// A monitoring endpoint that does not tell what is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Silent {
+    pub url: String,
+    pub why: String,
+}
+
 /// Asks the server that we are connected to, and every monitoring endpoint. Returns those that do
 /// not answer, which are fewer than half: what is acknowledged is on one of the others too.
-pub(crate) async fn verify(broker: &Broker, config: &Config) -> Result<Vec<String>, ServerError> {
+pub(crate) async fn verify(broker: &Broker, config: &Config) -> Result<Vec<Silent>, ServerError> {
     check_version(&broker.client.server_info().version)?;
     if config.allow_unverified_sync {
         return Ok(Vec::new());
@@ -89,8 +97,9 @@ pub(crate) async fn verify(broker: &Broker, config: &Config) -> Result<Vec<Strin
         return Err(ServerError::Unverified);
     }
     let (mut servers, mut silent, mut size) = (HashSet::new(), Vec::new(), 1);
-    for url in &config.monitor_urls {
-        match ask(url).await? {
+    let asked = join_all(config.monitor_urls.iter().map(|url| ask(url))).await;
+    for (url, answer) in config.monitor_urls.iter().zip(asked) {
+        match answer? {
             Ok(page) => {
                 servers.insert(page.server_id);
                 size = size.max(page.meta_cluster.map_or(1, |cluster| cluster.cluster_size));
@@ -105,7 +114,9 @@ pub(crate) async fn verify(broker: &Broker, config: &Config) -> Result<Vec<Strin
     if let Some((url, source)) = silent.pop_if(|_| servers.len() * 2 <= size) {
         return Err(ServerError::Silent { url: url.clone(), source });
     }
-    Ok(silent.into_iter().map(|(url, _)| url.clone()).collect())
+    let told =
+        silent.into_iter().map(|(url, why)| Silent { url: url.clone(), why: why.to_string() });
+    Ok(told.collect())
 }
 
 /// What a server says of itself, if it does.

@@ -419,6 +419,7 @@ impl JobSummary {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Stats {
+    /// On JetStream one that has jobs in several processes counts in each.
     pub messages: u64,
     /// Octets of content of all messages.
     pub content_bytes: u64,
@@ -434,6 +435,22 @@ pub struct Stats {
     pub store_bytes: u64,
     /// Octets at which outside mail is refused.
     pub store_limit_bytes: u64,
+}
+
+impl Stats {
+    /// Adds what another process has of the queue; the store is the same.
+    pub fn add(&mut self, other: &Self) {
+        self.messages += other.messages;
+        self.content_bytes += other.content_bytes;
+        self.ready += other.ready;
+        self.active += other.active;
+        self.deferred += other.deferred;
+        self.held += other.held;
+        self.quarantined += other.quarantined;
+        self.oldest_ready = self.oldest_ready.into_iter().chain(other.oldest_ready).min();
+        self.store_bytes = self.store_bytes.max(other.store_bytes);
+        self.store_limit_bytes = self.store_limit_bytes.max(other.store_limit_bytes);
+    }
 }
 
 #[cfg(test)]
