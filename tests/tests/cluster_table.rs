@@ -23,6 +23,9 @@ const STOPPED_MAX: Duration = Duration::from_secs(45);
 const ALICE: &str = "alice@local.test";
 const BOB: &str = "bob@local.test";
 const NOBODY: &str = "nobody@local.test";
+/// Of what a check finds.
+const ERROR: &str = r#""level":"error""#;
+const OK: &str = r#""level":"ok""#;
 
 /// Servers, a directory to publish from, and an ingress that takes its table from the bucket.
 struct World {
@@ -104,6 +107,28 @@ fn jetstream_section(servers: &Cluster) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mistake_in_the_files_is_not_published() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut world = World::start(dir.path(), 1).await?;
+    let applied = world.apply(&["alice"]).await?;
+    world.ingress.start().await?;
+    world.until_rcpt(ALICE, 250).await?;
+    let wrong = domain_yaml("local.test", &["alice", "bob"])?;
+    let wrong = wrong.replace("address: bob@local.test", "adress: bob@local.test");
+    let line = wrong.lines().position(|line| line.contains("adress")).context("no line")? + 1;
+    fs::write(world.operator.dir().join("domains/local.test.yaml"), wrong)?;
+    let said = world.operator.cli(&["domain", "apply"]).await;
+    let said = said.err().context("it was published")?.to_string();
+    ensure!(said.contains(&format!("local.test.yaml:{line}")) && said.contains("adress"), "{said}");
+    ensure!(world.rcpt(BOB).await? == 550, "half of a wrong file is in force");
+    // It took no generation.
+    let again = world.apply(&["alice", "bob"]).await?;
+    let next = applied["generation"].as_u64().map(|generation| generation + 1);
+    ensure!(next.is_some() && again["generation"].as_u64() == next, "{applied} {again}");
+    wait::until("Bob", LIMIT, async || (world.rcpt(BOB).await.ok()? == 250).then_some(())).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_check_loads_the_table_that_was_published() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let world = World::start(dir.path(), 1).await?;
@@ -113,20 +138,25 @@ async fn a_check_loads_the_table_that_was_published() -> Result<()> {
         Ok::<String, anyhow::Error>(lines.map(|finding| format!("{finding}\n")).collect())
     };
     let absent = found("table").await?;
-    ensure!(absent.contains("error") && absent.contains("postrider domain apply"), "{absent}");
+    ensure!(absent.contains(ERROR) && absent.contains("postrider domain apply"), "{absent}");
     world.apply(&["alice", "bob"]).await?;
     let table = found("table").await?;
-    ensure!(table.contains("ok") && table.contains("1 domains and 2 mailboxes"), "{table}");
+    ensure!(table.contains(OK) && table.contains("1 domains and 2 mailboxes"), "{table}");
     // What is in it is looked at.
     let postmaster = found("postmaster").await?;
     ensure!(postmaster.contains("postmaster@local.test leads to alice@local.test"), "{postmaster}");
-    // An ingress for submission that could check no password.
+    // A login that cannot be read is a finding, and the rest is tried all the same.
     let yaml = world.ingress.dir().join("postrider.yaml");
     let config = fs::read_to_string(&yaml)?;
+    fs::write(&yaml, config.replace("jetstream:\n", "jetstream:\n  nkeyFile: gone.nk\n"))?;
+    let unread = found("table").await? + &found("nats").await?;
+    ensure!(unread.matches(ERROR).count() == 2 && unread.contains("nkeyFile"), "{unread}");
+    ensure!(found("disk").await?.contains(OK), "nothing else was tried");
+    // An ingress for submission that could check no password.
     let lines: Vec<&str> = config.lines().filter(|line| !line.starts_with("secrets:")).collect();
     fs::write(&yaml, lines.join("\n"))?;
     let keyless = found("table").await?;
-    ensure!(keyless.contains("error") && keyless.contains("secrets.privateKeys"), "{keyless}");
+    ensure!(keyless.contains(ERROR) && keyless.contains("secrets.privateKeys"), "{keyless}");
     Ok(())
 }
 

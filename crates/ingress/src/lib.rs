@@ -65,7 +65,7 @@ pub use self::config::{
 };
 pub use self::last_use::Uses;
 pub use self::metrics::Metrics;
-pub use self::tls::{TlsError, read_certificate};
+pub use self::tls::{TlsError, read_authorities, read_certificate};
 
 use self::listener::{Listening, Permit, accept};
 use self::metrics::End;

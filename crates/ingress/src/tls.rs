@@ -159,6 +159,14 @@ fn stamps(files: &[CertificateFiles]) -> Vec<Option<SystemTime>> {
     files.iter().flat_map(|files| [changed(&files.certificate), changed(&files.key)]).collect()
 }
 
+/// Reads the authorities that vouch for clients.
+///
+/// # Errors
+/// What keeps a process from starting with this file.
+pub fn read_authorities(path: &Path) -> Result<(), TlsError> {
+    Authorities::load(path).map(drop)
+}
+
 /// Reads a chain and its key, which must go together.
 ///
 /// # Errors

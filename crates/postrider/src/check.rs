@@ -32,8 +32,8 @@ use self::clock::sntp::TimeServer;
 use self::finding::{Finding, Level, What};
 use self::lookup::Lookup;
 use crate::cli::{Check, Output};
-use crate::config::{Config, DomainsFrom};
-use crate::serve::Role;
+use crate::config::{Config, DomainsFrom, placed};
+use crate::serve::{Role, ensure_shared};
 use crate::{output, resources};
 
 /// How long one try may take.
@@ -69,6 +69,12 @@ impl Site {
 pub(crate) fn run(check: Check) -> anyhow::Result<()> {
     let config = Config::load(&check.directory.path)?;
     config.validate_serving()?;
+    let roles = check.role.map_or(Role::ALL.to_vec(), |role| vec![role]);
+    ensure_shared(&config, &roles)?;
+    anyhow::ensure!(
+        check.to.is_empty() || roles.contains(&Role::Worker),
+        "--to tries the way out, which is a worker's: leave it out, or --role"
+    );
     let table = match config.domains_from() {
         DomainsFrom::Files => Some(resources::load(&config)?),
         DomainsFrom::Kv => None,
@@ -78,6 +84,8 @@ pub(crate) fn run(check: Check) -> anyhow::Result<()> {
     }
     let summary = summary(&config, table.as_deref());
     if !check.live {
+        let readable = certificate::ensure_readable(&config);
+        readable.map_err(|error| placed(&config.directory, error))?;
         match check.output {
             Output::Table => output::line(&format!("ok: {summary}")),
             Output::Json => output::json(&What::Configuration.ok(summary))?,
@@ -86,7 +94,7 @@ pub(crate) fn run(check: Check) -> anyhow::Result<()> {
     }
     show(&What::Configuration.ok(summary), check.output)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let errors = runtime.block_on(check_live(check, config, table))?;
+    let errors = runtime.block_on(check_live(check, config, roles, table))?;
     anyhow::ensure!(errors == 0, "errors above that keep mail from working: {errors}");
     Ok(())
 }
@@ -95,9 +103,9 @@ pub(crate) fn run(check: Check) -> anyhow::Result<()> {
 async fn check_live(
     check: Check,
     config: Config,
+    roles: Vec<Role>,
     table: Option<Arc<Table>>,
 ) -> anyhow::Result<usize> {
-    let roles = check.role.map_or(Role::ALL.to_vec(), |role| vec![role]);
     let mut site = Site {
         host: config.host()?,
         lookup: Lookup::new(&config.resolver).context("resolver")?,
@@ -138,8 +146,7 @@ fn tries(site: &Site) -> Vec<LocalBoxFuture<'_, Vec<Finding>>> {
     if site.is(Role::Ingress) || site.is(Role::Worker) {
         tries.push(Box::pin(dns::findings(site)));
         tries.push(Box::pin(name::findings(site)));
-    }
-    if site.is(Role::Worker) {
+        // An ingress asks the servers of gateway domains.
         tries.push(Box::pin(outbound::findings(site)));
     }
     tries.push(Box::pin(nats::findings(site)));

@@ -270,13 +270,16 @@ pub(crate) struct FilterArgs {
     /// Only this message.
     #[arg(long, value_name = "QUEUE-ID")]
     id: Option<QueueId>,
+    /// Only this tenant's: the namespace of the domain that was sent from, or else to.
     #[arg(long)]
     tenant: Option<String>,
     /// Only this reverse-path; `@domain` for a whole domain, an empty text for the null sender.
     #[arg(long, value_name = "ADDRESS")]
     sender: Option<String>,
+    /// Only jobs with a recipient in this domain.
     #[arg(long, value_name = "DOMAIN")]
     recipient_domain: Option<Domain>,
+    /// Only jobs that are in this phase now.
     #[arg(long, value_enum)]
     phase: Option<PhaseArg>,
     /// Only what arrived longer ago than this, such as `90s`, `15m`, `4h` or `2d`.

@@ -76,11 +76,7 @@ pub(crate) async fn serve(
 ) -> anyhow::Result<()> {
     let config = read_config(directory, log)?;
     ensure_restored(&config)?;
-    if roles != Role::ALL && config.jetstream.is_none() {
-        let problem = "postrider.yaml: jetstream is not set: a role of its own needs a queue that \
-                       processes share; run `postrider serve` to have all roles in one process";
-        return Err(Refused::of_lines(&[problem.to_owned()]).into());
-    }
+    ensure_shared(&config, roles)?;
     let export = open_export(&config, roles)?;
     let started = runtime::telemetry::start(&config.log, export.as_ref());
     let filter = started.map_err(|error| refused("log")(&error))?;
@@ -91,6 +87,16 @@ pub(crate) async fn serve(
         export.close().await;
     }
     served
+}
+
+/// Refuses a role of its own without a queue that others reach.
+pub(crate) fn ensure_shared(config: &Config, roles: &[Role]) -> anyhow::Result<()> {
+    if roles == Role::ALL || config.jetstream.is_some() {
+        return Ok(());
+    }
+    let problem = "postrider.yaml: jetstream is not set: a role of its own needs a queue that \
+                   processes share; run `postrider serve` to have all roles in one process";
+    Err(Refused::of_lines(&[problem.to_owned()]).into())
 }
 
 /// What a process serves by; all of it is checked.

@@ -58,5 +58,12 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<Option<Arc<Srs>>> {
         }
         keys.key_files.push(path);
     }
+    if keys.key_files.is_empty() {
+        tracing::warn!(
+            event = "srs_off",
+            "srs.keyFiles is not set: what aliases lead elsewhere keeps a sender whose SPF record \
+             does not name us"
+        );
+    }
     Ok(keys.load()?.map(Arc::new))
 }

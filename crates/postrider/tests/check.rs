@@ -260,6 +260,31 @@ async fn certificates() {
 }
 
 #[tokio::test]
+async fn what_no_process_could_start_with_is_refused() {
+    let place = Place::new().await;
+    // It writes the configuration.
+    place.check("", &[]).await;
+    let refused = async |args: &[&str], words: &str| {
+        let output = run(place.dir.path(), args).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.contains(words), "{words}: {said}");
+    };
+    assert_eq!(run(place.dir.path(), &[]).await.status.code(), Some(0));
+    refused(&["--live", "--role", "mda"], "jetstream is not set").await;
+    let yaml = place.path("postrider.yaml");
+    let config = fs::read_to_string(&yaml).unwrap();
+    let asks = "kind: relay, clientCertificates: { caFile: gone.pem },";
+    fs::write(&yaml, config.replace("kind: relay,", asks)).unwrap();
+    refused(&[], "ingress.listeners[0].clientCertificates.caFile: ").await;
+    let live = run(place.dir.path(), &["--live"]).await;
+    assert!(String::from_utf8(live.stdout).unwrap().contains("gone.pem"), "it is not tried");
+    fs::write(&yaml, config).unwrap();
+    fs::remove_file(place.path("key.pem")).unwrap();
+    refused(&[], "ingress.tls.certificates[0]: ").await;
+}
+
+#[tokio::test]
 async fn own_name() {
     let mut place = Place::new().await;
     let provider = vec![Record::Ptr("host-1.isp.example".into())];

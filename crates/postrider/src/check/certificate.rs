@@ -1,5 +1,6 @@
 //! The certificates that clients are shown.
 
+use std::path::Path;
 use std::time::Duration;
 
 use ingress::{CertificateFiles, TlsError};
@@ -10,6 +11,7 @@ use webpki::{EndEntityCert, Error, KeyUsage, anchor_from_trusted_cert};
 
 use super::Site;
 use super::finding::{Finding, What};
+use crate::config::{Config, FILE, Refused};
 
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
@@ -37,7 +39,45 @@ enum Trust {
     Broken(String),
 }
 
+/// Refuses a configuration that names files of certificates that no process could start with.
+pub(super) fn ensure_readable(config: &Config) -> anyhow::Result<()> {
+    let mut problems = Vec::new();
+    for (n, files) in config.ingress.tls.certificates.iter().enumerate() {
+        if let Err(error) = ingress::read_certificate(files) {
+            problems.push(problem(&format!("tls.certificates[{n}]"), error));
+        }
+    }
+    for (n, path) in client_authorities(config) {
+        if let Err(error) = ingress::read_authorities(path) {
+            let field = format!("listeners[{n}].clientCertificates.caFile");
+            problems.push(problem(&field, error));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Refused::of_lines(&problems).into()) }
+}
+
+fn problem(field: &str, error: TlsError) -> String {
+    format!("{FILE}: ingress.{field}: {:#}", anyhow::Error::new(error))
+}
+
+/// The files of those who vouch for clients, with the numbers of their listeners.
+fn client_authorities(config: &Config) -> impl Iterator<Item = (usize, &Path)> {
+    let listeners = config.ingress.listeners.iter().enumerate();
+    listeners.filter_map(|(n, it)| Some((n, it.client_certificates.as_ref()?.ca_file.as_path())))
+}
+
 pub(super) fn findings(site: &Site) -> Vec<Finding> {
+    let mut findings = of_own(site);
+    for (_, path) in client_authorities(&site.config) {
+        if let Err(error) = ingress::read_authorities(path) {
+            findings.push(judge_unreadable(&error, "clientCertificates.caFile"));
+        }
+    }
+    findings
+}
+
+/// Those that clients are shown.
+fn of_own(site: &Site) -> Vec<Finding> {
     let ingress = &site.config.ingress;
     if ingress.listeners.is_empty() {
         return vec![What::Certificate.ok("none is needed: there are no listeners")];
@@ -57,7 +97,7 @@ pub(super) fn findings(site: &Site) -> Vec<Finding> {
                 findings.extend(judge(&file, &certificate, now));
                 seen.push(certificate);
             }
-            Err(error) => findings.push(judge_unreadable(&error)),
+            Err(error) => findings.push(judge_unreadable(&error, "ingress.tls.certificates")),
         }
     }
     if seen.len() == ingress.tls.certificates.len() {
@@ -154,10 +194,10 @@ fn verify(
         .map(drop)
 }
 
-fn judge_unreadable(error: &TlsError) -> Finding {
+fn judge_unreadable(error: &TlsError, field: &str) -> Finding {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
     let detail = format!("{error}{}", cause.unwrap_or_default());
-    What::Certificate.error(detail, "correct ingress.tls.certificates: nothing starts with it")
+    What::Certificate.error(detail, format!("correct {field}: nothing starts with it"))
 }
 
 fn judge(file: &str, seen: &Seen, now: Timestamp) -> Vec<Finding> {
@@ -298,11 +338,11 @@ mod tests {
         }
         let other = KeyPair::generate().unwrap();
         let error = read(&files(dir.path(), &own, &other)).unwrap_err();
-        let finding = judge_unreadable(&error);
+        let finding = judge_unreadable(&error, "ingress.tls.certificates");
         assert_eq!(finding.level, Level::Error);
         assert!(finding.detail.contains("does not go with its key"), "{finding}");
         let error = read(&files(dir.path(), "nothing", &key)).unwrap_err();
-        assert_eq!(judge_unreadable(&error).level, Level::Error);
+        assert_eq!(judge_unreadable(&error, "x").level, Level::Error);
     }
 
     fn seen() -> Seen {

@@ -9,6 +9,7 @@ use resolve::{HostName, LookupError, Resolver, private_address};
 use super::Site;
 use super::finding::{Finding, Level, What};
 use super::outbound;
+use crate::serve::Role;
 
 /// An address of our name, and where it leads back to.
 struct Reverse {
@@ -24,8 +25,9 @@ pub(super) async fn findings(site: &Site) -> Vec<Finding> {
 
 /// What we say that we are: to everybody, at a listener, from an address. Each once.
 fn names(site: &Site) -> Vec<Host> {
-    let listeners = site.config.ingress.listeners.iter();
-    let sources = site.config.delivery.sources.iter().map(|source| &source.name);
+    let listeners = site.config.ingress.listeners.iter().filter(|_| site.is(Role::Ingress));
+    let sources = site.config.delivery.sources.iter().filter(|_| site.is(Role::Worker));
+    let sources = sources.map(|source| &source.name);
     let others = listeners.filter_map(|listener| listener.hostname.as_ref()).chain(sources);
     let mut names = vec![site.host.clone()];
     for name in others.filter_map(|name| Host::parse(name).ok()) {
@@ -52,8 +54,9 @@ async fn of_name(site: &Site, host: &Host) -> Vec<Finding> {
         Reverse { address, names }
     });
     let reverse = join_all(reverse).await;
-    // Who gives all mail to a smarthost is not asked for his name by anybody else.
-    let gravity = if outbound::is_direct(site) { Level::Error } else { Level::Warning };
+    // Who gives all mail to a smarthost, or sends none, is not asked for his name by anybody else.
+    let is_asked = site.is(Role::Worker) && outbound::is_direct(site);
+    let gravity = if is_asked { Level::Error } else { Level::Warning };
     reverse.iter().map(|reverse| judge_reverse(&name, reverse, gravity)).collect()
 }
 

@@ -1,11 +1,16 @@
 //! The servers of the queue, and its streams on them, as the process would find them.
 
-use queue_jetstream::{Inspected, OpenError, ServerError, StreamError, inspect};
+use std::time::Duration;
+
+use queue_jetstream::{Inspected, OpenError, ServerError, Silent, StreamError, inspect};
 use tokio::time::timeout;
 
+use super::Site;
 use super::finding::{Finding, What};
-use super::{LIMIT, Site};
 use crate::serve::Role;
+
+/// A server that is dead takes 5 s to be found so, before another is asked.
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
 
 pub(super) async fn findings(site: &Site) -> Vec<Finding> {
     let Some(settings) = &site.config.jetstream else { return Vec::new() };
@@ -19,8 +24,8 @@ pub(super) async fn findings(site: &Site) -> Vec<Finding> {
 }
 
 fn judge(urls: &str, roles: &[Role], seen: &Inspected) -> Vec<Finding> {
-    let silent = seen.silent.iter().map(|url| {
-        let detail = format!("the monitoring endpoint {url} does not answer");
+    let silent = seen.silent.iter().map(|Silent { url, why }| {
+        let detail = format!("the monitoring endpoint {url} does not answer: {why}");
         What::Nats.warning(detail, "see whether that server runs: the others have the mail for now")
     });
     let mut findings: Vec<Finding> = silent.collect();
@@ -94,7 +99,10 @@ mod tests {
         assert_eq!(levels(&[Role::Mda], &seen), [Level::Warning]);
         assert_eq!(levels(&[Role::Worker], &seen), [Level::Ok]);
         assert_eq!(levels(&Role::ALL, &seen), [Level::Ok]);
-        let seen = Inspected { silent: vec!["http://n1:8222".into()], ..ALL_WELL };
+        let seen = Inspected {
+            silent: vec![Silent { url: "http://n1:8222".into(), why: "refused".into() }],
+            ..ALL_WELL
+        };
         assert_eq!(levels(&Role::ALL, &seen), [Level::Warning]);
     }
 

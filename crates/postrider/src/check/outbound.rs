@@ -8,6 +8,7 @@ use mail_types::Domain;
 
 use super::finding::{Finding, Level, What};
 use super::{LIMIT, Site, dns};
+use crate::serve::Role;
 
 /// Hosted domains whose mail goes elsewhere first, that are tried.
 const HOSTED_MAX: usize = 3;
@@ -32,7 +33,8 @@ pub(super) async fn findings(site: &Site) -> Vec<Finding> {
         Ok(probe) => probe,
         Err(error) => return vec![What::Outbound.error(error.to_string(), "correct delivery")],
     };
-    let domains = destinations(site).await;
+    let is_worker = site.is(Role::Worker);
+    let domains = if is_worker { destinations(site).await } else { Vec::new() };
     let by_domain = domains.iter().map(async |domain| {
         let way = if probe.has_smarthost(domain) { Way::Smarthost } else { Way::Domain };
         judge(domain.as_str(), way, &probe.open(domain).await)
@@ -42,12 +44,13 @@ pub(super) async fn findings(site: &Site) -> Vec<Finding> {
     let by_gateway = gateways.into_iter().take(GATEWAYS_MAX).map(async |(domain, gateway)| {
         judge(domain.as_str(), Way::Gateway, &probe.open_gateway(domain, gateway).await)
     });
+    let smarthosts = async { if is_worker { probe.open_smarthosts().await } else { Vec::new() } };
     let (smarthosts, by_domain, by_gateway) =
-        tokio::join!(probe.open_smarthosts(), join_all(by_domain), join_all(by_gateway));
+        tokio::join!(smarthosts, join_all(by_domain), join_all(by_gateway));
     let smarthosts = smarthosts.iter();
     let by_smarthost = smarthosts.map(|(name, opened)| judge(name, Way::Smarthost, opened));
     let mut findings: Vec<Finding> = by_smarthost.chain(by_domain).chain(by_gateway).collect();
-    if domains.is_empty() && is_direct(site) {
+    if is_worker && domains.is_empty() && is_direct(site) {
         findings.push(What::Outbound.warning(
             "no way by MX records was tried: no other domain is known",
             "name one that gets mail from here, with --to DOMAIN",

@@ -10,8 +10,8 @@ use futures::FutureExt;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::LIMIT;
 use super::finding::{Finding, What};
+use super::nats::LIMIT;
 use crate::config::Config;
 use crate::serve::Role;
 use crate::table;
@@ -24,13 +24,19 @@ pub(super) async fn load(
     let buckets = config.domains_kv(table::inbox(roles))?;
     let (opener, needs) = (config.secrets.opener()?, table::needs(config, roles));
     let table = Arc::new(ArcSwapOption::empty());
-    let loader = Loader::new(&buckets, Arc::clone(&table), opener, needs).await?;
-    let stop = CancellationToken::new();
-    let loaded = tokio::select! {
-        loaded = timeout(LIMIT, loader.loaded()) => loaded.is_ok(),
-        () = loader.run(stop) => false,
+    let loader = match Loader::new(&buckets, Arc::clone(&table), opener, needs).await {
+        Ok(loader) => loader,
+        Err(error) => {
+            let detail = format!("{:#}", anyhow::Error::new(error));
+            return Ok((None, What::Table.error(detail, "correct the section jetstream")));
+        }
     };
-    let table = table.load_full().filter(|_| loaded);
+    // Cancel-safe: whichever ends first, what is loaded by then is in `table`.
+    tokio::select! {
+        _ = timeout(LIMIT, loader.loaded()) => {}
+        () = loader.run(CancellationToken::new()) => {}
+    }
+    let table = table.load_full();
     let finding = match &table {
         Some(table) => judge(table, missing_key(&loader)),
         None => judge_absence(&buckets),
@@ -51,16 +57,14 @@ fn judge(table: &Table, missing: Option<String>) -> Finding {
     let counted = format!("{domains} domains and {mailboxes} mailboxes on NATS KV");
     match missing {
         None => What::Table.ok(counted),
-        Some(missing) => {
-            let remedy = "name the file of that key in secrets.privateKeys";
-            What::Table.error(format!("{counted}, but {missing}"), remedy)
-        }
+        Some(missing) => What::Table.error(counted, missing),
     }
 }
 
 fn judge_absence(buckets: &Buckets) -> Finding {
     let urls = buckets.urls.join(", ");
     let detail = format!("no complete domain table came from {urls} in time");
-    let remedy = "publish it by `postrider domain apply`: until then recipients are answered 451";
+    let remedy = "if `nats` is well, publish it by `postrider domain apply`: until there is one, \
+                  recipients are answered 451";
     What::Table.error(detail, remedy)
 }
