@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::mesh::{self, Size};
 use crate::nats::{Cluster, Settings};
@@ -97,22 +98,32 @@ impl Home {
 
     /// Writes a file of resources for all, which are to see that it has changed.
     pub async fn change(&mut self, file: &str, text: &str) -> Result<()> {
-        let changes = |process: &Postrider| {
+        self.write(file, text, "table_changed").await.map(drop)
+    }
+
+    /// Writes one for all that is wrong; gives what each says of it.
+    pub async fn mistake(&mut self, file: &str, text: &str) -> Result<Vec<String>> {
+        let lines = self.write(file, text, "table_refused").await?;
+        Ok(lines.iter().map(|line| line["error"].to_string()).collect())
+    }
+
+    /// Writes a file for all, and waits until each logs this; gives the lines.
+    async fn write(&mut self, file: &str, text: &str, event: &str) -> Result<Vec<Value>> {
+        let logged = |process: &Postrider| {
             let log = process.log()?;
-            anyhow::Ok(log.iter().filter(|line| line["event"] == "table_changed").count())
+            anyhow::Ok(log.into_iter().filter(|line| line["event"] == event).collect::<Vec<_>>())
         };
         let mut before = Vec::new();
         for process in self.processes() {
-            before.push(changes(process)?);
+            before.push(logged(process)?.len());
             fs::write(process.dir().join("domains").join(file), text)?;
         }
+        let mut lines = Vec::new();
         for (process, before) in self.processes().zip(before) {
-            wait::until("the table to change", TABLE_LIMIT, async || {
-                (changes(process).ok()? > before).then_some(())
-            })
-            .await?;
+            let new = async || logged(process).ok()?.into_iter().nth(before);
+            lines.push(wait::until(event, TABLE_LIMIT, new).await?);
         }
-        Ok(())
+        Ok(lines)
     }
 
     /// SIGTERM to all; each must end well.
