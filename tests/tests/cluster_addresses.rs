@@ -19,6 +19,7 @@ use tests::{maildir, scenario, wait};
 const LIMIT: Duration = Duration::from_secs(60);
 const WRITER: &str = "writer@partner.test";
 const FRIEND: &str = "friend@far.test";
+const ALICE: &str = "alice@local.test";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn addresses_in_one_process() -> Result<()> {
@@ -54,7 +55,7 @@ async fn addresses(kind: Kind) -> Result<()> {
 fn yaml() -> Result<String> {
     let aliases = format!(
         "catchAll: bob@local.test\n    aliases:\n    \
-         - {{match: team, to: [alice@local.test, bob@local.test, {FRIEND}, alice@local.test]}}\n    \
+         - {{match: team, to: [{ALICE}, bob@local.test, {FRIEND}, {ALICE}]}}\n    \
          - {{match: away, to: [{FRIEND}]}}\n"
     );
     let plain = domain_yaml("local.test", &["alice", "bob", "robot"])?;

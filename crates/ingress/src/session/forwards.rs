@@ -22,8 +22,8 @@ pub(super) fn cut_loops(jobs: &mut Vec<NewJob>, header: &[u8]) -> usize {
 
 /// Takes our word from a stranger's mail. Under a path of the alias' domain SPF would vouch for a
 /// From that names it or a relative of it, which DMARC takes for a proof (RFC 7489 §3.1.2), and
-/// nobody has proved anything: such mail keeps the sender's own path. Where that is in a domain that
-/// we send for, it is no better: such mail leaves under the null one.
+/// nobody has proved anything: such mail keeps the sender's own path. Where that is in a domain of
+/// ours that we send for, it is no better: such mail leaves under the null one.
 pub(super) fn vouch_for_no_stranger(
     jobs: &mut [NewJob],
     sender: &ReversePath,

@@ -54,8 +54,9 @@ impl Group {
     /// Becomes the program whose name and arguments are added to it, once it has joined them.
     pub(super) fn enter(&self) -> Command {
         let mut shell = Command::new("sh");
-        let join = "for group in $GROUPS_TO_JOIN; do echo $$ > \"$group/cgroup.procs\" || exit 1; done; \
-                    exec \"$@\"";
+        let join = "for group in $GROUPS_TO_JOIN; do \
+                    echo $$ > \"$group/cgroup.procs\" || exit 1; \
+                    done; exec \"$@\"";
         let groups: Vec<String> = self.0.iter().map(|it| it.display().to_string()).collect();
         shell.args(["-c", join, "sh"]).env("GROUPS_TO_JOIN", groups.join(" "));
         shell
