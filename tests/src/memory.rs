@@ -29,7 +29,18 @@ pub fn forget_peak(pid: u32) -> Result<()> {
 /// Waits until a process has less than this in memory: what was freed goes back to the system only
 /// after a while.
 pub async fn until_below(pid: u32, octets: u64) -> Result<u64> {
+    until_below_while(pid, octets, async || Ok(())).await
+}
+
+/// The same while something is asked of the process before each look: a thread that allocates
+/// nothing gives nothing back.
+pub async fn until_below_while(
+    pid: u32,
+    octets: u64,
+    ask: impl AsyncFn() -> Result<()>,
+) -> Result<u64> {
     let settled = wait::until("less memory", SETTLE_MAX, async || {
+        ask().await.ok()?;
         resident(pid).ok().filter(|resident| *resident < octets)
     });
     settled.await.with_context(|| {

@@ -118,14 +118,8 @@ async fn many_mailboxes_are_small_and_quick() -> Result<()> {
     ensure!(applied["written"] == 1 && applied["dropped"] == 0, "{applied}");
     world.until_generation(applied["generation"].as_u64().context("no number")?, limit).await?;
     let foreseen = PROCESS + all as u64 * MAILBOX_OCTETS;
-    // What was freed goes back to the system while a thread allocates: one that idles keeps it.
-    let pid = world.ingress.pid();
-    let after = wait::until("less memory", limit, async || {
-        world.ask(|n| crowd::mailbox(n, domains), 250).await.ok()?;
-        memory::resident(pid).ok().filter(|resident| *resident < foreseen)
-    })
-    .await;
-    let after = mib(after.with_context(|| format!("{} MiB are foreseen", mib(foreseen)))?);
+    let ask = async || world.ask(|n| crowd::mailbox(n, domains), 250).await.map(drop);
+    let after = mib(memory::until_below_while(world.ingress.pid(), foreseen, ask).await?);
     let most = mib(memory::peak(world.ingress.pid())?);
     println!("memory after it {after} MiB, at most {most} MiB");
 
