@@ -1,5 +1,6 @@
 //! What an owner has in hand, when it is as much as it may be and when it is an owner no more.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,23 +13,28 @@ use tests::{jet, mail, wait};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const WINDOW: usize = 2;
+/// In which nothing happens.
+const A_WHILE: Duration = Duration::from_millis(300);
 
-/// It asks for nothing then, so nothing ends what it waits for.
+/// It asks for nothing then, so nothing ends what it waits for. What is leased is not parked: the
+/// window stays full.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_whose_window_is_full_closes() -> Result<()> {
     let server = Server::start().await?;
     let mut config = jet::config(vec![server.url()], vec![server.monitor_url()]);
-    config.window = WINDOW;
+    (config.partitions, config.window) = (1, WINDOW);
     let queue = jet::open(config, &[HopKind::Smtp, HopKind::Mailbox]).await?;
-    for _ in 0..WINDOW * 2 {
+    let mut held = Vec::new();
+    for _ in 0..WINDOW {
         mail::send(&queue, "there.example", Bytes::from_static(b"body")).await?;
+        held.push(mail::lease(&queue).await?);
     }
-    wait::until("a full window", LIMIT, async || {
-        let stats = queue.stats().await.ok()?;
-        (usize::try_from(stats.ready) == Ok(WINDOW)).then_some(())
-    })
-    .await?;
-    tokio::time::timeout(LIMIT, queue.close()).await.context("it does not close")
+    mail::send(&queue, "there.example", Bytes::from_static(b"body")).await?;
+    let mut closing = pin!(queue.close());
+    let early = tokio::time::timeout(A_WHILE, &mut closing).await;
+    ensure!(early.is_err(), "it closes before its leases have ended");
+    drop(held);
+    tokio::time::timeout(LIMIT, closing).await.context("it does not close")
 }
 
 /// Pulls from the intake of a partition, as its next owner does.

@@ -5,7 +5,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 /// After this long without a line, a line of ours says that the work goes on.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -38,19 +38,20 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs with its output shown, and each line of its stdout given to `see`.
+/// Runs with its output shown, and each line of it given to `see`: stdout and stderr in one, in
+/// the order in which they were written.
 pub(crate) fn run_watched(command: &mut Command, mut see: impl FnMut(&str)) -> Result<ExitStatus> {
     let name = describe(command);
     let started = Instant::now();
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run `{name}`: is it installed?"))?;
-    let Some(stdout) = child.stdout.take() else { bail!("`{name}` has no stdout") };
+    let (output, written) = std::io::pipe()?;
+    command.stdin(Stdio::null()).stdout(written.try_clone()?).stderr(written);
+    let spawned = command.spawn();
+    // Our own ends of the pipe, which would keep it open.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = spawned.with_context(|| format!("cannot run `{name}`: is it installed?"))?;
     let (lines, received) = mpsc::sync_channel(64);
     let reader = std::thread::spawn(move || {
-        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
             if lines.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                 return;
             }

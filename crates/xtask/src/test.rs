@@ -14,7 +14,7 @@ use anyhow::{Result, bail, ensure};
 use crate::workspace::Metadata;
 use context::Context;
 use parts::{PARTS, Part};
-use summary::{Counts, Row, Summary};
+use summary::{Failure, Outcome, Row, Summary};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -77,14 +77,15 @@ fn run_part(part: &'static Part, context: &Context) -> Row {
     println!("\n== {}: {}", part.name, part.about);
     let started = Instant::now();
     let result = part.needs.iter().try_for_each(|need| need.check());
-    let counts = match result.and_then(|()| (part.run)(context)) {
-        Ok(counts) => counts,
+    let outcome = match result.and_then(|()| (part.run)(context)) {
+        Ok(outcome) => outcome,
         Err(error) => {
             println!("{} FAILED: {error:#}", part.name);
-            Counts { failed: 1, ..Counts::default() }
+            let failure = Failure { name: part.name.to_owned(), said: vec![format!("{error:#}")] };
+            Outcome { failed: 1, failures: vec![failure], ..Outcome::default() }
         }
     };
-    Row { name: part.name, time: started.elapsed(), counts }
+    Row { name: part.name, time: started.elapsed(), outcome }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::cargo_test;
 use super::context::Context;
 use super::readme;
-use super::summary::Counts;
+use super::summary::Outcome;
 use crate::machine::Need;
 use crate::tools::Tool;
 use crate::workspace::Metadata;
@@ -20,7 +20,7 @@ pub(super) struct Part {
     /// Of the machine; what can be built or unpacked the part brings itself.
     pub(super) needs: &'static [Need],
     pub(super) only_long: bool,
-    pub(super) run: fn(&Context) -> Result<Counts>,
+    pub(super) run: fn(&Context) -> Result<Outcome>,
 }
 
 /// Cheap ones first.
@@ -70,7 +70,7 @@ const fn part(
     name: &'static str,
     about: &'static str,
     needs: &'static [Need],
-    run: fn(&Context) -> Result<Counts>,
+    run: fn(&Context) -> Result<Outcome>,
 ) -> Part {
     Part { name, about, needs, only_long: false, run }
 }
@@ -98,46 +98,46 @@ fn belongs(file: &str, part: &str) -> bool {
     file.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
 }
 
-fn fmt(_: &Context) -> Result<Counts> {
+fn fmt(_: &Context) -> Result<Outcome> {
     command::run(command::cargo().args(["fmt", "--all", "--", "--check", "-l"]))
         .context("run `cargo fmt --all`")?;
-    Ok(Counts::ONE)
+    Ok(Outcome::ONE)
 }
 
-fn tidy(_: &Context) -> Result<Counts> {
-    tidy::run().map(|()| Counts::ONE)
+fn tidy(_: &Context) -> Result<Outcome> {
+    tidy::run().map(|()| Outcome::ONE)
 }
 
-fn clippy(_: &Context) -> Result<Counts> {
+fn clippy(_: &Context) -> Result<Outcome> {
     let mut cargo = command::cargo();
     cargo.args(["clippy", "--locked", "--release", "--workspace", "--all-targets"]);
     command::run(cargo.args(["--", "-D", "warnings"]))?;
-    Ok(Counts::ONE)
+    Ok(Outcome::ONE)
 }
 
-fn deny(context: &Context) -> Result<Counts> {
+fn deny(context: &Context) -> Result<Outcome> {
     let program = context.tool(Tool::Deny)?.join("cargo-deny/bin/cargo-deny");
     let mut deny = Command::new(program);
     deny.current_dir(crate::workspace::root());
     deny.args(["--workspace", "--locked", "check", "--hide-inclusion-graph"]);
     command::run(deny.args(["bans", "licenses", "sources"]))?;
-    Ok(Counts::ONE)
+    Ok(Outcome::ONE)
 }
 
-fn tests(_: &Context) -> Result<Counts> {
+fn tests(_: &Context) -> Result<Outcome> {
     let crates = cargo_test::run(&[], &["--workspace", "--exclude", "tests"], &[])?;
     Ok(crates + cargo_test::run(&[], &["--package", "tests", "--lib"], &[])?)
 }
 
-fn fuzz(_: &Context) -> Result<Counts> {
+fn fuzz(_: &Context) -> Result<Outcome> {
     of_files(&[], "fuzz", &[])
 }
 
-fn sim(context: &Context) -> Result<Counts> {
+fn sim(context: &Context) -> Result<Outcome> {
     of_files(&context.environment()?, "sim", SHOWN)
 }
 
-fn interop(context: &Context) -> Result<Counts> {
+fn interop(context: &Context) -> Result<Outcome> {
     let tools = [
         Tool::Postfix,
         Tool::Exim,
@@ -156,47 +156,47 @@ fn interop(context: &Context) -> Result<Counts> {
 /// Their figures are part of the result: shown as they come, one test at a time.
 const SHOWN: &[&str] = &["--nocapture", "--test-threads", "1"];
 
-fn crash(context: &Context) -> Result<Counts> {
+fn crash(context: &Context) -> Result<Outcome> {
     of_files(&context.environment()?, "crash", SHOWN)
 }
 
-fn fault(context: &Context) -> Result<Counts> {
+fn fault(context: &Context) -> Result<Outcome> {
     of_files(&context.environment()?, "fault", SHOWN)
 }
 
-fn powercut(context: &Context) -> Result<Counts> {
+fn powercut(context: &Context) -> Result<Outcome> {
     of_files(&context.environment()?, "powercut", SHOWN)
 }
 
-fn cluster(context: &Context) -> Result<Counts> {
+fn cluster(context: &Context) -> Result<Outcome> {
     context.tool(Tool::Nats)?;
     of_files(&context.environment()?, "cluster", SHOWN)
 }
 
-fn noloss(context: &Context) -> Result<Counts> {
+fn noloss(context: &Context) -> Result<Outcome> {
     for tool in [Tool::Nats, Tool::Faketime] {
         context.tool(tool)?;
     }
     of_files(&context.environment()?, "noloss", SHOWN)
 }
 
-fn replicas(context: &Context) -> Result<Counts> {
+fn replicas(context: &Context) -> Result<Outcome> {
     for tool in [Tool::Nats, Tool::NatsCli, Tool::Faketime] {
         context.tool(tool)?;
     }
     of_files(&context.environment()?, "replicas", SHOWN)
 }
 
-fn readme(context: &Context) -> Result<Counts> {
+fn readme(context: &Context) -> Result<Outcome> {
     readme::run(context)
 }
 
-fn bench(_: &Context) -> Result<Counts> {
+fn bench(_: &Context) -> Result<Outcome> {
     let against_postfix = command::run(command::cargo().args(["xtask", "bench", "--gate"]));
     // Both are run, whatever the first one gives.
     let on_jetstream = ["xtask", "bench", "--jetstream", "--gate"];
     command::run(command::cargo().args(on_jetstream)).and(against_postfix)?;
-    Ok(Counts::ONE + Counts::ONE)
+    Ok(Outcome::ONE + Outcome::ONE)
 }
 
 /// The test files of one part.
@@ -204,7 +204,7 @@ fn of_files(
     environment: &[(&str, OsString)],
     part: &str,
     test_arguments: &[&str],
-) -> Result<Counts> {
+) -> Result<Outcome> {
     let dir = crate::workspace::root().join("tests/tests");
     let mut files = std::fs::read_dir(&dir)?
         .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned))

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::context::Context;
-use super::summary::Counts;
+use super::summary::Outcome;
 use crate::{cache, command, workspace};
 
 const SECTION: &str = "## Try it";
@@ -22,7 +22,7 @@ const SECTION: &str = "## Try it";
 const BLOCK_MAX: Duration = Duration::from_secs(60);
 const START_MAX: Duration = Duration::from_secs(15 * 60);
 
-pub(super) fn run(context: &Context) -> Result<Counts> {
+pub(super) fn run(context: &Context) -> Result<Outcome> {
     // Outside of this checkout, whose files must not help; always the same place, so that cargo
     // finds what it has built for it.
     let parent = cache::dir()?.join("readme");
@@ -31,7 +31,7 @@ pub(super) fn run(context: &Context) -> Result<Counts> {
     let shell = Shell { dir: clone, target: context.target_directory.clone() };
     run_blocks(&shell, &blocks(&readme))?;
     fs::remove_dir_all(&parent)?;
-    Ok(Counts::ONE)
+    Ok(Outcome::ONE)
 }
 
 /// What is committed, as a newcomer gets it.

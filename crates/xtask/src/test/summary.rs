@@ -9,19 +9,28 @@ const BUDGET_WARM: Duration = Duration::from_secs(50 * 60);
 /// The same when dependencies and tools had to be built first.
 const BUDGET_COLD: Duration = Duration::from_secs(70 * 60);
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+/// What came of a part.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) skipped: u64,
+    pub(crate) failures: Vec<Failure>,
 }
 
-impl Counts {
-    /// A part that is one check.
-    pub(crate) const ONE: Self = Self { passed: 1, failed: 0, skipped: 0 };
+/// What failed, and what it said: told once more in the end, where nobody has to look for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) name: String,
+    pub(crate) said: Vec<String>,
 }
 
-impl Add for Counts {
+impl Outcome {
+    /// Of a part that is one check.
+    pub(crate) const ONE: Self = Self { passed: 1, failed: 0, skipped: 0, failures: Vec::new() };
+}
+
+impl Add for Outcome {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -29,6 +38,7 @@ impl Add for Counts {
             passed: self.passed + other.passed,
             failed: self.failed + other.failed,
             skipped: self.skipped + other.skipped,
+            failures: [self.failures, other.failures].concat(),
         }
     }
 }
@@ -37,7 +47,7 @@ impl Add for Counts {
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) time: Duration,
-    pub(crate) counts: Counts,
+    pub(crate) outcome: Outcome,
 }
 
 pub(crate) struct Summary {
@@ -63,7 +73,7 @@ impl Summary {
     }
 
     pub(crate) fn is_good(&self) -> bool {
-        self.counts().failed == 0
+        self.outcome().failed == 0
     }
 
     fn time(&self) -> Duration {
@@ -78,19 +88,19 @@ impl Summary {
         self.whole && self.time() > self.budget()
     }
 
-    fn counts(&self) -> Counts {
-        let left_out = Counts { skipped: self.left_out.len() as u64, ..Counts::default() };
-        let budget = Counts { failed: u64::from(self.is_over_budget()), ..Counts::default() };
-        self.rows.iter().fold(left_out + budget, |sum, row| sum + row.counts)
+    fn outcome(&self) -> Outcome {
+        let left_out = Outcome { skipped: self.left_out.len() as u64, ..Outcome::default() };
+        let budget = Outcome { failed: u64::from(self.is_over_budget()), ..Outcome::default() };
+        self.rows.iter().fold(left_out + budget, |sum, row| sum + row.outcome.clone())
     }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:10} {:>7} {:>7} {:>7}", "part", "minutes", "passed", "failed")?;
-        for Row { name, time, counts } in &self.rows {
+        for Row { name, time, outcome } in &self.rows {
             let minutes = minutes(*time);
-            writeln!(f, "{name:10} {minutes:7.1} {:7} {:7}", counts.passed, counts.failed)?;
+            writeln!(f, "{name:10} {minutes:7.1} {:7} {:7}", outcome.passed, outcome.failed)?;
         }
         for name in &self.left_out {
             writeln!(f, "{name:10} left out by --without")?;
@@ -102,7 +112,11 @@ impl fmt::Display for Summary {
             (true, false) => writeln!(f, "total {time:.1} of {budget:.0} minutes ({kind})")?,
             (true, true) => writeln!(f, "OVER BUDGET: {time:.1} of {budget:.0} minutes ({kind})")?,
         }
-        let Counts { passed, failed, skipped } = self.counts();
+        let Outcome { passed, failed, skipped, failures } = self.outcome();
+        for Failure { name, said } in &failures {
+            writeln!(f, "FAILED {name}")?;
+            said.iter().try_for_each(|line| writeln!(f, "  {line}"))?;
+        }
         let skipped = if skipped == 0 { String::new() } else { format!(", {skipped} skipped") };
         writeln!(f, "{passed} passed, {failed} failed{skipped}")
     }
@@ -118,7 +132,7 @@ mod tests {
 
     fn row(name: &'static str, minutes: u64, passed: u64, failed: u64) -> Row {
         let time = Duration::from_secs(minutes * 60);
-        Row { name, time, counts: Counts { passed, failed, skipped: 0 } }
+        Row { name, time, outcome: Outcome { passed, failed, ..Outcome::default() } }
     }
 
     fn summary(rows: Vec<Row>, left_out: Vec<&'static str>, whole: bool) -> Summary {
@@ -134,6 +148,18 @@ mod tests {
         assert!(!bad.is_good());
         assert_eq!(bad.to_string().lines().last(), Some("120 passed, 2 failed, 1 skipped"));
         assert!(bad.to_string().contains("powercut   left out"));
+    }
+
+    #[test]
+    fn what_failed_is_told_before_the_last_line() {
+        let mut tests = row("tests", 3, 120, 1);
+        let said = vec!["Error: no DSN".to_owned()];
+        tests.outcome.failures.push(Failure { name: "bounces".to_owned(), said });
+        let told = summary(vec![tests], vec![], true).to_string();
+        assert!(
+            told.ends_with("\nFAILED bounces\n  Error: no DSN\n120 passed, 1 failed\n"),
+            "{told}"
+        );
     }
 
     #[test]
