@@ -116,15 +116,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Offer<'_, S> {
     async fn refuse_beforehand(&self) -> Result<bool, Transacted> {
         let offered = self.connection.capabilities();
         let host = || self.host.to_owned();
-        let size = forward::size(self.job);
-        if offered.size.excludes(size) {
-            let failure = MessageFailure::TooLarge { host: host(), size };
-            return Err(Transacted::Withheld(failure));
-        }
         let sender = self.job.reverse_path().mailbox();
         let mut addresses = self.recipients.iter().map(|recipient| &recipient.address);
         let ascii = addresses.all(Mailbox::is_ascii) && sender.is_none_or(Mailbox::is_ascii);
         let needed = self.job.envelope.smtputf8 || !ascii;
+        let size = forward::size(self.job, needed && offered.smtputf8);
+        if offered.size.excludes(size) {
+            let failure = MessageFailure::TooLarge { host: host(), size };
+            return Err(Transacted::Withheld(failure));
+        }
         if !needed || offered.smtputf8 {
             return Ok(needed);
         }
@@ -137,7 +137,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Offer<'_, S> {
 
     /// In one piece: the content, which is at hand and short, goes with the commands.
     async fn whole(&mut self, mail: &Mail<'_>) -> Result<Event, Stop> {
-        let content = all_of(forward::content(&*self.lease, self.job).await?).await?;
+        let content = forward::content(&*self.lease, self.job, mail.smtputf8).await?;
+        let content = all_of(content).await?;
         self.lease.extend().await.map_err(|_| Stop::LeaseLost)?;
         let recipients = self.recipients.iter().copied();
         let begun = self.connection.begin_whole(mail, recipients, &content, self.limit);
@@ -159,11 +160,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Offer<'_, S> {
         if event != Event::SendContent {
             return Ok(event);
         }
-        self.send_content().await
+        self.send_content(mail.smtputf8).await
     }
 
-    async fn send_content(&mut self) -> Result<Event, Stop> {
-        let mut content = forward::content(&*self.lease, self.job).await?;
+    async fn send_content(&mut self, smtputf8: bool) -> Result<Event, Stop> {
+        let mut content = forward::content(&*self.lease, self.job, smtputf8).await?;
         let mut renewed = Instant::now();
         while let Some(chunk) = content.chunks.next().await {
             if let Some(event) = self.connection.content(&chunk?).await? {
@@ -209,7 +210,7 @@ fn mail(job: &Job, smtputf8: bool) -> Mail<'_> {
     let envelope = &job.envelope;
     Mail {
         reverse_path: job.reverse_path(),
-        size: forward::size(job),
+        size: forward::size(job, smtputf8),
         body: envelope.body,
         smtputf8,
         ret: envelope.ret,

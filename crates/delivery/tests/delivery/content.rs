@@ -166,6 +166,25 @@ async fn dsn_parameters_are_passed_on_rfc3461_5_2_1() {
     assert_eq!(summary.dsns, 0, "the next hop will say it");
 }
 
+/// Beyond ASCII the alias is named to those who know of it; others get what they can take.
+#[tokio::test]
+async fn an_alias_beyond_ascii_is_named_under_smtputf8() {
+    let field = "Delivered-To: grüppe@alias.example\r\n".as_bytes();
+    for (ehlo, front) in [("250-peer\n250 SMTPUTF8\n", field), ("250 peer\n", b"")] {
+        let peer = Peer::start(Script { ehlo: say(ehlo), ..Script::default() }).await;
+        let world = World::to(&peer);
+        let mut forwarded = job(&["a@there.example"]);
+        change(&mut forwarded, |envelope| envelope.smtputf8 = true);
+        forwarded.forward = Some(Forward {
+            reverse_path: ReversePath::parse("s@far.example").unwrap(),
+            delivered_to: Mailbox::parse("grüppe@alias.example").unwrap(),
+        });
+        let (summary, _) = world.deliver(forwarded, CONTENT).await;
+        assert_eq!(summary.recipients, ["delivered 250 2.0.0"]);
+        assert_eq!(peer.messages()[0].content, [front, CONTENT].concat());
+    }
+}
+
 /// Under the alias' domain, and with the alias in front: by it a loop is seen (RFC 9228).
 #[tokio::test]
 async fn what_an_alias_leads_elsewhere_says_so() {
