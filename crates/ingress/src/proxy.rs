@@ -56,34 +56,48 @@ impl Proxies {
     }
 
     /// Reads the header and no octet more: who the client is, or `peer` itself where the proxy
-    /// speaks for itself. `None` when the connection was closed without an octet, as probes do.
+    /// speaks for itself. `None` when the connection was closed without an octet, as probes do,
+    /// from whatever network.
     pub(crate) async fn client(
         &self,
         tcp: &mut TcpStream,
         peer: SocketAddr,
     ) -> Result<Option<SocketAddr>, ProxyError> {
         let address = peer.ip().to_canonical();
-        if !self.0.iter().any(|network| network.contains(&address)) {
-            return Err(ProxyError::Foreign);
+        let is_foreign = !self.0.iter().any(|network| network.contains(&address));
+        let said = async {
+            match first_octet(tcp).await? {
+                None => Ok(None),
+                Some(_) if is_foreign => Err(ProxyError::Foreign),
+                Some(first) => read(tcp, first).await.map(Some),
+            }
+        };
+        match timeout(HEADER_TIMEOUT, said).await {
+            Ok(said) => Ok(said?.map(|client| client.unwrap_or(peer))),
+            Err(_) if is_foreign => Err(ProxyError::Foreign),
+            Err(_) => Err(ProxyError::Late),
         }
-        let client = timeout(HEADER_TIMEOUT, read(tcp)).await.map_err(|_| ProxyError::Late)??;
-        Ok(client.map(|client| client.unwrap_or(peer)))
     }
 }
 
-/// The client, if it is another than the proxy; `None` when nothing was said at all.
-async fn read(tcp: &mut TcpStream) -> Result<Option<Option<SocketAddr>>, ProxyError> {
-    let mut octets = vec![0; 1];
-    match tcp.read(&mut octets).await {
-        Ok(1..) => {}
-        Ok(0) => return Ok(None),
+/// `None` when nothing was said at all.
+async fn first_octet(tcp: &mut TcpStream) -> Result<Option<u8>, ProxyError> {
+    let mut octet = [0; 1];
+    match tcp.read(&mut octet).await {
+        Ok(0) => Ok(None),
+        Ok(_) => Ok(Some(octet[0])),
         // As some probes close.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-        Err(error) => return Err(ProxyError::Broken(error)),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+        Err(error) => Err(ProxyError::Broken(error)),
     }
+}
+
+/// The client, if it is another than the proxy.
+async fn read(tcp: &mut TcpStream, first: u8) -> Result<Option<SocketAddr>, ProxyError> {
+    let mut octets = vec![first];
     loop {
         match ProxyHeader::parse(&octets, PARSE) {
-            Ok((header, _)) => return Ok(Some(header.proxied_address().map(|it| it.source))),
+            Ok((header, _)) => return Ok(header.proxied_address().map(|it| it.source)),
             Err(Error::BufferTooShort) => {}
             Err(error) => return Err(ProxyError::Malformed(error)),
         }
@@ -180,7 +194,9 @@ mod tests {
             let error = client.expect_err(&sent.escape_ascii().to_string());
             assert_eq!(error.reason(), want, "{}: {error}", sent.escape_ascii());
         }
-        assert!(matches!(heard("127.0.0.1/32", b"").await.0, Ok(None)), "a probe");
+        for from in ["127.0.0.1/32", "10.0.0.0/8"] {
+            assert!(matches!(heard(from, b"").await.0, Ok(None)), "a probe");
+        }
     }
 
     proptest! {

@@ -69,9 +69,12 @@ async fn tls_begins_after_the_header() {
 async fn nobody_else_is_heard_and_probes_are_no_fault() {
     let refused = |reason| format!("ingress_connections_refused_total{{reason=\"{reason}\"}}");
     let foreign = server("10.0.0.0/8");
-    let mut client = Client::connect(foreign.address(Kind::Relay)).await;
+    drop(Client::connect(foreign.address(Kind::Relay)).await);
+    let mut client = proxied(&foreign, CLIENT).await;
     client.expect_end().await;
     foreign.until_metric(&refused("proxy_foreign"), 1.0).await;
+    foreign.until_metric("ingress_connections_open", 0.0).await;
+    assert_eq!(foreign.metric(&refused("proxy_foreign")), 1.0, "for a probe");
 
     let server = server("127.0.0.1/32");
     drop(Client::connect(server.address(Kind::Relay)).await);
