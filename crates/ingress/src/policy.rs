@@ -116,7 +116,7 @@ impl Policy<'_> {
             return None;
         }
         let storage = self.table.storage(&hop.address)?;
-        let room = full.room_bytes(&storage.id).filter(|_| storage.quota_bytes.is_some())?;
+        let room = full.room_bytes(&storage.id)?;
         let is_full = room == 0 || self.size.is_some_and(|size| size > room);
         is_full.then_some(storage.on_full)
     }

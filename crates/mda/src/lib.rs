@@ -20,7 +20,7 @@
 //! A mailbox with a quota is *full* when it holds that much. Everybody is told at once
 //! ([`Setup::full`]), so that its mail is refused at RCPT. What was accepted before is stored,
 //! beyond the quota by one message or a tenth; the rest waits in the queue until its owner has made
-//! room. It is not bounced before it expires. Full mailboxes are looked at every 5 seconds, all
+//! room, and is stored without it when its time is over: none is bounced. Full mailboxes are looked at every 5 seconds, all
 //! others with a quota every 10 minutes, and more seldom where looking would take more than a
 //! twentieth of a thread.
 //!
@@ -40,6 +40,7 @@
 //! meanwhile is followed to mailboxes; one that leads elsewhere now waits for an operator.
 //!
 //! An LMTP server bounces whom it refuses by `5xx`; one that is not there, or goes away, defers.
+//! A mailbox that it says is full counts as full for 10 minutes, or until it takes mail again.
 //!
 //! It knows not how the queue stores, and does not read mail.
 
@@ -71,7 +72,7 @@ pub use lmtp::{LmtpConfig, LmtpError};
 pub use maildir::{Held, Maildirs, count};
 pub use metrics::Metrics;
 
-use crate::lmtp::Server;
+use crate::lmtp::{Full, Server};
 use crate::maildir::Store;
 use crate::usage::Usage;
 use crate::worker::{Mailboxes, Terms, Worker};
@@ -83,7 +84,7 @@ pub struct Setup {
     pub domains: Arc<ArcSwapOption<Table>>,
     /// Asked before a recipient bounces because the table lacks it.
     pub absence: Arc<dyn Absence>,
-    /// Told which Maildirs are full, and which are so no longer.
+    /// Told which mailboxes are full, and which are so no longer.
     pub full: Arc<FullMailboxes>,
     /// Our name: the Reporting-MTA of DSNs, the argument of LHLO.
     pub name: Host,
@@ -210,5 +211,6 @@ fn server(lmtp: &LmtpConfig, setup: &Setup) -> Result<Server, ConfigError> {
     let mut client = ClientConfig::new(setup.name.clone());
     client.protocol = Protocol::Lmtp;
     client.timeouts = setup.timeouts;
-    Ok(Server::new(endpoint, client, setup.lease, setup.metrics.clone()))
+    let full = Full::new(setup.full.clone(), setup.metrics.mailboxes_full.clone());
+    Ok(Server::new(endpoint, client, setup.lease, full, setup.metrics.clone()))
 }

@@ -14,9 +14,11 @@ use tokio::time::{Instant, timeout};
 use crate::metrics::Metrics;
 
 mod config;
+mod full;
 
 pub(crate) use config::Endpoint;
 pub use config::{LmtpConfig, LmtpError};
+pub(crate) use full::Full;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// For each address of a name.
@@ -65,6 +67,7 @@ pub(crate) struct Server {
     client: ClientConfig,
     lease: Duration,
     idle: Mutex<Vec<Idle>>,
+    full: Full,
     metrics: Metrics,
 }
 
@@ -73,13 +76,18 @@ impl Server {
         endpoint: Endpoint,
         client: ClientConfig,
         lease: Duration,
+        full: Full,
         metrics: Metrics,
     ) -> Self {
-        Self { endpoint, client, lease, idle: Mutex::default(), metrics }
+        Self { endpoint, client, lease, idle: Mutex::default(), full, metrics }
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    pub(crate) fn full(&self) -> &Full {
+        &self.full
     }
 
     /// The longest that a step may take without the lease being renewed.
@@ -143,8 +151,12 @@ impl Server {
         }
     }
 
-    /// Closes, for ever, sessions that nobody needed again.
+    /// Closes, for ever, sessions that nobody needed again, and forgets what is not true any more.
     pub(crate) async fn sweep(&self) {
+        tokio::join!(self.close_old(), self.full.keep_true());
+    }
+
+    async fn close_old(&self) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         loop {
             ticks.tick().await;

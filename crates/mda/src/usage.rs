@@ -100,8 +100,14 @@ impl Usage {
         Self { counts: Mutex::default(), full, mailboxes_full }
     }
 
-    /// Takes room for a message.
-    pub(crate) fn take(&self, storage: &Storage, size: u64, now: Instant) -> Room<'_> {
+    /// Takes room for a message; if it is `now_or_never`, also where there is none.
+    pub(crate) fn take(
+        &self,
+        storage: &Storage,
+        size: u64,
+        now_or_never: bool,
+        now: Instant,
+    ) -> Room<'_> {
         let mut counts = self.counts();
         let Some(count) = counts.known.get_mut(&storage.id) else { return Room::Unknown };
         let with_it = count.bytes.saturating_add(size);
@@ -109,7 +115,7 @@ impl Usage {
         if now.duration_since(count.at) >= believed {
             return Room::Unknown;
         }
-        if !storage.admits(count.bytes, size) {
+        if !now_or_never && !storage.admits(count.bytes, size) {
             return Room::Lacking;
         }
         count.bytes = with_it;
@@ -303,13 +309,15 @@ mod tests {
     #[test]
     fn room_is_taken_until_there_is_none() {
         let Fixture { usage, full, address, storage, now } = fixture();
-        let take = |size| usage.take(&storage, size, now);
+        let take = |size| usage.take(&storage, size, false, now);
         assert!(matches!(take(1), Room::Unknown));
         usage.count(storage.id).done(400, now);
         store(take(500));
         usage.tell(&address, &storage);
         assert_eq!((full.room_bytes(&storage.id), full.count_full()), (Some(100), 0));
         let Room::Enough(fills_it) = take(500) else { panic!("no room") };
+        assert!(matches!(take(1), Room::Lacking));
+        store(usage.take(&storage, 1, true, now));
         assert!(matches!(take(1), Room::Lacking));
         usage.tell(&address, &storage);
         assert!(full.contains(&storage.id));
@@ -329,7 +337,7 @@ mod tests {
     #[test]
     fn what_is_stored_during_a_count_is_added_to_it() {
         let Fixture { usage, storage, now, .. } = fixture();
-        let take = |size| usage.take(&storage, size, now);
+        let take = |size| usage.take(&storage, size, false, now);
         let held = || usage.counts().known.get(&storage.id).map(|count| count.bytes);
         usage.count(storage.id).done(0, now);
         store(take(1));
@@ -356,10 +364,10 @@ mod tests {
         let Fixture { usage, storage, now, .. } = fixture();
         usage.count(storage.id).done(0, now);
         let later = now + BELIEVED_NEAR_FULL;
-        store(usage.take(&storage, 999, later));
-        assert!(matches!(usage.take(&storage, 1, later), Room::Unknown));
+        store(usage.take(&storage, 999, false, later));
+        assert!(matches!(usage.take(&storage, 1, false, later), Room::Unknown));
         usage.count(storage.id).done(0, now);
-        assert!(matches!(usage.take(&storage, 1, now + BELIEVED), Room::Unknown));
+        assert!(matches!(usage.take(&storage, 1, false, now + BELIEVED), Room::Unknown));
     }
 
     #[test]

@@ -22,6 +22,6 @@ mod verdict;
 
 pub use due::due_recipients;
 pub use original::{Original, OriginalPart};
-pub use plan::{Effort, Fate, News, Plan, Settler};
+pub use plan::{Effort, Fate, News, Plan, Settler, expires};
 pub use report::Route;
 pub use verdict::{Delivery, Outcome, Verdict};

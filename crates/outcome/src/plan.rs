@@ -167,8 +167,8 @@ fn history(job: &Job, policy: &Policy, failures: u32) -> History {
 }
 
 /// When a job is given up: kept no longer than was meant when it came, nor than its next hop is
-/// worth.
-fn expires(job: &Job, policy: &Policy) -> Timestamp {
+/// worth. What an attempt defers from then on has failed.
+pub fn expires(job: &Job, policy: &Policy) -> Timestamp {
     let Envelope { reverse_path, arrival, expires, .. } = &*job.envelope;
     policy.expires(reverse_path, *arrival).min(*expires)
 }

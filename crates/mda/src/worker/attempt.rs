@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use mail_types::{Mailbox, Timestamp};
 use message::trace;
-use outcome::{Outcome, Verdict, due_recipients};
+use outcome::{Outcome, Verdict, due_recipients, expires};
 use queue::{Content, ContentError, Job, Lease};
 use tokio::time::Instant;
 use tracing::warn;
@@ -108,6 +108,11 @@ impl Worker {
         undelivered.outcome(runtime::clock::now())
     }
 
+    /// Whether it would be too late for a job after an attempt, however long that takes.
+    pub(super) fn is_last(&self, job: &Job, at: Timestamp) -> bool {
+        at + self.lease >= expires(job, &self.terms.load().policy)
+    }
+
     /// The mailboxes that an address stands for now; at least one.
     pub(super) async fn places(&self, address: &Mailbox) -> Result<Vec<Place>, Undelivered> {
         let table = self.domains.load_full();
@@ -126,6 +131,8 @@ pub(super) struct Copying<'a> {
     pub(super) store: &'a Arc<Store>,
     pub(super) usage: &'a Usage,
     pub(super) search: Search,
+    /// The job's last attempt: a full mailbox takes it all the same, for its mail was accepted.
+    pub(super) is_last: bool,
 }
 
 impl Copying<'_> {
@@ -214,13 +221,13 @@ impl Copying<'_> {
         if storage.quota_bytes.is_none() {
             return Ok(None);
         }
-        let mut room = self.usage.take(storage, size, Instant::now());
+        let mut room = self.usage.take(storage, size, self.is_last, Instant::now());
         if matches!(room, Room::Unknown) {
             let (inbox, now) = (self.store.inbox(storage), Instant::now());
             let counting = self.usage.count(storage.id);
             let held = self.blocking(move || count(&inbox).map_err(DiskError::at("count", &inbox)));
             counting.done(held.await?.bytes, now);
-            room = self.usage.take(storage, size, now);
+            room = self.usage.take(storage, size, self.is_last, now);
         }
         match room {
             Room::Enough(writing) => Ok(Some(writing)),

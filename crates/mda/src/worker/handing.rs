@@ -7,6 +7,7 @@ use mail_types::{Recipient, Timestamp};
 use outcome::{Delivery, Outcome, Verdict, due_recipients};
 use queue::{Job, Lease};
 use smtp::client::{RecipientResult, SessionError};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::Worker;
@@ -21,10 +22,19 @@ struct Handing<'a> {
     lease: &'a mut dyn Lease,
     job: &'a Job,
     at: Timestamp,
-    /// Recipients without an answer yet, as the server knows them.
-    open: Vec<(u32, Recipient)>,
+    /// Recipients without an answer yet.
+    open: Vec<Addressee>,
     verdicts: Vec<Verdict>,
     relay: Box<str>,
+}
+
+/// Whom the server is asked to take the message for.
+struct Addressee {
+    /// In the job.
+    index: u32,
+    /// As the server knows it.
+    recipient: Recipient,
+    place: Place,
 }
 
 /// How an offer ended.
@@ -48,7 +58,7 @@ impl Worker {
         let (mut open, mut verdicts) = (Vec::new(), Vec::new());
         for index in due_recipients(job, &self.terms.load().policy, at, RECIPIENTS_MAX) {
             match self.addressee(job, index).await {
-                Ok(recipient) => open.push((index, recipient)),
+                Ok(addressee) => open.push(addressee),
                 Err(undelivered) => {
                     let outcome = self.undelivered(job, &undelivered);
                     verdicts.push(Verdict { recipient: index, outcome });
@@ -61,13 +71,14 @@ impl Worker {
     }
 
     /// The recipient with the address that leads to its mailbox now.
-    async fn addressee(&self, job: &Job, index: u32) -> Result<Recipient, Undelivered> {
+    async fn addressee(&self, job: &Job, index: u32) -> Result<Addressee, Undelivered> {
         let recipient = &job.recipients[index as usize].recipient;
         let mut places = self.places(&recipient.address).await?;
         // The replies to several would be one outcome: of two of them that differ, none is right.
         match (places.pop(), places.is_empty()) {
-            (Some(Place { used, .. }), true) => {
-                Ok(Recipient { address: used, ..recipient.clone() })
+            (Some(place), true) => {
+                let recipient = Recipient { address: place.used.clone(), ..recipient.clone() };
+                Ok(Addressee { index, recipient, place })
             }
             (Some(_), false) | (None, _) => Err(Undelivered::LeadsToSeveral),
         }
@@ -107,7 +118,7 @@ impl Handing<'_> {
 
     async fn offer(&mut self, mut session: Session) -> Offered {
         self.relay = session.relay.clone();
-        let recipients: Vec<&Recipient> = self.open.iter().map(|(_, it)| it).collect();
+        let recipients: Vec<&Recipient> = self.open.iter().map(|it| &it.recipient).collect();
         let offer = Offer {
             connection: &mut session.connection,
             host: self.server.endpoint().host(),
@@ -157,11 +168,17 @@ impl Handing<'_> {
             true => Delivery::RelayedWithDsn,
             false => Delivery::Final,
         };
-        let recipients = self.open.iter().map(|(index, _)| *index).collect();
+        let recipients = self.open.iter().map(|it| it.index).collect();
         let host = self.server.endpoint().host();
         let (verdicts, open) = verdicts(host, recipients, results, self.at, delivery);
+        for Addressee { index, place, .. } in &self.open {
+            if let Some(verdict) = verdicts.iter().find(|verdict| verdict.recipient == *index) {
+                let (size, now) = (self.job.size, Instant::now());
+                self.server.full().learn(place, size, &verdict.outcome, now);
+            }
+        }
         self.verdicts.extend(verdicts);
-        self.open.retain(|(index, _)| open.contains(index));
+        self.open.retain(|it| open.contains(&it.index));
     }
 
     /// Our fault: it waits, however often.
@@ -174,8 +191,8 @@ impl Handing<'_> {
     }
 
     fn all_open(&mut self, outcome: &Outcome) {
-        for (recipient, _) in std::mem::take(&mut self.open) {
-            self.verdicts.push(Verdict { recipient, outcome: outcome.clone() });
+        for Addressee { index, .. } in std::mem::take(&mut self.open) {
+            self.verdicts.push(Verdict { recipient: index, outcome: outcome.clone() });
         }
     }
 

@@ -4,7 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use domains::StorageId;
-use queue::Phase;
+use futures::FutureExt;
+use queue::simulated::Settings;
+use queue::{Phase, Queue};
 
 use crate::world::{World, mailbox, table, table_with_quota, to};
 
@@ -78,6 +80,23 @@ async fn what_was_on_its_way_is_stored_up_to_a_tenth_beyond() {
     world.until_done(id).await;
     assert!(is_full(&world));
     assert_eq!(world.files().len(), 2);
+    process.stop().await;
+}
+
+/// It was accepted; there is never room. Its last attempt is the first that may end too late.
+#[tokio::test]
+async fn what_waits_for_room_is_stored_when_its_time_is_over() {
+    let mut world = world();
+    world.keeps = Settings::default().lease_time + Duration::from_secs(3);
+    put(&world, QUOTA * 2);
+    let process = world.start();
+    let id = world.accept(vec![to(ALICE)]).await;
+    world.until(id, |job| job.phase == Phase::Deferred).await.unwrap();
+    assert_eq!(world.files().len(), 1, "it is not stored before");
+    world.until_done(id).await;
+    assert_eq!(world.files().len(), 2);
+    let told = world.queue.lease(queue::HopKind::Smtp, 1, 1);
+    assert!(told.now_or_never().is_none(), "nobody is told");
     process.stop().await;
 }
 

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use domains::StorageId;
 use mail_types::{BodyType, Notify, ReversePath};
 use mda::{Config, LmtpConfig};
 use queue::simulated::{Fault, Step};
 use queue::{HopKind, Job, Phase, Queue};
 
 use crate::server::{Answer, Server};
-use crate::world::{BODY, HEADER, Process, World, dsn_to_sender, notify, table, to};
+use crate::world::{BODY, HEADER, Process, World, dsn_to_sender, mailbox, notify, table, to};
 
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
 
@@ -68,6 +69,12 @@ async fn each_recipient_has_its_own_outcome_rfc2033_4_2() {
     let job = world.until(id, deferred).await.unwrap();
     assert_eq!(pending(&job), [0]);
     assert_eq!(last(&job, 0), "452 4.2.2 mailbox full");
+    let is_full = |name: &str| {
+        let id = StorageId::of(&mailbox(&format!("{name}@example.org"))).unwrap();
+        world.full.contains(&id)
+    };
+    assert_eq!(["full", "over", "unknown", "bob"].map(is_full), [true, true, false, false]);
+    assert_eq!(world.counted("mda_mailboxes_full"), 2);
     let dsn = dsn_to_sender(&world).await;
     for (told, is_told) in [
         ("unknown@example.org", true),
@@ -85,6 +92,7 @@ async fn each_recipient_has_its_own_outcome_rfc2033_4_2() {
     world.until_done(id).await;
     let all = ["alice+list@example.org", "bob@example.org", "full@example.org"];
     assert_eq!(server.recipients(), all);
+    assert_eq!(["full", "over"].map(is_full), [false, true]);
     for taken in &server.seen().taken {
         // The server adds Return-Path and Delivered-To, so we do not (RFC 5321 §4.4).
         assert_eq!(taken.content, format!("{HEADER}{BODY}"));

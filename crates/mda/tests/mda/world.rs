@@ -70,6 +70,8 @@ pub(crate) struct World {
     pub(crate) smtputf8: bool,
     /// By how much the clock of whoever accepts is ahead of ours.
     pub(crate) ahead: Duration,
+    /// How long a message is kept.
+    pub(crate) keeps: Duration,
     pub(crate) registry: Mutex<Registry>,
 }
 
@@ -96,6 +98,7 @@ impl World {
             body_type: BodyType::SevenBit,
             smtputf8: false,
             ahead: Duration::ZERO,
+            keeps: Duration::from_secs(3600),
             registry: Mutex::default(),
         }
     }
@@ -142,7 +145,7 @@ impl World {
             body: self.body_type,
             smtputf8: self.smtputf8,
             arrival: now + self.ahead,
-            expires: now + Duration::from_secs(3600),
+            expires: now + self.keeps,
             tenant: TenantId::new("default"),
             identity: None,
             origin: Origin::Internal,
