@@ -9,6 +9,7 @@ mod ingress {
     mod server;
 
     mod accepting;
+    mod dialogue;
     mod forwarding;
     mod full;
     mod gateway;

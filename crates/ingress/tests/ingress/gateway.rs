@@ -14,7 +14,7 @@ const MESSAGE: &str = "From: a@far.example\r\nSubject: x\r\n\r\nbody\r\n";
 
 /// Says by the name of a recipient what its server says.
 #[derive(Default)]
-struct ByName {
+pub(super) struct ByName {
     asked: Mutex<Vec<String>>,
     /// Waited for before an answer, if there is one.
     go: Option<Arc<Notify>>,
