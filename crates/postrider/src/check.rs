@@ -28,6 +28,7 @@ use futures::future::LocalBoxFuture;
 use futures::stream::FuturesOrdered;
 use mail_types::{Domain, Host};
 
+pub(crate) use self::certificate::ensure_readable;
 use self::clock::sntp::TimeServer;
 use self::finding::{Finding, Level, What};
 use self::lookup::Lookup;
@@ -59,6 +60,19 @@ impl Site {
         self.roles.contains(&role)
     }
 
+    /// Whom listeners say that they are, each name once.
+    fn listener_names(&self) -> Vec<Host> {
+        let mut names = Vec::new();
+        for listener in &self.config.ingress.listeners {
+            let own = listener.hostname.as_ref().and_then(|name| Host::parse(name).ok());
+            let name = own.unwrap_or_else(|| self.host.clone());
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
     fn hosted_domains(&self) -> Vec<Domain> {
         let domains = self.table.iter().flat_map(|table| table.hosted_domains());
         domains.cloned().collect()
@@ -84,7 +98,7 @@ pub(crate) fn run(check: Check) -> anyhow::Result<()> {
     }
     let summary = summary(&config, table.as_deref());
     if !check.live {
-        let readable = certificate::ensure_readable(&config);
+        let readable = ensure_readable(&config);
         readable.map_err(|error| placed(&config.directory, error))?;
         match check.output {
             Output::Table => output::line(&format!("ok: {summary}")),

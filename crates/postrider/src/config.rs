@@ -116,6 +116,13 @@ pub(crate) fn refused(section: &'static str) -> impl Fn(&dyn fmt::Display) -> an
     move |problem| anyhow::Error::new(Refused(format!("{FILE}: {section}.{problem}")))
 }
 
+/// The same of an error with its causes.
+pub(crate) fn refused_by<E: std::error::Error + Send + Sync + 'static>(
+    section: &'static str,
+) -> impl Fn(E) -> anyhow::Error {
+    move |error| refused(section)(&format!("{:#}", anyhow::Error::new(error)))
+}
+
 /// What the reader says, with the field that it stumbled over.
 fn with_field(error: ConfigError) -> String {
     let ConfigError::Field { path, line, column, reason } = &error else {

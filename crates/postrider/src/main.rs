@@ -26,6 +26,7 @@ mod progress;
 mod queue_command;
 mod queue_metrics;
 mod reload;
+mod reloads;
 mod resources;
 mod restore;
 mod secrets;

@@ -8,17 +8,17 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 use runtime::telemetry::Filter;
 use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::check::ensure_readable;
 use crate::cli::{LogFormat, Output, Target};
-use crate::config::{Config, FILE, Refused, placed};
+use crate::config::{Config, FILE, Refused, placed, refused_by};
 use crate::output;
+use crate::reloads::Reloads;
 use crate::resources::{Fingerprint, LOOK, Watch, fingerprint_of};
 use crate::serve::{Role, read_config};
 
@@ -186,14 +186,17 @@ struct Prepared {
 
 impl Live {
     fn prepare(&self, config: Config, changed: Vec<String>) -> anyhow::Result<Prepared> {
+        if self.ingress.is_some() {
+            ensure_readable(&config)?;
+        }
         let ingress = self.ingress.as_ref().map(|live| live.prepare(&config.ingress));
         let delivery = self.delivery.iter().map(|live| live.prepare(config.delivery.clone()));
         let retry = &config.delivery.retry;
         let mda = self.mda.as_ref().map(|live| live.prepare(&config.mda, retry));
         let (ingress, delivery, mda) = (
-            ingress.transpose().context("ingress")?,
-            delivery.collect::<Result<_, _>>().context("delivery")?,
-            mda.transpose().context("mda")?,
+            ingress.transpose().map_err(refused_by("ingress"))?,
+            delivery.collect::<Result<_, _>>().map_err(refused_by("delivery"))?,
+            mda.transpose().map_err(refused_by("mda"))?,
         );
         Ok(Prepared { config, ingress, delivery, mda, changed })
     }
@@ -274,36 +277,6 @@ fn is_in(field: &str, section: &str) -> bool {
     field.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// What came of the last reload, as Prometheus tells it of itself.
-pub(crate) struct Metrics {
-    is_successful: Gauge,
-    succeeded_at: Gauge,
-}
-
-impl Metrics {
-    pub(crate) fn register(registry: &mut Registry) -> Self {
-        let (is_successful, succeeded_at) = (Gauge::default(), Gauge::default());
-        registry.register(
-            "config_last_reload_successful",
-            "Whether the configuration in force is the one that was read last",
-            is_successful.clone(),
-        );
-        registry.register(
-            "config_last_reload_success_timestamp_seconds",
-            "When the configuration in force was read",
-            succeeded_at.clone(),
-        );
-        let metrics = Self { is_successful, succeeded_at };
-        metrics.succeeded();
-        metrics
-    }
-
-    fn succeeded(&self) {
-        self.is_successful.set(1);
-        self.succeeded_at.set(runtime::clock::now().unix_ms() / 1000);
-    }
-}
-
 type Reply = oneshot::Sender<Result<Vec<String>, String>>;
 
 /// Asks the reloader.
@@ -324,7 +297,7 @@ impl Reloading {
 pub(crate) struct Reloader {
     setting: Setting,
     live: Live,
-    metrics: Metrics,
+    reloads: Reloads,
     asks: mpsc::Receiver<Reply>,
     hangups: Signal,
     watch: Watch,
@@ -334,12 +307,12 @@ impl Reloader {
     pub(crate) fn new(
         setting: Setting,
         live: Live,
-        metrics: Metrics,
+        reloads: Reloads,
     ) -> anyhow::Result<(Reloading, Self)> {
         let hangups = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         let (sender, asks) = mpsc::channel(ASKS);
         let watch = Watch::new(fingerprint(&setting));
-        Ok((Reloading(sender), Self { setting, live, metrics, asks, hangups, watch }))
+        Ok((Reloading(sender), Self { setting, live, reloads, asks, hangups, watch }))
     }
 
     pub(crate) async fn run(mut self, stop: CancellationToken) {
@@ -369,20 +342,21 @@ impl Reloader {
         // Files are read: not on a thread that other tasks need.
         let prepared = tokio::task::spawn_blocking(move || {
             let (config, changed) = setting.read_again()?;
-            live.prepare(config, changed)
+            let directory = config.directory.clone();
+            live.prepare(config, changed).map_err(|error| placed(&directory, error))
         });
         let prepared = prepared.await.context("reading the configuration panicked");
         match prepared.and_then(|prepared| prepared) {
             Ok(prepared) => {
                 let (config, changed) = self.live.apply(prepared);
                 self.setting.config = config;
-                self.metrics.succeeded();
+                self.reloads.succeeded();
                 tracing::info!(event = "config_changed", fields = changed.join(", "));
                 Ok(changed)
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                self.metrics.is_successful.set(0);
+                self.reloads.refused();
                 tracing::error!(
                     event = "config_refused",
                     error,

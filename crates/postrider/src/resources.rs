@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Refused};
+use crate::reloads::Reloads;
 
 /// How often the directory is looked at.
 pub(crate) const LOOK: Duration = Duration::from_secs(2);
@@ -174,6 +175,7 @@ pub(crate) async fn keep_fresh(
     config: Config,
     table: Arc<ArcSwapOption<Table>>,
     loaded: Loaded,
+    reloads: Reloads,
     stop: CancellationToken,
 ) {
     let mut watch = Watch::new(loaded.used);
@@ -207,8 +209,10 @@ pub(crate) async fn keep_fresh(
                 tracing::info!(event = "table_changed", domains);
                 table.store(Some(Arc::clone(&new.table)));
                 current = new;
+                reloads.succeeded();
             }
             Err(error) => {
+                reloads.refused();
                 tracing::error!(event = "table_refused", %error, "the table before stays in force");
             }
         }
@@ -224,6 +228,8 @@ async fn compile_again(config: &Config, before: &Compiled) -> anyhow::Result<Com
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::registry::Registry;
+
     use super::*;
     use crate::config::FILE;
 
@@ -260,7 +266,8 @@ mod tests {
         let table = Arc::new(ArcSwapOption::from(Some(Arc::clone(&loaded.compiled.table))));
         domain("longer.example");
         let stop = CancellationToken::new();
-        let fresh = keep_fresh(config, Arc::clone(&table), loaded, stop.clone());
+        let reloads = Reloads::of_domains(&mut Registry::default());
+        let fresh = keep_fresh(config, Arc::clone(&table), loaded, reloads, stop.clone());
         let seen = async {
             while !table.load().as_ref().unwrap().is_hosted(&"longer.example".parse().unwrap()) {
                 tokio::time::sleep(LOOK).await;

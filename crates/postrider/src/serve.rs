@@ -23,17 +23,19 @@ use tokio_util::task::TaskTracker;
 use crate::accounts::Accounts;
 use crate::backend::Backend;
 use crate::backup::snapshot::Snapshots;
+use crate::check::ensure_readable;
 use crate::cli::LogFormat;
-use crate::config::{Config, Refused, refused};
+use crate::config::{Config, Refused, placed, refused, refused_by};
 use crate::dovecot::service::Noting;
 use crate::fullness::Fullness;
 use crate::passwords::Passwords;
 use crate::process::Control;
 use crate::queue_metrics::Watched as Numbers;
 use crate::reload::{Live, Reloader, Reloading, Setting, Source};
+use crate::reloads::Reloads;
 use crate::restore::ensure_restored;
 use crate::table::{Domains, Renewal};
-use crate::{backend, dovecot, dsn_route, output, past, reload, srs};
+use crate::{backend, dovecot, dsn_route, output, past, srs};
 
 /// What a connection to the port of operators may last: a list of a long queue takes its time.
 const ADMIN_LASTING: Duration = Duration::from_secs(600);
@@ -166,7 +168,8 @@ impl Opening {
         let counted = backend::Metrics::register(config, &mut registry);
         let metrics = RoleMetrics::register(roles, &mut registry);
         let numbers = Numbers::register(&mut registry);
-        let reloads = reload::Metrics::register(&mut registry);
+        let reloads = Reloads::of_config(&mut registry);
+        let domain_reloads = Reloads::of_domains(&mut registry);
         self.readiness.not_ready("roles", "starting");
         self.readiness.not_ready("queue", "opening");
         let http = runtime::http::Http::bind(config.http, self.readiness.clone(), registry);
@@ -198,7 +201,8 @@ impl Opening {
             resolver: Arc::new(resolve::Dns::new(&config.resolver).context("resolver")?),
             srs: srs::open(config)?,
         };
-        let made = metrics.make(&parts).await?;
+        let made = metrics.make(&parts).await;
+        let made = made.map_err(|error| placed(&config.directory, error))?;
         let (reloading, reloader) = Reloader::new(
             Setting { source: self.source.clone(), roles: roles.to_vec(), config: config.clone() },
             made.live(&self.filter),
@@ -213,6 +217,7 @@ impl Opening {
             accounts,
             made,
             reloader,
+            domain_reloads,
             http_address,
             admin_address,
         }))
@@ -302,6 +307,9 @@ impl RoleMetrics {
     }
 
     async fn make(self, parts: &Parts<'_>) -> anyhow::Result<Made> {
+        if self.ingress.is_some() {
+            ensure_readable(parts.config)?;
+        }
         let inquirer = self.ingress.is_some().then(|| make_inquirer(parts)).transpose()?;
         let call_ahead = inquirer.as_ref().map(delivery::Inquirer::live);
         let bind = |(metrics, inquirer)| bind_ingress(parts, inquirer, metrics);
@@ -342,6 +350,7 @@ struct Process {
     accounts: Accounts,
     made: Made,
     reloader: Reloader,
+    domain_reloads: Reloads,
     http_address: SocketAddr,
     admin_address: Option<SocketAddr>,
 }
@@ -396,7 +405,7 @@ impl Process {
         if let Some(dovecot) = self.made.dovecot {
             roles.spawn(dovecot.serve(leave.clone()));
         }
-        roles.spawn(renewal.run(config, readiness.clone(), leave.clone()));
+        roles.spawn(renewal.run(config, self.domain_reloads, readiness.clone(), leave.clone()));
         roles.spawn(self.reloader.run(leave.clone()));
         readiness.ready("roles");
         // Cancel-safe: a role that has ended is still there for the loop below.
@@ -435,7 +444,7 @@ fn log_admin(error: &std::io::Error) {
 fn make_inquirer(parts: &Parts<'_>) -> anyhow::Result<delivery::Inquirer> {
     let Parts { config, resolver, .. } = parts;
     delivery::Inquirer::new(config.delivery.clone(), Arc::clone(resolver), config.host()?)
-        .map_err(|error| refused("delivery")(&error))
+        .map_err(refused_by("delivery"))
 }
 
 fn bind_ingress(
@@ -457,7 +466,7 @@ fn bind_ingress(
         metrics,
     };
     ingress::Ingress::bind(&config.ingress, services).map_err(|error| match error {
-        ingress::StartError::Config(error) => refused("ingress")(&error),
+        ingress::StartError::Config(error) => refused_by("ingress")(error),
         error @ (ingress::StartError::Tls(_)
         | ingress::StartError::NoCertificate
         | ingress::StartError::Listen { .. }) => anyhow::Error::new(error).context("ingress"),
@@ -479,8 +488,7 @@ fn make_delivery(
         lease: config.lease(),
         metrics,
     };
-    delivery::Delivery::new(config.delivery.clone(), setup)
-        .map_err(|error| refused("delivery")(&error))
+    delivery::Delivery::new(config.delivery.clone(), setup).map_err(refused_by("delivery"))
 }
 
 fn make_mda(parts: &Parts<'_>, metrics: mda::Metrics) -> anyhow::Result<mda::Mda> {
@@ -498,7 +506,7 @@ fn make_mda(parts: &Parts<'_>, metrics: mda::Metrics) -> anyhow::Result<mda::Mda
         data_dir: config.data_dir.clone(),
         metrics,
     };
-    mda::Mda::new(config.mda.clone(), setup).map_err(|error| refused("mda")(&error))
+    mda::Mda::new(config.mda.clone(), setup).map_err(refused_by("mda"))
 }
 
 /// What Dovecot asks, if it may.

@@ -10,6 +10,7 @@ use runtime::readiness::Readiness;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, DomainsFrom};
+use crate::reloads::Reloads;
 use crate::resources::{self, Loaded};
 use crate::serve::Role;
 
@@ -93,10 +94,16 @@ impl Domains {
 
 impl Renewal {
     /// Until `stop`.
-    pub(crate) async fn run(self, config: Config, readiness: Readiness, stop: CancellationToken) {
+    pub(crate) async fn run(
+        self,
+        config: Config,
+        reloads: Reloads,
+        readiness: Readiness,
+        stop: CancellationToken,
+    ) {
         match self {
             Self::Files { table, loaded } => {
-                resources::keep_fresh(config, table, loaded, stop).await;
+                resources::keep_fresh(config, table, loaded, reloads, stop).await;
             }
             Self::Kv(loader) => {
                 let tell = loader.missing_keys(|missing| {

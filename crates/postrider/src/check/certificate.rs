@@ -22,8 +22,8 @@ struct Seen {
     from: Timestamp,
     to: Timestamp,
     trust: Trust,
-    /// It is valid for our own name.
-    is_for_host: bool,
+    /// Of our names those that it is valid for.
+    hosts: Vec<Host>,
 }
 
 /// Who vouches for it.
@@ -40,7 +40,7 @@ enum Trust {
 }
 
 /// Refuses a configuration that names files of certificates that no process could start with.
-pub(super) fn ensure_readable(config: &Config) -> anyhow::Result<()> {
+pub(crate) fn ensure_readable(config: &Config) -> anyhow::Result<()> {
     let mut problems = Vec::new();
     for (n, files) in config.ingress.tls.certificates.iter().enumerate() {
         if let Err(error) = ingress::read_certificate(files) {
@@ -88,11 +88,11 @@ fn of_own(site: &Site) -> Vec<Finding> {
             "name one in ingress.tls.certificates",
         )];
     }
-    let now = runtime::clock::now();
+    let (now, hosts) = (runtime::clock::now(), site.listener_names());
     let (mut findings, mut seen) = (Vec::new(), Vec::new());
     for files in &ingress.tls.certificates {
         let file = files.certificate.display().to_string();
-        match Seen::read(files, &site.host, now) {
+        match Seen::read(files, &hosts, now) {
             Ok(certificate) => {
                 findings.extend(judge(&file, &certificate, now));
                 seen.push(certificate);
@@ -101,14 +101,14 @@ fn of_own(site: &Site) -> Vec<Finding> {
         }
     }
     if seen.len() == ingress.tls.certificates.len() {
-        findings.extend(judge_host(&site.host, &seen));
+        findings.extend(hosts.iter().filter_map(|host| judge_host(host, &seen)));
         findings.extend(judge_domains(&site.hosted_domains(), &seen));
     }
     findings
 }
 
 impl Seen {
-    fn read(files: &CertificateFiles, host: &Host, now: Timestamp) -> Result<Self, TlsError> {
+    fn read(files: &CertificateFiles, hosts: &[Host], now: Timestamp) -> Result<Self, TlsError> {
         let chain = ingress::read_certificate(files)?.cert;
         let unusable = |source: Error| TlsError::Key {
             path: files.certificate.clone(),
@@ -119,15 +119,17 @@ impl Seen {
             .ok_or_else(|| TlsError::Empty { path: files.certificate.clone() })?;
         let certificate = EndEntityCert::try_from(own).map_err(unusable)?;
         let (from, to) = validity(&certificate).map_err(unusable)?;
-        let name = host.domain().and_then(|name| ServerName::try_from(name.as_str()).ok());
-        let is_for = |name| certificate.verify_is_valid_for_subject_name(&name).is_ok();
+        let is_for = |host: &&Host| {
+            let name = host.domain().and_then(|name| ServerName::try_from(name.as_str()).ok());
+            name.is_some_and(|name| certificate.verify_is_valid_for_subject_name(&name).is_ok())
+        };
         Ok(Self {
             names: certificate.valid_dns_names().map(str::to_ascii_lowercase).collect(),
             from,
             to,
             // Whether the others vouch for it is another question than whether it is too late.
             trust: trust(&certificate, own, others, now.clamp(from, to)),
-            is_for_host: name.is_some_and(is_for),
+            hosts: hosts.iter().filter(is_for).cloned().collect(),
         })
     }
 
@@ -243,12 +245,13 @@ fn judge_trust(file: &str, seen: &Seen) -> Option<Finding> {
     }
 }
 
-/// Other servers verify our name, if anything; users ask for what they were told.
+/// Other servers verify the name that a listener says, if anything; users ask for what they were
+/// told.
 fn judge_host(host: &Host, seen: &[Seen]) -> Option<Finding> {
-    let is_shown = seen.iter().any(|certificate| certificate.is_for_host);
+    let is_shown = seen.iter().any(|certificate| certificate.hosts.contains(host));
     (!is_shown).then(|| {
         What::Certificate.warning(
-            format!("none is for {host}, the name in hostname"),
+            format!("none is for {host}, which a listener says that it is"),
             "get one that is, or clients that connect to that name and verify it go away",
         )
     })
@@ -301,8 +304,12 @@ mod tests {
         CertificateFiles { certificate: path("crt"), key: path("key") }
     }
 
+    fn host() -> Host {
+        Host::parse("mx.a.example").unwrap()
+    }
+
     fn read(files: &CertificateFiles) -> Result<Seen, TlsError> {
-        Seen::read(files, &Host::parse("mx.a.example").unwrap(), NOW)
+        Seen::read(files, &[host(), Host::parse("mx.c.example").unwrap()], NOW)
     }
 
     #[test]
@@ -314,7 +321,7 @@ mod tests {
         let seen = read(&files(dir.path(), &own, &key)).unwrap();
         assert_eq!(seen.names, ["*.a.example", "b.example"]);
         assert_eq!((day(seen.from), seen.to.unix_ms()), ("2026-01-01".into(), 1_800_000_000_000));
-        assert_eq!((seen.trust.clone(), seen.is_for_host), (Trust::Itself, true));
+        assert_eq!((seen.trust.clone(), &seen.hosts[..]), (Trust::Itself, &[host()][..]));
         let of = |name| seen.is_of(&Domain::parse(name).unwrap());
         assert!(of("a.example") && of("b.example") && of("x.a.example"));
         assert!(!of("c.example") && !of("x.b.example") && !of("y.x.a.example"));
@@ -351,7 +358,7 @@ mod tests {
             from: Timestamp::from_unix_ms(NOW.unix_ms() - 1),
             to: NOW + DAY * 15,
             trust: Trust::Public,
-            is_for_host: true,
+            hosts: vec![host()],
         }
     }
 
@@ -374,8 +381,8 @@ mod tests {
 
     #[test]
     fn names() {
-        let host = Host::parse("mx.a.example").unwrap();
-        let other = Seen { is_for_host: false, names: vec!["imap.b.example".into()], ..seen() };
+        let host = host();
+        let other = Seen { hosts: vec![], names: vec!["imap.b.example".into()], ..seen() };
         assert_eq!(judge_host(&host, &[other.clone(), seen()]), None);
         assert!(judge_host(&host, std::slice::from_ref(&other)).is_some());
         let domains = ["a.example", "b.example", "c.example"].map(|d| Domain::parse(d).unwrap());

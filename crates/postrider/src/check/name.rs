@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use futures::future::join_all;
+use delivery::SourceConfig;
+use futures::future::{join, join_all};
 use mail_types::Host;
 use resolve::{HostName, LookupError, Resolver, private_address};
 
@@ -19,8 +20,34 @@ struct Reverse {
 
 pub(super) async fn findings(site: &Site) -> Vec<Finding> {
     let names = names(site);
-    let findings = join_all(names.iter().map(|host| of_name(site, host))).await;
-    findings.into_iter().flatten().collect()
+    let sources = site.config.delivery.sources.iter().filter(|_| site.is(Role::Worker));
+    let (findings, of_sources) = join(
+        join_all(names.iter().map(|host| of_name(site, host))),
+        join_all(sources.map(|source| of_source(site, source))),
+    )
+    .await;
+    findings.into_iter().flatten().chain(of_sources.into_iter().flatten()).collect()
+}
+
+/// Whether the name that is said from an address leads to it. An address of a private network is
+/// another one where it is seen: which is not known here.
+async fn of_source(site: &Site, source: &SourceConfig) -> Option<Finding> {
+    let name = HostName::from(Host::parse(&source.name).ok()?.domain()?);
+    if private_address(source.address) {
+        return None;
+    }
+    // That there are none is said of the name.
+    let addresses = site.lookup.addresses(&name).await.ok()?;
+    judge_source(source.address, &name, &addresses)
+}
+
+fn judge_source(address: IpAddr, name: &HostName, leads_to: &[IpAddr]) -> Option<Finding> {
+    (!leads_to.contains(&address)).then(|| {
+        What::Name.error(
+            format!("mail leaves by {address} under the name {name}, which leads elsewhere"),
+            format!("add a record of {name} with {address}, or name the source as its PTR does"),
+        )
+    })
 }
 
 /// What we say that we are: to everybody, at a listener, from an address. Each once.
@@ -132,6 +159,16 @@ mod tests {
         assert_eq!(level("192.0.2.1", Err(temporary)), Level::Warning);
         assert_eq!(level("127.0.0.1", Ok(&["mx.a.example"])), Level::Warning);
         assert_eq!(level("10.0.0.1", Ok(&[])), Level::Warning);
+    }
+
+    #[test]
+    fn a_source_is_where_its_name_leads() {
+        let [own, other] = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap());
+        let judge = |leads_to: &[IpAddr]| judge_source(own, &host("out1.a.example"), leads_to);
+        assert_eq!(judge(&[other, own]), None);
+        let finding = judge(&[other]).unwrap();
+        assert_eq!(finding.level, Level::Error);
+        assert!(finding.to_string().contains("192.0.2.1"), "{finding}");
     }
 
     #[test]
