@@ -23,12 +23,11 @@ const BLOCK_MAX: Duration = Duration::from_secs(60);
 const START_MAX: Duration = Duration::from_secs(15 * 60);
 
 pub(super) fn run(context: &Context) -> Result<Outcome> {
-    // Outside of this checkout, whose files must not help; always the same place, so that cargo
-    // finds what it has built for it.
+    // Outside of this checkout, whose files must not help.
     let parent = cache::dir()?.join("readme");
     let clone = clone(&parent)?;
     let readme = fs::read_to_string(clone.join("README.md")).context("there is no README.md")?;
-    let shell = Shell { dir: clone, target: context.target_directory.clone() };
+    let shell = Shell::new(clone, context.target_directory.clone())?;
     run_blocks(&shell, &blocks(&readme))?;
     fs::remove_dir_all(&parent)?;
     Ok(Outcome::ONE)
@@ -44,7 +43,20 @@ fn clone(parent: &Path) -> Result<PathBuf> {
     let mut git = Command::new("git");
     git.args(["clone", "--quiet", "--no-hardlinks"]).arg(workspace::root()).arg(&clone);
     command::run(&mut git)?;
+    age(&clone)?;
     Ok(clone)
+}
+
+/// Files that are as they are here have not changed since, to cargo.
+fn age(clone: &Path) -> Result<()> {
+    let listed = command::output(Command::new("git").current_dir(clone).args(["ls-files", "-z"]))?;
+    for name in listed.split_terminator('\0') {
+        let (own, cloned) = (workspace::root().join(name), clone.join(name));
+        if cloned.is_file() && fs::read(&own).ok() == fs::read(&cloned).ok() {
+            fs::File::open(&cloned)?.set_modified(fs::metadata(own)?.modified()?)?;
+        }
+    }
+    Ok(())
 }
 
 fn run_blocks(shell: &Shell, blocks: &[String]) -> Result<()> {
@@ -97,17 +109,35 @@ fn recipient(block: &str) -> Option<String> {
     words.next().map(|word| word.trim_matches(['<', '>', '\'', '"']).to_owned())
 }
 
+/// Runs blocks in the clone, in the place of this checkout: to cargo they are one, and what it has
+/// built for this one is not built again.
 struct Shell {
-    dir: PathBuf,
+    clone: PathBuf,
     target: PathBuf,
 }
 
+/// In mounts of its own: the clone over the checkout, and in it the directory of what is built.
+const IN_PLACE: &str = r#"
+case "$TARGET" in "$CHECKOUT"/*) mount --bind "$TARGET" "$CLONE/${TARGET#"$CHECKOUT"/}" ;; esac
+mount --rbind "$CLONE" "$CHECKOUT"
+cd "$CHECKOUT"
+export CARGO_TARGET_DIR="$TARGET"
+exec sh -euc "$BLOCK"
+"#;
+
 impl Shell {
+    fn new(clone: PathBuf, target: PathBuf) -> Result<Self> {
+        if let Ok(inside) = target.strip_prefix(workspace::root()) {
+            fs::create_dir_all(clone.join(inside))?;
+        }
+        Ok(Self { clone, target })
+    }
+
     fn command(&self, block: &str) -> Command {
-        let mut shell = Command::new("sh");
-        shell.args(["-euc", block]).current_dir(&self.dir);
-        // Not a second build of the dependencies.
-        shell.env("CARGO_TARGET_DIR", &self.target).stdin(Stdio::null());
+        let mut shell = Command::new("unshare");
+        shell.args(["-m", "--propagation", "private", "sh", "-euc", IN_PLACE]);
+        shell.env("CLONE", &self.clone).env("CHECKOUT", workspace::root());
+        shell.env("TARGET", &self.target).env("BLOCK", block).stdin(Stdio::null());
         shell
     }
 
