@@ -18,9 +18,10 @@ const CURRENT_MAX: Duration = Duration::from_secs(180);
 const ALONE_MAX: Duration = Duration::from_secs(45);
 /// Until a process has ended well.
 const END_MAX: Duration = Duration::from_secs(60);
-/// Until a process has logged something after its clock was stepped: one has nothing to log while
-/// its servers come back.
-const SEEN_MAX: Duration = Duration::from_secs(90);
+/// Until a process has seen that its clock was stepped.
+const SEEN_MAX: Duration = Duration::from_secs(60);
+/// Between two tries to have it log something.
+const LOGS_EVERY: Duration = Duration::from_millis(500);
 
 impl Site {
     pub(super) async fn strike(&mut self, fault: &Fault) -> Result<()> {
@@ -124,11 +125,13 @@ impl Site {
         sick
     }
 
-    /// Waits until what the process logs has times of the stepped clock.
+    /// Waits until what the process logs has times of the stepped clock. It may have nothing to say
+    /// by itself while its servers come back; that its configuration was read again it says.
     async fn until_stepped(&self, role: usize, seconds: i64) -> Result<()> {
         let process = &self.roles[role].process;
         let what = format!("role {role} to see its clock stepped by {seconds} s");
-        wait::until(&what, SEEN_MAX, async || {
+        wait::until_every(LOGS_EVERY, &what, SEEN_MAX, async || {
+            process.cli(&["reload"]).await.ok()?;
             let seen = super::logs::last_time(&process.dir().join("postrider.log")).ok()??;
             let true_time = runtime::clock::now().unix_ms();
             let off = seen - true_time - seconds * 1_000;
