@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 /// Longest wait for one reply.
 const REPLY_LIMIT: Duration = Duration::from_secs(60);
@@ -91,12 +92,27 @@ impl Client {
         self.start_tls_with(trusting()?.with_client_auth_cert(vec![certificate], key)?).await
     }
 
-    async fn start_tls_with(mut self, config: ClientConfig) -> Result<Self> {
+    async fn start_tls_with(self, config: ClientConfig) -> Result<Self> {
+        let login = self.login.clone();
+        let stream = self.handshake(config, "server.test").await?;
+        Ok(Self { stream: Box::new(stream), buffered: Vec::new(), login })
+    }
+
+    /// The certificate that is shown by STARTTLS to whoever asks for a server of this name.
+    pub async fn certificate(self, name: &'static str) -> Result<CertificateDer<'static>> {
+        let stream = self.handshake(trusting()?.with_no_client_auth(), name).await?;
+        let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        Ok(shown.context("no certificate")?.clone().into_owned())
+    }
+
+    async fn handshake(
+        mut self,
+        config: ClientConfig,
+        name: &'static str,
+    ) -> Result<TlsStream<Box<dyn Stream>>> {
         self.command("STARTTLS", 220).await?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        let name = ServerName::try_from("server.test")?;
-        let stream = connector.connect(name, self.stream).await?;
-        Ok(Self { stream: Box::new(stream), ..self })
+        Ok(connector.connect(ServerName::try_from(name)?, self.stream).await?)
     }
 
     pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {

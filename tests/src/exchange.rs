@@ -10,9 +10,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::client::Client;
+use crate::home::{Home, Kind};
 use crate::ledger::content;
 use crate::load::SENDER;
-use crate::process::{PASSWORD, Postrider};
+use crate::process::PASSWORD;
 use crate::sink::{Received, Sink};
 use crate::{maildir, scenario, wait};
 
@@ -29,12 +30,9 @@ pub trait Peer {
 }
 
 /// Postrider with mailboxes in `local.test`, and routes to the peer.
-pub async fn postrider(dir: &Path, next_hop_port: u16) -> Result<Postrider> {
-    let config = scenario::config_for_port(next_hop_port, &dir.join("data"));
-    let mut postrider = Postrider::new(&dir.join("etc"), &config)?;
-    postrider.write_domain("local.test", &["alice", "bob"])?;
-    postrider.start().await?;
-    Ok(postrider)
+pub async fn home(kind: Kind, dir: &Path, next_hop_port: u16) -> Result<Home> {
+    let config = |data: &Path| scenario::config_for_port(next_hop_port, data);
+    Home::start(kind, &dir.join("home"), config, ("local.test", &["alice", "bob"])).await
 }
 
 /// A message with the lines that go wrong: a dot alone, dots in front, long and empty lines.
@@ -43,9 +41,9 @@ fn message(token: &str) -> Vec<u8> {
     content(token, SENDER, &format!(".\r\n..\r\n.x\r\n{long}\r\n\r\n\r\nend"))
 }
 
-/// The peer takes messages from a client and hands them to the Postrider of [`postrider`] in the
-/// same directory, which says that they came by `protocol`.
-pub async fn hands_to_us(peer: &impl Peer, dir: &Path, protocol: &str) -> Result<()> {
+/// The peer takes messages from a client and hands them to the Postrider of [`home`], which says
+/// that they came by `protocol`.
+pub async fn hands_to_us(peer: &impl Peer, home: &Home, protocol: &str) -> Result<()> {
     let mut client = Client::connect(peer.address()).await?;
     client.command("EHLO client.test", 250).await?;
     let recipients = ["bob@local.test", "alice@local.test"];
@@ -53,7 +51,7 @@ pub async fn hands_to_us(peer: &impl Peer, dir: &Path, protocol: &str) -> Result
     let reply = client.transaction("sender@remote.test", &recipients, &sent).await?;
     ensure!(reply.code == 250, "the peer said {reply:?}");
     let found = wait::until("the message in two mailboxes", LIMIT, async || {
-        let found = maildir::messages(&dir.join("data/mail")).ok()?;
+        let found = maildir::messages(&home.mda().dir().join("data/mail")).ok()?;
         (found.len() == 2).then_some(found)
     })
     .await;
@@ -76,13 +74,9 @@ pub async fn hands_to_us(peer: &impl Peer, dir: &Path, protocol: &str) -> Result
 
 /// A user of ours sends a message that the peer relays to the sink, which finds `words` of the
 /// peer's in it.
-pub async fn takes_from_us(
-    peer: &impl Peer,
-    postrider: &Postrider,
-    sink: &Sink,
-    words: &str,
-) -> Result<()> {
-    let mut client = Client::submission(postrider.address("submission"), SENDER, PASSWORD).await?;
+pub async fn takes_from_us(peer: &impl Peer, home: &Home, sink: &Sink, words: &str) -> Result<()> {
+    let submission = home.ingress().address("submission");
+    let mut client = Client::submission(submission, SENDER, PASSWORD).await?;
     let sent = message("P2");
     let recipients = ["x@remote.test", "y@remote.test", "z@other.test"];
     let reply = client.transaction(SENDER, &recipients, &sent).await?;

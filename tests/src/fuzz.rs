@@ -1,5 +1,5 @@
 //! What must hold for any octets whatever. `fuzz/` searches for octets for which it does not;
-//! `tests/fuzz_replay.rs` replays those that were found, and some that are good beginnings.
+//! `tests/fuzz.rs` replays those that were found, and some that are good beginnings.
 //!
 //! Each function takes what the fuzzer gives and panics when a promise is broken.
 

@@ -42,6 +42,7 @@ pub mod probe;
 pub mod process;
 pub mod quota;
 pub mod scenario;
+pub mod scram;
 pub mod sim;
 pub mod sink;
 pub mod tools;

@@ -1,6 +1,8 @@
 //! What the parts are, what each needs and what each does.
 
 use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -58,7 +60,8 @@ const INTEROP_NEEDS: &[Need] =
     &[Need::Root, Need::Namespaces, Need::Program("curl", "curl"), Need::Program("perl", "perl")];
 const POWERCUT_NEEDS: &[Need] =
     &[Need::Root, Need::LoopDevice, Need::Program("mkfs.ext4", "e2fsprogs")];
-const README_NEEDS: &[Need] = &[Need::Program("curl", "curl"), Need::Program("git", "git")];
+const README_NEEDS: &[Need] =
+    &[Need::Root, Need::Namespaces, Need::Program("curl", "curl"), Need::Program("git", "git")];
 const BENCH_NEEDS: &[Need] = &[
     Need::Root,
     Need::Namespaces,
@@ -75,27 +78,40 @@ const fn part(
     Part { name, about, needs, only_long: false, run }
 }
 
-/// The test files of the package `tests` belong to the part whose name they begin with.
-const BY_FILE: [&str; 9] =
+/// The test programs of the package `tests`, each a part of the same name: one program for many
+/// files, because each would compile and link again what all of them share.
+const PROGRAMS: [&str; 9] =
     ["fuzz", "sim", "interop", "crash", "fault", "powercut", "cluster", "noloss", "replicas"];
 
-/// Fails when a test file belongs to no part: it would never run.
+/// Fails when a test file belongs to no part, or to no program: it would never run.
 pub(super) fn check_complete(metadata: &Metadata) -> Result<()> {
     let tests = metadata.members().find(|package| package.name == "tests");
-    let targets = tests.context("there is no package `tests`")?.targets.iter();
-    for target in targets.filter(|target| target.kind.iter().any(|kind| kind == "test")) {
+    let targets = &tests.context("there is no package `tests`")?.targets;
+    for target in targets.iter().filter(|target| target.kind.iter().any(|kind| kind == "test")) {
+        let name = &*target.name;
         ensure!(
-            BY_FILE.iter().any(|part| belongs(&target.name, part)),
-            "tests/tests/{}.rs belongs to no part: begin its name with one of {BY_FILE:?}",
-            target.name
+            PROGRAMS.contains(&name),
+            "the test program `{name}` is no part: put its file into one of tests/tests/{PROGRAMS:?}"
         );
+        check_declared(&crate::workspace::root().join("tests/tests").join(name))?;
     }
     Ok(())
 }
 
-/// `crash_kill` and `crash` belong to `crash`; `crashing` does not.
-fn belongs(file: &str, part: &str) -> bool {
-    file.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+/// Each file of a program's directory is a module of it.
+fn check_declared(dir: &Path) -> Result<()> {
+    let Ok(main) = fs::read_to_string(dir.join("main.rs")) else { return Ok(()) };
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let module = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_declared = main.lines().any(|line| line == format!("mod {module};"));
+        ensure!(
+            module == "main" || is_declared,
+            "{} never runs: write `mod {module};` into main.rs beside it",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 fn fmt(_: &Context) -> Result<Outcome> {
@@ -130,11 +146,12 @@ fn tests(_: &Context) -> Result<Outcome> {
 }
 
 fn fuzz(_: &Context) -> Result<Outcome> {
-    of_files(&[], "fuzz", &[])
+    program(&[], "fuzz", &[])
 }
 
 fn sim(context: &Context) -> Result<Outcome> {
-    of_files(&context.environment()?, "sim", SHOWN)
+    context.tool(Tool::Bounce)?;
+    program(&context.environment()?, "sim", SHOWN)
 }
 
 fn interop(context: &Context) -> Result<Outcome> {
@@ -150,41 +167,43 @@ fn interop(context: &Context) -> Result<Outcome> {
     for tool in tools {
         context.tool(tool)?;
     }
-    of_files(&context.environment()?, "interop", &["--test-threads", "1"])
+    program(&context.environment()?, "interop", &["--test-threads", "1"])
 }
 
 /// Their figures are part of the result: shown as they come, one test at a time.
 const SHOWN: &[&str] = &["--nocapture", "--test-threads", "1"];
 
 fn crash(context: &Context) -> Result<Outcome> {
-    of_files(&context.environment()?, "crash", SHOWN)
+    program(&context.environment()?, "crash", SHOWN)
 }
 
 fn fault(context: &Context) -> Result<Outcome> {
-    of_files(&context.environment()?, "fault", SHOWN)
+    program(&context.environment()?, "fault", SHOWN)
 }
 
 fn powercut(context: &Context) -> Result<Outcome> {
-    of_files(&context.environment()?, "powercut", SHOWN)
+    program(&context.environment()?, "powercut", SHOWN)
 }
 
 fn cluster(context: &Context) -> Result<Outcome> {
-    context.tool(Tool::Nats)?;
-    of_files(&context.environment()?, "cluster", SHOWN)
+    for tool in [Tool::Nats, Tool::Bounce] {
+        context.tool(tool)?;
+    }
+    program(&context.environment()?, "cluster", SHOWN)
 }
 
 fn noloss(context: &Context) -> Result<Outcome> {
     for tool in [Tool::Nats, Tool::Faketime] {
         context.tool(tool)?;
     }
-    of_files(&context.environment()?, "noloss", SHOWN)
+    program(&context.environment()?, "noloss", SHOWN)
 }
 
 fn replicas(context: &Context) -> Result<Outcome> {
     for tool in [Tool::Nats, Tool::NatsCli, Tool::Faketime] {
         context.tool(tool)?;
     }
-    of_files(&context.environment()?, "replicas", SHOWN)
+    program(&context.environment()?, "replicas", SHOWN)
 }
 
 fn readme(context: &Context) -> Result<Outcome> {
@@ -199,24 +218,13 @@ fn bench(_: &Context) -> Result<Outcome> {
     Ok(Outcome::ONE + Outcome::ONE)
 }
 
-/// The test files of one part.
-fn of_files(
+/// The test program of a part.
+fn program(
     environment: &[(&str, OsString)],
-    part: &str,
+    name: &str,
     test_arguments: &[&str],
 ) -> Result<Outcome> {
-    let dir = crate::workspace::root().join("tests/tests");
-    let mut files = std::fs::read_dir(&dir)?
-        .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned))
-        .filter(|file| belongs(file, part))
-        .collect::<Vec<String>>();
-    files.sort();
-    ensure!(!files.is_empty(), "there is no {}/{part}_*.rs", dir.display());
-    let mut arguments = vec!["--package", "tests"];
-    for file in &files {
-        arguments.extend(["--test", file]);
-    }
-    cargo_test::run(environment, &arguments, test_arguments)
+    cargo_test::run(environment, &["--package", "tests", "--test", name], test_arguments)
 }
 
 #[cfg(test)]
@@ -224,15 +232,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_belong_to_the_part_they_begin_with() {
-        assert!(belongs("crash_kill", "crash"));
-        assert!(belongs("powercut", "powercut"));
-        assert!(!belongs("crashing", "crash"));
+    fn a_file_that_is_no_module_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("main.rs"), "mod known;\n").unwrap();
+        fs::write(dir.path().join("known.rs"), "").unwrap();
+        check_declared(dir.path()).unwrap();
+        fs::write(dir.path().join("new.rs"), "").unwrap();
+        let error = check_declared(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("new.rs never runs"), "{error}");
     }
 
     #[test]
-    fn every_file_part_is_a_part() {
-        for name in BY_FILE {
+    fn every_program_is_a_part() {
+        for name in PROGRAMS {
             assert!(PARTS.iter().any(|part| part.name == name), "{name}");
         }
     }

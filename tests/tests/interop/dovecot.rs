@@ -136,5 +136,12 @@ async fn take_lmtp(kind: Kind) -> Result<()> {
     let message = "['<a@elsewhere.test>'] '.\\r\\nbody\\r\\n'\n";
     assert_eq!(python(&dovecot, MESSAGE).await?, message);
     assert!(maildir::messages(&full)?.is_empty());
+    // Whom the server has no room for is refused from then on before a message is taken.
+    let relay = home.ingress().address("relay");
+    wait::until("452 for a full mailbox", limit, async || {
+        (Client::rcpt(relay, "full@example.test").await.ok()? == 452).then_some(())
+    })
+    .await?;
+    ensure!(Client::rcpt(relay, ALICE).await? == 250, "others have room");
     home.stop(Duration::from_secs(30)).await
 }

@@ -243,7 +243,7 @@ async fn use_all_roles(ingress: &Postrider, sink: &Sink) -> Result<()> {
 
 /// The first cells of the table: name and type.
 fn documented() -> BTreeMap<String, String> {
-    let rows = include_str!("../../docs/metrics.md").lines();
+    let rows = include_str!("../../../docs/metrics.md").lines();
     let rows = rows.filter_map(|row| {
         let mut cells = row.strip_prefix("| `postrider_")?.split('|').map(str::trim);
         let name = cells.next()?.trim_end_matches('`');

@@ -14,8 +14,8 @@ use serde_json::Value;
 use tests::client::Client;
 use tests::keys::Keys;
 use tests::nats::{Cluster, Settings};
-use tests::process::{PASSWORD, Postrider};
-use tests::{health, scenario, wait};
+use tests::process::{PASSWORD, PASSWORD_HASH, Postrider};
+use tests::{health, scenario, scram, wait};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// Of the hash that each mailbox has: salt and sum.
@@ -148,6 +148,40 @@ async fn hashes_are_for_those_who_check_passwords() -> Result<()> {
     let unknown = refusal(&lacking, PASSWORD).await?;
     ensure!(unknown.contains("454"), "{unknown}");
     ensure!(rcpt(&lacking).await? == 250, "mail is received all the same");
+    Ok(())
+}
+
+/// Keys of SCRAM are sealed like hashes; who has them may check, and show that it knows them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scram_with_keys_of_the_table() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let world = World::start(dir.path()).await?;
+    let writer = world.writer("writer", &world.keys.of_writer())?;
+    let path = writer.dir().join("domains/local.test.yaml");
+    let yaml = fs::read_to_string(&path)?;
+    fs::write(&path, yaml.replacen(PASSWORD_HASH, scram::HASH, 1))?;
+    apply(&writer).await?;
+    let mut worker = world.process("worker", "worker", "")?;
+    let mut submission = world.ingress("submission", &[world.keys.file("passwords.key")])?;
+    tokio::try_join!(worker.start(), submission.start())?;
+    until_ready(&submission).await?;
+    let address = submission.address("submission");
+    scram::send(address, "alice@local.test", scram::PASSWORD).await?;
+    log_in(&submission, scram::PASSWORD).await?;
+    let wrong = [("alice@local.test", PASSWORD), ("bob@local.test", PASSWORD)];
+    for (login, password) in wrong {
+        // Of bob's there are no keys: a wrong password, as far as anybody is told.
+        let refused = scram::send(address, login, password).await.err().context("let in")?;
+        ensure!(refused.to_string().contains("535"), "{refused}");
+    }
+    let told = wait::until("the password's use", LIMIT, async || {
+        let args = ["domain", "passwords", "alice@local.test", "--output", "json"];
+        let said = submission.cli(&args).await.ok()?;
+        let password: Value = serde_json::from_str(said.lines().next()?).ok()?;
+        password["lastUse"].is_i64().then_some(password)
+    })
+    .await?;
+    ensure!(told["scheme"] == "SCRAM-SHA-256", "{told}");
     Ok(())
 }
 

@@ -10,18 +10,11 @@ use tests::client::Client;
 use tests::exposition::Exposition;
 use tests::process::{PASSWORD, PASSWORD_HASH, Postrider};
 use tests::sink::Sink;
-use tests::{scenario, wait};
-use tokio::process::Command;
+use tests::{scenario, scram, wait};
 
 const ALICE: &str = "alice@local.test";
 const LIMIT: Duration = Duration::from_secs(60);
 const CONTENT: &[u8] = b"From: <alice@local.test>\r\nSubject: x\r\n\r\nbody\r\n";
-/// The second password, and its hash as `doveadm pw -s SCRAM-SHA-256` would write it.
-const PHONE: &str = "pencil";
-const PHONE_HASH: &str = "{SCRAM-SHA-256}4096,W22ZaJ0SNY7soEsUEjb6gQ==,\
-                          WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=,\
-                          wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
-
 /// Alice with these passwords, `name: hash`, and what else her Mailbox says.
 fn write_domain(postrider: &Postrider, passwords: &[(&str, &str)], more: &str) -> Result<()> {
     let mut yaml = format!(
@@ -101,12 +94,12 @@ async fn passwords(postrider: &Postrider) -> Result<Vec<Value>> {
 async fn passwords_are_shown_with_their_last_use_and_revoked_one_by_one() -> Result<()> {
     let (dir, sink) = (tempfile::tempdir()?, Sink::start().await?);
     let mut postrider = start(dir.path(), &sink).await?;
-    write_domain(&postrider, &[("main", PASSWORD_HASH), ("phone", PHONE_HASH)], "")?;
+    write_domain(&postrider, &[("main", PASSWORD_HASH), ("phone", scram::HASH)], "")?;
     postrider.start().await?;
     let unused = passwords(&postrider).await?;
     ensure!(unused.iter().all(|password| password["lastUse"].is_null()), "{unused:#?}");
     let before = runtime::clock::now().unix_ms();
-    let mut phone = log_in(&postrider, PHONE).await?;
+    let mut phone = log_in(&postrider, scram::PASSWORD).await?;
     let used = wait::until("the last use", LIMIT, async || {
         let found = passwords(&postrider).await.ok()?;
         found[1]["lastUse"].as_i64().is_some().then_some(found)
@@ -125,7 +118,7 @@ async fn passwords_are_shown_with_their_last_use_and_revoked_one_by_one() -> Res
     // Lost: it is left out of the file.
     write_domain(&postrider, &[("main", PASSWORD_HASH)], "")?;
     wait::until("the end of the password", LIMIT, async || {
-        let refused = log_in(&postrider, PHONE).await.err()?;
+        let refused = log_in(&postrider, scram::PASSWORD).await.err()?;
         format!("{refused:#}").contains("535").then_some(())
     })
     .await?;
@@ -136,7 +129,7 @@ async fn passwords_are_shown_with_their_last_use_and_revoked_one_by_one() -> Res
     ensure!(reply.starts_with("250"), "{reply}");
 
     // What is known of uses outlives the process.
-    write_domain(&postrider, &[("main", PASSWORD_HASH), ("phone", PHONE_HASH)], "")?;
+    write_domain(&postrider, &[("main", PASSWORD_HASH), ("phone", scram::HASH)], "")?;
     ensure!(postrider.stop(LIMIT).await? == Some(0), "it did not stop in order");
     let file = fs::read_to_string(dir.path().join("data/last-uses.json"))?;
     ensure!(!file.contains("127.0.0.1") && !file.contains("SCRAM"), "{file}");
@@ -146,69 +139,24 @@ async fn passwords_are_shown_with_their_last_use_and_revoked_one_by_one() -> Res
     ensure!(again[1]["lastUse"].as_i64() >= used[1]["lastUse"].as_i64(), "{again:#?}");
     ensure!(again[0]["lastUse"].is_i64(), "{again:#?}");
     let log = fs::read_to_string(postrider.dir().join("postrider.log"))?;
-    ensure!(!log.contains("WG5d8oPm") && !log.contains(PHONE), "a secret is in the log");
+    ensure!(!log.contains("WG5d8oPm") && !log.contains(scram::PASSWORD), "a secret is in the log");
     Ok(())
 }
-
-/// The client's side of RFC 5802 by another implementation of everything.
-const SCRAM: &str = "
-import base64, hashlib, hmac, os, smtplib, ssl, sys
-host, port, user, password = sys.argv[1:]
-session = smtplib.SMTP(host, int(port), local_hostname='client.test')
-session.starttls(context=ssl._create_unverified_context())
-session.ehlo()
-assert 'SCRAM-SHA-256' in session.esmtp_features['auth'].split(), session.esmtp_features
-nonce = base64.b64encode(os.urandom(18)).decode()
-bare = 'n=%s,r=%s' % (user, nonce)
-state = {}
-def mac(key, text):
-    return hmac.new(key, text.encode(), 'sha256').digest()
-def answer(challenge=None):
-    if challenge is None:
-        return 'n,,' + bare
-    fields = dict(field.split('=', 1) for field in challenge.decode().split(','))
-    if 'v' in fields:
-        assert fields['v'] == state['signature'], 'the server does not know the password'
-        print('verified')
-        return ''
-    assert fields['r'].startswith(nonce)
-    salt, count = base64.b64decode(fields['s']), int(fields['i'])
-    salted = hashlib.pbkdf2_hmac('sha256', password.encode(), salt, count)
-    key = mac(salted, 'Client Key')
-    last = 'c=biws,r=' + fields['r']
-    signed = ','.join([bare, challenge.decode(), last])
-    signature = mac(hashlib.sha256(key).digest(), signed)
-    state['signature'] = base64.b64encode(mac(mac(salted, 'Server Key'), signed)).decode()
-    proof = bytes(a ^ b for a, b in zip(key, signature))
-    return last + ',p=' + base64.b64encode(proof).decode()
-print(session.auth('SCRAM-SHA-256', answer))
-session.sendmail(user, ['friend@remote.test'], 'From: <%s>\\r\\n\\r\\nbody\\r\\n' % user)
-session.quit()
-";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pythons_client_logs_in_by_scram() -> Result<()> {
     let (dir, sink) = (tempfile::tempdir()?, Sink::start().await?);
     let mut postrider = start(dir.path(), &sink).await?;
-    write_domain(&postrider, &[("main", PASSWORD_HASH), ("phone", PHONE_HASH)], "")?;
+    write_domain(&postrider, &[("main", PASSWORD_HASH), ("phone", scram::HASH)], "")?;
     postrider.start().await?;
-    let port = postrider.address("submission").port().to_string();
-    let run = async |password: &str| -> Result<(bool, String)> {
-        let python = tests::tools::path("python/bin/python3")?;
-        let mut command = Command::new(python);
-        command.args(["-c", SCRAM, "127.0.0.1", &port, ALICE, password]);
-        let output = command.output().await?;
-        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        Ok((output.status.success(), said))
-    };
-    let (ok, said) = run(PHONE).await?;
-    ensure!(ok && said.contains("verified") && said.contains("235"), "{said}");
+    let submission = postrider.address("submission");
+    scram::send(submission, ALICE, scram::PASSWORD).await?;
     wait::until("the message at the sink", LIMIT, async || (sink.count() == 1).then_some(()))
         .await?;
     // Of the other password there are no keys: it is refused like a wrong one.
     for wrong in [PASSWORD, "guess"] {
-        let (ok, said) = run(wrong).await?;
-        ensure!(!ok && said.contains("535"), "{said}");
+        let refused = scram::send(submission, ALICE, wrong).await.err().context("let in")?;
+        ensure!(refused.to_string().contains("535"), "{refused}");
     }
     Ok(())
 }

@@ -1,48 +1,67 @@
 //! Postfix sends to us and receives from us, in clear and under TLS; its own words tell which.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use tests::client::Client;
-use tests::exchange::{self, LIMIT, Peer, postrider, write_certificate};
+use tests::exchange::{self, LIMIT, Peer, home, write_certificate};
+use tests::home::{Home, Kind};
 use tests::ledger::content;
 use tests::postfix::Postfix;
-use tests::process::{Postrider, domain_yaml};
+use tests::process::domain_yaml;
 use tests::sink::Sink;
 use tests::{ports, scenario, wait};
 
 /// Postfix takes a message from a client and hands it to us.
-async fn postfix_to_us(settings: &str, protocol: &str) -> Result<()> {
+async fn postfix_to_us(kind: Kind, settings: &str, protocol: &str) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let postrider = postrider(dir.path(), 9).await?;
-    let postfix = Postfix::start(dir.path(), postrider.address("relay"), settings).await?;
-    exchange::hands_to_us(&postfix, dir.path(), protocol).await
+    let home = home(kind, dir.path(), 9).await?;
+    let relay = home.ingress().address("relay");
+    let postfix = Postfix::start(dir.path(), relay, settings).await?;
+    exchange::hands_to_us(&postfix, &home, protocol).await
 }
 
 #[tokio::test]
 async fn postfix_sends_in_clear() -> Result<()> {
-    postfix_to_us("smtp_tls_security_level = none", "ESMTP").await
+    postfix_to_us(Kind::OneProcess, "smtp_tls_security_level = none", "ESMTP").await
 }
 
 #[tokio::test]
 async fn postfix_sends_under_tls() -> Result<()> {
-    postfix_to_us("smtp_tls_security_level = encrypt", "ESMTPS").await
+    postfix_to_us(Kind::OneProcess, "smtp_tls_security_level = encrypt", "ESMTPS").await
+}
+
+#[tokio::test]
+async fn postfix_sends_to_roles() -> Result<()> {
+    postfix_to_us(Kind::Roles, "smtp_tls_security_level = encrypt", "ESMTPS").await
 }
 
 /// A user of ours sends a message that Postfix relays to the sink.
-async fn us_to_postfix(settings: &str, words: &str) -> Result<()> {
+async fn us_to_postfix(kind: Kind, settings: &str, words: &str) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let sink = Sink::start().await?;
     let postfix = Postfix::start(dir.path(), sink.address(), settings).await?;
-    let postrider = postrider(dir.path(), postfix.address().port()).await?;
-    exchange::takes_from_us(&postfix, &postrider, &sink, words).await
+    let home = home(kind, dir.path(), postfix.address().port()).await?;
+    exchange::takes_from_us(&postfix, &home, &sink, words).await
 }
 
 #[tokio::test]
 async fn postfix_receives_in_clear() -> Result<()> {
-    us_to_postfix("smtpd_tls_security_level = none", "with ESMTP id").await
+    let settings = "smtpd_tls_security_level = none";
+    us_to_postfix(Kind::OneProcess, settings, "with ESMTP id").await
 }
 
 #[tokio::test]
 async fn postfix_receives_under_tls() -> Result<()> {
+    us_to_postfix_under_tls(Kind::OneProcess).await
+}
+
+#[tokio::test]
+async fn postfix_receives_from_roles() -> Result<()> {
+    us_to_postfix_under_tls(Kind::Roles).await
+}
+
+async fn us_to_postfix_under_tls(kind: Kind) -> Result<()> {
     let certificate = tempfile::tempdir()?;
     write_certificate(certificate.path(), "postfix.test")?;
     let dir = certificate.path().display();
@@ -50,13 +69,22 @@ async fn postfix_receives_under_tls() -> Result<()> {
         "smtpd_tls_security_level = encrypt\nsmtpd_tls_received_header = yes\n\
          smtpd_tls_cert_file = {dir}/cert.pem\nsmtpd_tls_key_file = {dir}/key.pem"
     );
-    us_to_postfix(&settings, "using TLSv1.3").await
+    us_to_postfix(kind, &settings, "using TLSv1.3").await
 }
 
 /// An alias of ours leads to Postfix, which cannot deliver: its bounce, to a reverse-path of ours,
 /// comes back by us to whoever wrote.
 #[tokio::test]
 async fn postfix_bounces_what_we_forwarded_and_its_sender_hears_of_it() -> Result<()> {
+    postfix_bounces_what_we_forwarded(Kind::OneProcess).await
+}
+
+#[tokio::test]
+async fn postfix_bounces_what_roles_forwarded_and_its_sender_hears_of_it() -> Result<()> {
+    postfix_bounces_what_we_forwarded(Kind::Roles).await
+}
+
+async fn postfix_bounces_what_we_forwarded(kind: Kind) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let sink = Sink::start().await?;
     let relay = ports::free_address()?;
@@ -65,14 +93,18 @@ async fn postfix_bounces_what_we_forwarded_and_its_sender_hears_of_it() -> Resul
         "routes:\n  - {{domain: far.test, host: \"127.0.0.1\", port: {}}}\n",
         sink.address().port()
     );
-    let config = scenario::config_for_port(postfix.address().port(), &dir.path().join("data"));
-    let config = config.replacen("127.0.0.1:0", &relay.to_string(), 1).replace("routes:\n", &far);
-    let mut postrider = Postrider::new(&dir.path().join("etc"), &config)?;
+    std::fs::write(dir.path().join("srs.key"), "0123456789abcdef".repeat(4))?;
+    let srs = format!("srs: {{keyFiles: [{:?}]}}\n", dir.path().join("srs.key"));
+    let config = |data: &Path| {
+        let config = scenario::config_for_port(postfix.address().port(), data) + &srs;
+        config.replacen("127.0.0.1:0", &relay.to_string(), 1).replace("routes:\n", &far)
+    };
+    let mut home =
+        Home::start(kind, &dir.path().join("home"), config, ("local.test", &["alice"])).await?;
     let aliases = "aliases:\n    - {match: team, to: [gone@remote.test]}\n";
     let domain = domain_yaml("local.test", &["alice"])?.replace("aliases:\n", aliases);
-    std::fs::write(dir.path().join("etc/domains/local.test.yaml"), domain)?;
-    postrider.start().await?;
-    let mut client = Client::connect(postrider.address("relay")).await?;
+    home.change("local.test.yaml", &domain).await?;
+    let mut client = Client::connect(home.ingress().address("relay")).await?;
     client.command("EHLO client.test", 250).await?;
     let message = content("P3", "writer@far.test", "body");
     let reply = client.transaction("writer@far.test", &["team@local.test"], &message).await?;

@@ -1,5 +1,5 @@
 //! Backup and restore of an MDA while mail flows: its mailboxes are its own, the queue is on the
-//! servers and goes on (`replicas_backup` saves that).
+//! servers and goes on (`replicas::backup` saves that).
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,10 +1,12 @@
 //! Who acts on a long queue sees how far it is: a line now and then in a file, a number that
-//! changes on a terminal, the count at the end.
+//! changes on a terminal, the count at the end. In one process, and in roles.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::client::Client;
+use tests::home::{Home, Kind};
 use tests::ledger::content;
 use tests::load::SENDER;
 use tests::process::{PASSWORD, Postrider, binary};
@@ -50,18 +52,35 @@ fn acted_on(end: &str) -> Result<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_action_shows_how_far_it_is() -> Result<()> {
+async fn a_long_action_of_one_process_shows_how_far_it_is() -> Result<()> {
+    a_long_action_shows_how_far_it_is(Kind::OneProcess).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_action_of_roles_shows_how_far_it_is() -> Result<()> {
+    a_long_action_shows_how_far_it_is(Kind::Roles).await
+}
+
+async fn a_long_action_shows_how_far_it_is(kind: Kind) -> Result<()> {
     let dir = tempfile::tempdir()?;
     // Nobody listens there: all of it waits.
     let port = ports::free_address()?.port();
-    let config = scenario::config_for_port(port, &dir.path().join("data"));
-    let config = config.replace(": [1], repeatSeconds: 1", ": [3600]");
-    let mut postrider = Postrider::new(&dir.path().join("etc"), &config)?;
-    postrider.write_domain("local.test", &["alice"])?;
-    postrider.start().await?;
-    fill(&postrider).await?;
+    let config = |data: &Path| {
+        scenario::config_for_port(port, data).replace(": [1], repeatSeconds: 1", ": [3600]")
+    };
+    let domain = ("local.test", &["alice"][..]);
+    let mut home = Home::start(kind, &dir.path().join("home"), config, domain).await?;
+    fill(home.ingress()).await?;
+    let postrider = home.worker();
+    wait::until("every job to be known", LIMIT, async || {
+        let stats = postrider.cli(&["queue", "stats", "--output", "json"]).await.ok()?;
+        let stats: serde_json::Value = serde_json::from_str(&stats).ok()?;
+        let counts = ["ready", "active", "deferred"].map(|phase| stats[phase].as_u64());
+        (counts.into_iter().flatten().sum::<u64>() == JOBS as u64).then_some(())
+    })
+    .await?;
 
-    let (end, shown) = piped(&postrider, &["hold", "--sender", "@local.test"]).await?;
+    let (end, shown) = piped(postrider, &["hold", "--sender", "@local.test"]).await?;
     ensure!(acted_on(&end)? == JOBS, "{end}");
     let lines: Vec<&str> = shown.lines().collect();
     ensure!(lines.iter().any(|line| line.starts_with("5000 jobs in ")), "{shown}");
@@ -89,6 +108,5 @@ async fn a_long_action_shows_how_far_it_is() -> Result<()> {
     ensure!(acted_on(shown.rsplit('\r').nth(1).context("no end")?)? == JOBS, "{shown:?}");
     let left = postrider.cli(&["queue", "list"]).await?;
     ensure!(left.is_empty(), "{left}");
-    ensure!(postrider.stop(LIMIT).await? == Some(0), "it did not stop in order");
-    Ok(())
+    home.stop(LIMIT).await
 }

@@ -1,6 +1,6 @@
 //! The no-loss harness notices what it is there for: each way to break the product is caught within
 //! one run. The product is as it is: what lies is between the roles and the servers. A forgotten
-//! compare-and-set is caught at the queue (`cluster_late_write`): here two writers of one record
+//! compare-and-set is caught at the queue (`cluster::late_write`): here two writers of one record
 //! hardly ever meet.
 
 use std::time::Duration;

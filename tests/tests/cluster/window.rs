@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use queue::{HopKind, Queue};
+use queue::HopKind;
 use tests::nats::Server;
 use tests::{jet, mail, wait};
 

@@ -25,7 +25,7 @@ const GUIDE_LMTP: &str = "127.0.0.1:24";
 
 /// The code blocks of the guide by the file that the text before each names.
 fn guide() -> Result<HashMap<String, String>> {
-    let text = include_str!("../../docs/migration.md");
+    let text = include_str!("../../../docs/migration.md");
     let (_, example) = text.split_once("## An example").context("no example")?;
     let mut pieces = example.split("```");
     let mut files = HashMap::new();

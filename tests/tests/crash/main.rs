@@ -1,0 +1,4 @@
+//! `kill -9` under load loses nothing.
+
+mod deferred;
+mod kill;

@@ -1,0 +1,4 @@
+//! Full disks and failing syncs lose nothing.
+
+mod disk_full;
+mod mailbox_full;

@@ -1,0 +1,5 @@
+//! On three servers: the contract, backups, sabotage of the checkers.
+
+mod backup;
+mod conformance;
+mod sabotage;
