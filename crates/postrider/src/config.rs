@@ -230,9 +230,8 @@ impl Config {
         if self.ingress.limits.content_total_seconds == 0 {
             return Err(refused("ingress")(&"limits.contentTotalSeconds is zero; raise it"));
         }
-        let delivery = self.delivery.validate(self.lease());
-        delivery.map_err(|error| refused("delivery")(&error))?;
-        self.ingress.validate().map_err(|error| refused("ingress")(&error))?;
+        self.delivery.validate(self.lease()).map_err(refused_by("delivery"))?;
+        self.ingress.validate().map_err(refused_by("ingress"))?;
         self.queue.validate().map_err(|error| refused("queue")(&error))?;
         if let Some(jetstream) = &self.jetstream {
             jetstream.validate().map_err(|error| refused("jetstream")(&error))?;
@@ -241,7 +240,7 @@ impl Config {
             self.domains_kv(String::new())?;
             self.secrets.opener().map_err(|error| refused_whole(&error))?;
         }
-        self.mda.validate(&self.delivery.retry).map_err(|error| refused("mda")(&error))?;
+        self.mda.validate(&self.delivery.retry).map_err(refused_by("mda"))?;
         if self.dovecot.socket.is_some() && self.mda.lmtp.is_some() {
             let problem = "socket: with mda.lmtp no Maildirs are written; remove one of the two";
             return Err(refused("dovecot")(&problem));

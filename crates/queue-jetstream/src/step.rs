@@ -19,6 +19,7 @@ use mail_types::QueueId;
 use queue::JobId;
 use queue::contract::Cause;
 use queue::stored::StoredState;
+use tokio::time::Instant;
 
 use crate::body;
 use crate::broker::{self, Publish, PublishError};
@@ -41,6 +42,10 @@ const MARK: Duration = Duration::from_secs(24 * 3600);
 const GONE_LOOK: Duration = Duration::from_millis(100);
 /// After such a pause content is left to the collector of orphans.
 const GONE_MAX: Duration = Duration::from_secs(300);
+/// Between two looks whether a job that has ended is out of the schedule.
+const LEFT_LOOK: Duration = Duration::from_millis(5);
+/// How long that may take, before the servers are asked all the same.
+const LEFT_MAX: Duration = Duration::from_secs(10);
 /// Between two tries to tell the end of a message.
 const ACK_RETRY: Duration = Duration::from_millis(250);
 
@@ -239,6 +244,11 @@ fn forget_content(shared: &Arc<Shared>, job: JobId, read: &ReadJob) {
     let (shared, manifest, place) =
         (Arc::clone(shared), Arc::clone(manifest), record.head.manifest);
     tasks.spawn(async move {
+        until_left(&shared, job).await;
+        if shared.index().schedule.has_message(job.message) {
+            // The last of ours looks: of a thousand, one asks the servers for all others.
+            return;
+        }
         match is_needed(&shared, job, &manifest).await {
             Ok(true) => {}
             Ok(false) => delete_content(&shared, &manifest, place).await,
@@ -247,9 +257,22 @@ fn forget_content(shared: &Arc<Shared>, job: JobId, read: &ReadJob) {
     });
 }
 
+/// Waits until a job that has ended is out of the schedule: of two that end at once, one has to see
+/// that the other is gone. It is out a moment after its end is stored.
+async fn until_left(shared: &Shared, job: JobId) {
+    let deadline = Instant::now() + LEFT_MAX;
+    while shared.index().schedule.payload(job).is_some() && Instant::now() < deadline {
+        tokio::time::sleep(LEFT_LOOK).await;
+    }
+}
+
 async fn is_needed(shared: &Shared, ended: JobId, manifest: &Manifest) -> Result<bool, Cause> {
     let message = &manifest.message;
-    for (index, job) in (0u16..).zip(&message.jobs).filter(|(index, _)| *index != ended.index) {
+    let others = (0u16..).zip(&message.jobs).filter(|(index, _)| *index != ended.index);
+    // Most often they end in this order: the next one is likely to be there, and the first ones are
+    // not. A message may have a thousand.
+    let (before, after): (Vec<_>, Vec<_>) = others.partition(|(index, _)| *index < ended.index);
+    for (index, job) in after.into_iter().chain(before) {
         let partition = shared.partition(&job.next_hop);
         let id = JobId { message: message.id, index };
         let subject = job_subject(partition, &message.envelope.tenant, &job.next_hop, id);

@@ -132,7 +132,7 @@ async fn mistakes(home: &Home) -> Result<()> {
     let cases: [(&[&str], &str); 6] = [
         (&["queue", "show", unknown], unknown),
         (&["queue", "message", unknown], unknown),
-        (&["queue", "show", "nonsense"], "QUEUE-ID"),
+        (&["queue", "show", "nonsense"], "not a queue id: 26 characters"),
         (&["queue", "hold"], "--all"),
         (&["queue", "list", "--older-than", "soon"], "--older-than"),
         (&["queue", "list", "--phase", "lost"], "quarantined"),

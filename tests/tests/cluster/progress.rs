@@ -10,13 +10,14 @@ use tests::home::{Home, Kind};
 use tests::ledger::content;
 use tests::load::SENDER;
 use tests::process::{PASSWORD, Postrider, binary};
-use tests::{ports, scenario, wait};
+use tests::{memory, ports, scenario, wait};
 use tokio::process::Command;
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// Each of as many jobs as a message may have recipients.
 const MESSAGES: usize = 6;
 const JOBS: usize = 6_000;
+const PEAK_MAX: u64 = 800 << 20;
 
 async fn fill(postrider: &Postrider) -> Result<()> {
     let mut client = Client::submission(postrider.address("submission"), SENDER, PASSWORD).await?;
@@ -108,5 +109,8 @@ async fn a_long_action_shows_how_far_it_is(kind: Kind) -> Result<()> {
     ensure!(acted_on(shown.rsplit('\r').nth(1).context("no end")?)? == JOBS, "{shown:?}");
     let left = postrider.cli(&["queue", "list"]).await?;
     ensure!(left.is_empty(), "{left}");
+    // Each job of a message with a thousand looked at all others once, and kept all it knew of them.
+    let peak = memory::peak(postrider.pid())?;
+    ensure!(peak < PEAK_MAX, "{} MiB", memory::mib(peak));
     home.stop(LIMIT).await
 }

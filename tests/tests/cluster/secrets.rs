@@ -161,7 +161,7 @@ async fn scram_with_keys_of_the_table() -> Result<()> {
     let yaml = fs::read_to_string(&path)?;
     fs::write(&path, yaml.replacen(PASSWORD_HASH, scram::HASH, 1))?;
     apply(&writer).await?;
-    let mut worker = world.process("worker", "worker", "")?;
+    let mut worker = world.process("worker", "worker", "domainsFrom: kv\n")?;
     let mut submission = world.ingress("submission", &[world.keys.file("passwords.key")])?;
     tokio::try_join!(worker.start(), submission.start())?;
     until_ready(&submission).await?;
