@@ -20,9 +20,9 @@
 //! A mailbox with a quota is *full* when it holds that much. Everybody is told at once
 //! ([`Setup::full`]), so that its mail is refused at RCPT. What was accepted before is stored,
 //! beyond the quota by one message or a tenth; the rest waits in the queue until its owner has made
-//! room, and is stored without it when its time is over: none is bounced. Full mailboxes are looked at every 5 seconds, all
-//! others with a quota every 10 minutes, and more seldom where looking would take more than a
-//! twentieth of a thread.
+//! room, and is stored without it when its time is over: none is bounced. Full mailboxes are looked
+//! at every 5 seconds, all others with a quota every 10 minutes, and more seldom where looking
+//! would take more than a twentieth of a thread.
 //!
 //! **Security.** No part of an address is ever part of a path: a mailbox's directory is named by an
 //! opaque id ([`domains::StorageId`]), its files by those of jobs. Files and directories are the

@@ -91,7 +91,7 @@ pub(super) fn check_complete(metadata: &Metadata) -> Result<()> {
         let name = &*target.name;
         ensure!(
             PROGRAMS.contains(&name),
-            "the test program `{name}` is no part: put its file into one of tests/tests/{PROGRAMS:?}"
+            "the test program `{name}` is no part: move it into one of tests/tests/{PROGRAMS:?}"
         );
         check_declared(&crate::workspace::root().join("tests/tests").join(name))?;
     }
