@@ -42,11 +42,18 @@ pub async fn draft(queue: &dyn Queue, body: Bytes) -> Result<Box<dyn Draft>> {
 
 /// Queues a message for `u@DOMAIN`.
 pub async fn send(queue: &dyn Queue, domain: &str, body: Bytes) -> Result<()> {
-    let recipients = vec![Recipient::new(Mailbox::parse(&format!("u@{domain}"))?)];
-    let next_hop = NextHop::smtp(&Host::parse(domain)?);
+    send_to(queue, &[domain], body).await
+}
+
+/// Queues one for somebody in each of these domains.
+pub async fn send_to(queue: &dyn Queue, domains: &[&str], body: Bytes) -> Result<()> {
+    let job = |domain: &&str| {
+        let recipients = vec![Recipient::new(Mailbox::parse(&format!("u@{domain}"))?)];
+        anyhow::Ok(NewJob::new(NextHop::smtp(&Host::parse(domain)?), recipients))
+    };
+    let jobs = domains.iter().map(job).collect::<Result<_>>()?;
     let head = Head { prefix: Bytes::new(), header: HEADER.into() };
-    let mut draft = draft(queue, body).await?;
-    Ok(draft.commit(head, vec![NewJob::new(next_hop, recipients)]).await?)
+    Ok(draft(queue, body).await?.commit(head, jobs).await?)
 }
 
 /// The next job for a next hop by SMTP.

@@ -29,6 +29,8 @@ pub(crate) fn start(server: &str, packages: &Path, state: &Path, script: &str) -
         .env("PACKAGES", packages)
         .env("STATE", state)
         .stdout(Stdio::null())
+        // It may outlive a test program that was killed, and holds nobody's pipe open then.
+        .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()
         .map(Running)

@@ -118,7 +118,9 @@ impl Policy<'_> {
         let storage = self.table.storage(&hop.address)?;
         let room = full.room_bytes(&storage.id)?;
         let is_full = room == 0 || self.size.is_some_and(|size| size > room);
-        is_full.then_some(storage.on_full)
+        // Without a quota of ours it is a mailbox server's word, or an old one of ours: it passes.
+        let on_full = storage.quota_bytes.map_or(OnFull::Defer, |_| storage.on_full);
+        is_full.then_some(on_full)
     }
 
     /// Whom a bounce is for, if it is one of mail that we forwarded. Others than bounces have no

@@ -13,6 +13,8 @@ use tokio::time::timeout;
 
 /// How long the header may take: it is the first that a proxy sends.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long who may not send one may stay without a word: a probe closes at once.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The shortest there is: `PROXY UNKNOWN` and CRLF.
 const HEADER_OCTETS_MIN: usize = 15;
 /// What a header of v2 has before what it says the length of.
@@ -72,7 +74,8 @@ impl Proxies {
                 Some(first) => read(tcp, first).await.map(Some),
             }
         };
-        match timeout(HEADER_TIMEOUT, said).await {
+        let limit = if is_foreign { PROBE_TIMEOUT } else { HEADER_TIMEOUT };
+        match timeout(limit, said).await {
             Ok(said) => Ok(said?.map(|client| client.unwrap_or(peer))),
             Err(_) if is_foreign => Err(ProxyError::Foreign),
             Err(_) => Err(ProxyError::Late),

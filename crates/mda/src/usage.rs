@@ -100,14 +100,8 @@ impl Usage {
         Self { counts: Mutex::default(), full, mailboxes_full }
     }
 
-    /// Takes room for a message; if it is `now_or_never`, also where there is none.
-    pub(crate) fn take(
-        &self,
-        storage: &Storage,
-        size: u64,
-        now_or_never: bool,
-        now: Instant,
-    ) -> Room<'_> {
+    /// Takes room for a message.
+    pub(crate) fn take(&self, storage: &Storage, size: u64, now: Instant) -> Room<'_> {
         let mut counts = self.counts();
         let Some(count) = counts.known.get_mut(&storage.id) else { return Room::Unknown };
         let with_it = count.bytes.saturating_add(size);
@@ -115,12 +109,22 @@ impl Usage {
         if now.duration_since(count.at) >= believed {
             return Room::Unknown;
         }
-        if !now_or_never && !storage.admits(count.bytes, size) {
+        if !storage.admits(count.bytes, size) {
             return Room::Lacking;
         }
         count.bytes = with_it;
         counts.begin(storage.id).begun += size;
         Room::Enough(Writing { usage: self, id: storage.id, size, is_stored: false })
+    }
+
+    /// The same where there is none.
+    pub(crate) fn take_anyway(&self, storage: &Storage, size: u64) -> Writing<'_> {
+        let mut counts = self.counts();
+        if let Some(count) = counts.known.get_mut(&storage.id) {
+            count.bytes = count.bytes.saturating_add(size);
+        }
+        counts.begin(storage.id).begun += size;
+        Writing { usage: self, id: storage.id, size, is_stored: false }
     }
 
     /// Before the files of a mailbox are counted.
@@ -309,7 +313,7 @@ mod tests {
     #[test]
     fn room_is_taken_until_there_is_none() {
         let Fixture { usage, full, address, storage, now } = fixture();
-        let take = |size| usage.take(&storage, size, false, now);
+        let take = |size| usage.take(&storage, size, now);
         assert!(matches!(take(1), Room::Unknown));
         usage.count(storage.id).done(400, now);
         store(take(500));
@@ -317,7 +321,7 @@ mod tests {
         assert_eq!((full.room_bytes(&storage.id), full.count_full()), (Some(100), 0));
         let Room::Enough(fills_it) = take(500) else { panic!("no room") };
         assert!(matches!(take(1), Room::Lacking));
-        store(usage.take(&storage, 1, true, now));
+        usage.take_anyway(&storage, 1).stored();
         assert!(matches!(take(1), Room::Lacking));
         usage.tell(&address, &storage);
         assert!(full.contains(&storage.id));
@@ -337,7 +341,7 @@ mod tests {
     #[test]
     fn what_is_stored_during_a_count_is_added_to_it() {
         let Fixture { usage, storage, now, .. } = fixture();
-        let take = |size| usage.take(&storage, size, false, now);
+        let take = |size| usage.take(&storage, size, now);
         let held = || usage.counts().known.get(&storage.id).map(|count| count.bytes);
         usage.count(storage.id).done(0, now);
         store(take(1));
@@ -364,10 +368,10 @@ mod tests {
         let Fixture { usage, storage, now, .. } = fixture();
         usage.count(storage.id).done(0, now);
         let later = now + BELIEVED_NEAR_FULL;
-        store(usage.take(&storage, 999, false, later));
-        assert!(matches!(usage.take(&storage, 1, false, later), Room::Unknown));
+        store(usage.take(&storage, 999, later));
+        assert!(matches!(usage.take(&storage, 1, later), Room::Unknown));
         usage.count(storage.id).done(0, now);
-        assert!(matches!(usage.take(&storage, 1, false, now + BELIEVED), Room::Unknown));
+        assert!(matches!(usage.take(&storage, 1, now + BELIEVED), Room::Unknown));
     }
 
     #[test]

@@ -206,8 +206,7 @@ impl Worker {
         let started = Instant::now();
         let attempted = match &self.mailboxes {
             Mailboxes::Maildirs { store, usage } => {
-                let (search, is_last) = (self.search(job), self.is_last(job, at));
-                let copying = Copying { worker: self, store, usage, search, is_last };
+                let copying = Copying { worker: self, store, usage, search: self.search(job) };
                 copying.store_copies(lease, job, at).await
             }
             Mailboxes::Server(server) => self.hand_over(server, lease, job, at).await,

@@ -28,8 +28,7 @@ impl Fullness {
             Some(_) => (Arc::default(), Some(config.domains_kv(table::inbox(roles))?)),
             None => (told.clone(), None),
         };
-        // A mailbox server does not tell us what its mailboxes hold.
-        let tells = roles.contains(&Role::Mda) && config.mda.lmtp.is_none();
+        let tells = roles.contains(&Role::Mda);
         let hears = roles.contains(&Role::Ingress);
         Ok(Self { told, heard, bucket, tells, hears })
     }

@@ -245,7 +245,7 @@ fn forget_content(shared: &Arc<Shared>, job: JobId, read: &ReadJob) {
         (Arc::clone(shared), Arc::clone(manifest), record.head.manifest);
     tasks.spawn(async move {
         until_left(&shared, job).await;
-        if shared.index().schedule.has_message(job.message) {
+        if has_others(&shared, job) {
             // The last of ours looks: of a thousand, one asks the servers for all others.
             return;
         }
@@ -255,6 +255,14 @@ fn forget_content(shared: &Arc<Shared>, job: JobId, read: &ReadJob) {
             Err(error) => tracing::debug!(%job, %error, "content is left to the collector"),
         }
     });
+}
+
+/// Whether other jobs of the message are ours, to be ended by us.
+fn has_others(shared: &Shared, ended: JobId) -> bool {
+    let index = shared.index();
+    index
+        .schedule
+        .any_of_message(ended.message, |view| view.id != ended && shared.holds(&view.next_hop))
 }
 
 /// Waits until a job that has ended is out of the schedule: of two that end at once, one has to see

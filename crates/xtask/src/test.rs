@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let (chosen, left_out) = choose(arguments)?;
     let metadata = Metadata::read()?;
-    parts::check_complete(&metadata)?;
+    parts::check_complete()?;
     let context = Context::new(arguments.long, &metadata);
     let whole = arguments.parts.is_empty() && !arguments.long;
     let mut summary = Summary::new(left_out, whole);

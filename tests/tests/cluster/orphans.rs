@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use queue::{Disposition, HopKind, Lease, Wait};
+use queue::{Disposition, HopKind, Lease, Queue, Wait};
 use tests::jet;
 use tests::mail::{self, lease, settlement};
 use tests::nats::Server;
@@ -15,6 +15,8 @@ const LARGE: usize = 1 << 20;
 /// Chunks of two bodies, and of one of them its header and its manifest.
 const REFERRED_TO: u64 = 4 + 4 + 2;
 const LIMIT: Duration = Duration::from_secs(30);
+/// Of one message.
+const JOBS: usize = 24;
 
 fn body() -> Bytes {
     vec![b'x'; LARGE].into()
@@ -32,6 +34,47 @@ async fn stored(server: &Server) -> Result<u64> {
         messages += context.get_stream(name).await?.cached_info().state.messages;
     }
     Ok(messages)
+}
+
+async fn until_nothing_is_stored(server: &Server) -> Result<()> {
+    let is_gone = async || (stored(server).await.ok()? == 0).then_some(());
+    wait::until("the content to be gone", LIMIT, is_gone).await
+}
+
+/// The jobs of a new message, all of them leased.
+async fn leased(queue: &dyn Queue) -> Result<Vec<Box<dyn Lease>>> {
+    let names: Vec<String> = (0..JOBS).map(|n| format!("d{n}.example")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    mail::send_to(queue, &names, body()).await?;
+    let mut leases = Vec::new();
+    while leases.len() < JOBS {
+        let more = queue.lease(HopKind::Smtp, JOBS, 1);
+        leases.extend(tokio::time::timeout(LIMIT, more).await??);
+    }
+    Ok(leases)
+}
+
+/// Of all that end at once, one sees that there is none left; nobody collects anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_job_takes_the_content_along() -> Result<()> {
+    let server = Server::start().await?;
+    let config = jet::config(vec![server.url()], vec![server.monitor_url()]);
+    let queue = jet::open(config, &[HopKind::Smtp]).await?;
+    let mut leases = leased(&queue).await?;
+    ensure!(stored(&server).await? > 0, "a large message has chunks");
+    let all_but_one = leases.split_off(1);
+    let done = settlement(Disposition::Done);
+    let ends = all_but_one.into_iter().map(async |mut lease| lease.settle(&done).await);
+    futures::future::try_join_all(ends).await?;
+    ensure!(size(&*leases[0]).await? > LARGE, "one is to be delivered still");
+    leases[0].settle(&done).await?;
+    until_nothing_is_stored(&server).await?;
+    let leases = leased(&queue).await?;
+    let ends = leases.into_iter().map(async |mut lease| lease.settle(&done).await);
+    futures::future::try_join_all(ends).await?;
+    until_nothing_is_stored(&server).await?;
+    queue.close().await;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

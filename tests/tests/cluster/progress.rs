@@ -109,8 +109,7 @@ async fn a_long_action_shows_how_far_it_is(kind: Kind) -> Result<()> {
     ensure!(acted_on(shown.rsplit('\r').nth(1).context("no end")?)? == JOBS, "{shown:?}");
     let left = postrider.cli(&["queue", "list"]).await?;
     ensure!(left.is_empty(), "{left}");
-    // Each job of a message with a thousand looked at all others once, and kept what it knew of
-    // them.
+    // For a message of a thousand jobs, what one of them costs is little.
     let peak = memory::peak(postrider.pid())?;
     ensure!(peak < PEAK_MAX, "{} MiB", memory::mib(peak));
     home.stop(LIMIT).await

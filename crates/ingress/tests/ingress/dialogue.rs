@@ -50,9 +50,9 @@ const CASES: [Case; 17] = [
         S: 250 2.1.5
         C: RCPT TO:<team@example.org>
         S: 250 2.1.5
-        C: RCPT TO:<nobody@example.org>
-        S: 550 5.1.1
         C: RCPT TO:<team+lists@example.org>
+        S: 250 2.1.5
+        C: RCPT TO:<nobody@example.org>
         S: 550 5.1.1",
     },
     Case {

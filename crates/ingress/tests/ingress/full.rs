@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use domains::{Quota, Row, Table};
+
 use super::relaying::Unproven;
 use super::server::Server;
 
@@ -51,6 +53,25 @@ async fn those_who_log_in_hear_it_too() {
     client.says("MAIL FROM:<alice@example.org>", "250").await;
     client.says("RCPT TO:<bob@example.org>", "552 5.2.2").await;
     client.says("RCPT TO:<a@elsewhere.example>", "250").await;
+}
+
+/// What is known of a mailbox may outlive its quota, or be a mailbox server's word.
+#[tokio::test]
+async fn a_mailbox_without_quota_is_never_full_for_good() {
+    let server = Server::start();
+    server.fill("bob@example.org");
+    let table = server.domains.load_full().unwrap();
+    let mut rows: Vec<Row> = table.rows().collect();
+    for row in &mut rows {
+        if let Row::Domain { quota, .. } = row {
+            *quota = Quota::default();
+        }
+    }
+    let boundless = Table::from_rows(&rows, table.postmaster().cloned()).unwrap();
+    server.domains.store(Some(Arc::new(boundless)));
+    let mut client = server.greeted().await;
+    client.says("MAIL FROM:<a@example.com>", "250").await;
+    client.says("RCPT TO:<bob@example.org>", "452 4.2.2").await;
 }
 
 /// Its owner may wish otherwise by now, or have another quota.

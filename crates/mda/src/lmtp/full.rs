@@ -39,7 +39,7 @@ impl Full {
         let (id, mailbox) = (place.storage.id, place.mailbox.to_string());
         let was_full = self.told.contains(&id);
         match outcome {
-            Outcome::Delivered { .. } => self.forget(id),
+            Outcome::Delivered { .. } => self.took(place, size),
             Outcome::Bounced { report } | Outcome::Deferred { report, .. } => {
                 if is_about_room(report.reply.status_or_general()) {
                     self.note(place, size, now);
@@ -50,6 +50,16 @@ impl Full {
             (false, true) => info!(event = "mailbox_full", mailbox),
             (true, false) => info!(event = "mailbox_has_room", mailbox),
             (true, true) | (false, false) => {}
+        }
+    }
+
+    /// It has room: how much, nobody knows, if it took more than it had room for.
+    fn took(&self, place: &Place, size: u64) {
+        let id = place.storage.id;
+        match self.told.room_bytes(&id) {
+            Some(room) if size < room => self.told.note(id, &place.mailbox, room - size),
+            Some(_) => self.forget(id),
+            None => {}
         }
     }
 
@@ -146,8 +156,15 @@ mod tests {
         full.learn(&place, SMALL, &no_room, now);
         assert_eq!(room(), Some(0), "a larger one tells nothing new");
         let report = report(250, EnhancedStatus::new(2, 0, 0));
-        full.learn(&place, 1, &Outcome::Delivered { report, delivery: Delivery::Final }, now);
+        let delivered = Outcome::Delivered { report, delivery: Delivery::Final };
+        full.learn(&place, 1, &delivered, now);
         assert!(full.told.is_empty() && full.said().is_empty());
+        // A small one says nothing of large ones.
+        full.learn(&place, 5 * SMALL, &no_room, now);
+        full.learn(&place, SMALL, &delivered, now);
+        assert_eq!(room(), Some(4 * SMALL - 1));
+        full.learn(&place, 5 * SMALL, &delivered, now);
+        assert_eq!(room(), None);
     }
 
     #[test]

@@ -108,9 +108,9 @@ impl Worker {
         undelivered.outcome(runtime::clock::now())
     }
 
-    /// Whether it would be too late for a job after an attempt, however long that takes.
-    pub(super) fn is_last(&self, job: &Job, at: Timestamp) -> bool {
-        at + self.lease >= expires(job, &self.terms.load().policy)
+    /// Whether it may be too late for another attempt of a job when this one has been recorded.
+    pub(super) fn is_last(&self, job: &Job) -> bool {
+        runtime::clock::now() + self.lease >= expires(job, &self.terms.load().policy)
     }
 
     /// The mailboxes that an address stands for now; at least one.
@@ -131,8 +131,6 @@ pub(super) struct Copying<'a> {
     pub(super) store: &'a Arc<Store>,
     pub(super) usage: &'a Usage,
     pub(super) search: Search,
-    /// The job's last attempt: a full mailbox takes it all the same, for its mail was accepted.
-    pub(super) is_last: bool,
 }
 
 impl Copying<'_> {
@@ -144,7 +142,9 @@ impl Copying<'_> {
         at: Timestamp,
     ) -> Attempted {
         let (mut verdicts, mut obstacle) = (Vec::new(), None);
-        for index in due_recipients(job, &self.worker.terms.load().policy, at, RECIPIENTS_MAX) {
+        // Who is left out of the last attempt has none.
+        let max = if self.worker.is_last(job) { usize::MAX } else { RECIPIENTS_MAX };
+        for index in due_recipients(job, &self.worker.terms.load().policy, at, max) {
             let outcome = match self.deliver(lease, job, index).await {
                 Ok(()) => recipient::delivered(runtime::clock::now()),
                 Err(Failure::Undelivered(undelivered)) => {
@@ -203,7 +203,7 @@ impl Copying<'_> {
             }
             Begun::Writing(draft) => {
                 let folder = draft.folder();
-                let room = self.take_room(place, size).await?;
+                let room = self.take_room(job, place, size).await?;
                 self.finish(lease, draft, content).await?;
                 if let Some(room) = room {
                     room.stored();
@@ -216,23 +216,32 @@ impl Copying<'_> {
     }
 
     /// Only now: what is there already needs no room. None where there is no quota.
-    async fn take_room(&self, place: &Place, size: u64) -> Result<Option<Writing<'_>>, Failure> {
+    /// At the last attempt what was accepted is stored without it.
+    async fn take_room(
+        &self,
+        job: &Job,
+        place: &Place,
+        size: u64,
+    ) -> Result<Option<Writing<'_>>, Failure> {
         let Place { mailbox, storage, .. } = place;
         if storage.quota_bytes.is_none() {
             return Ok(None);
         }
-        let mut room = self.usage.take(storage, size, self.is_last, Instant::now());
+        let mut room = self.usage.take(storage, size, Instant::now());
         if matches!(room, Room::Unknown) {
             let (inbox, now) = (self.store.inbox(storage), Instant::now());
             let counting = self.usage.count(storage.id);
             let held = self.blocking(move || count(&inbox).map_err(DiskError::at("count", &inbox)));
             counting.done(held.await?.bytes, now);
-            room = self.usage.take(storage, size, self.is_last, now);
+            room = self.usage.take(storage, size, now);
         }
         match room {
             Room::Enough(writing) => Ok(Some(writing)),
             // What is not known keeps no mail away.
             Room::Unknown => Ok(None),
+            Room::Lacking if self.worker.is_last(job) => {
+                Ok(Some(self.usage.take_anyway(storage, size)))
+            }
             Room::Lacking => {
                 self.usage.tell(mailbox, storage);
                 Err(Failure::Undelivered(Undelivered::Full))

@@ -13,6 +13,7 @@ use crate::world::{World, mailbox, table, table_with_quota, to};
 const ALICE: &str = "alice@example.org";
 const MAILBOXES: [&str; 2] = [ALICE, "bob@example.org"];
 const QUOTA: u64 = 100_000;
+const RECIPIENTS: usize = 120;
 
 fn world() -> World {
     let world = World::new();
@@ -87,14 +88,16 @@ async fn what_was_on_its_way_is_stored_up_to_a_tenth_beyond() {
 #[tokio::test]
 async fn what_waits_for_room_is_stored_when_its_time_is_over() {
     let mut world = world();
-    world.keeps = Settings::default().lease_time + Duration::from_secs(3);
+    world.keeps = Settings::default().lease_time + Duration::from_secs(8);
     put(&world, QUOTA * 2);
     let process = world.start();
-    let id = world.accept(vec![to(ALICE)]).await;
+    // More than one attempt takes at other times.
+    let recipients = (0..RECIPIENTS).map(|n| to(&format!("alice+{n}@example.org"))).collect();
+    let id = world.accept(recipients).await;
     world.until(id, |job| job.phase == Phase::Deferred).await.unwrap();
     assert_eq!(world.files().len(), 1, "it is not stored before");
     world.until_done(id).await;
-    assert_eq!(world.files().len(), 2);
+    assert_eq!(world.files().len(), 1 + RECIPIENTS);
     let told = world.queue.lease(queue::HopKind::Smtp, 1, 1);
     assert!(told.now_or_never().is_none(), "nobody is told");
     process.stop().await;

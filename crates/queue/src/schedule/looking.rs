@@ -81,6 +81,11 @@ impl<T: Clone> Schedule<T> {
         self.slots_of(message).next().is_some()
     }
 
+    /// Whether a job of the message is as asked for.
+    pub fn any_of_message(&self, message: QueueId, is_it: impl Fn(&View<T>) -> bool) -> bool {
+        self.slots_of(message).any(|slot| is_it(&self.view(slot)))
+    }
+
     pub fn of_message(&self, message: QueueId) -> Vec<View<T>> {
         self.slots_of(message).map(|slot| self.view(slot)).collect()
     }

@@ -46,6 +46,12 @@ struct Reader {
 
 impl Reader {
     fn read(&mut self, line: &str) {
+        if line.contains("process didn't exit successfully") && line.contains("(signal:") {
+            // It says no result.
+            self.name = Some(line.trim().to_owned());
+            self.outcome.failed += 1;
+            return self.fail();
+        }
         if let Some(result) = result_of(line) {
             self.outcome = std::mem::take(&mut self.outcome) + result;
         }
@@ -115,6 +121,7 @@ mod tests {
         assert_eq!(result_of("test smtp::quits ... ok"), None);
         assert_eq!(result_of("test result: garbage"), None);
     }
+
     fn failures(output: &str) -> Vec<(String, Vec<String>)> {
         let mut reader = Reader::default();
         output.lines().for_each(|line| reader.read(line));
@@ -138,6 +145,15 @@ mod tests {
                       failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
         let of = |name: &str, said: &str| (name.to_owned(), vec![said.to_owned()]);
         assert_eq!(failures(output), [of("first", "Error: one"), of("second", "Error: two")]);
+    }
+
+    #[test]
+    fn a_program_that_crashes_has_failed() {
+        let output = "test first ... free(): invalid pointer\n\nCaused by:\n  process didn't exit \
+                      successfully: `x` (signal: 6, SIGABRT: process abort signal)\n";
+        let [(name, said)] = &failures(output)[..] else { panic!("one failure") };
+        assert!(name.contains("(signal: 6"), "{name}");
+        assert_eq!(said[0], "free(): invalid pointer");
     }
 
     #[test]

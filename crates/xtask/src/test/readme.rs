@@ -26,9 +26,15 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
     // Outside of this checkout, whose files must not help.
     let parent = cache::dir()?.join("readme");
     let clone = clone(&parent)?;
+    let other = age(&clone)?;
     let readme = fs::read_to_string(clone.join("README.md")).context("there is no README.md")?;
     let shell = Shell::new(clone, context.target_directory.clone())?;
-    run_blocks(&shell, &blocks(&readme))?;
+    let ran = run_blocks(&shell, &blocks(&readme));
+    // What is committed has been built in the place of these: cargo is to see that they are others.
+    if !other.is_empty() {
+        command::output(Command::new("touch").arg("--no-create").args(other))?;
+    }
+    ran?;
     fs::remove_dir_all(&parent)?;
     Ok(Outcome::ONE)
 }
@@ -43,20 +49,24 @@ fn clone(parent: &Path) -> Result<PathBuf> {
     let mut git = Command::new("git");
     git.args(["clone", "--quiet", "--no-hardlinks"]).arg(workspace::root()).arg(&clone);
     command::run(&mut git)?;
-    age(&clone)?;
     Ok(clone)
 }
 
-/// Files that are as they are here have not changed since, to cargo.
-fn age(clone: &Path) -> Result<()> {
+/// Files that are as they are here have not changed since, to cargo. Gives those here that are not
+/// as they are committed.
+fn age(clone: &Path) -> Result<Vec<PathBuf>> {
+    let mut other = Vec::new();
     let listed = command::output(Command::new("git").current_dir(clone).args(["ls-files", "-z"]))?;
     for name in listed.split_terminator('\0') {
         let (own, cloned) = (workspace::root().join(name), clone.join(name));
-        if cloned.is_file() && fs::read(&own).ok() == fs::read(&cloned).ok() {
+        let Ok(content) = fs::read(&own) else { continue };
+        if content == fs::read(&cloned)? {
             fs::File::open(&cloned)?.set_modified(fs::metadata(own)?.modified()?)?;
+        } else {
+            other.push(own);
         }
     }
-    Ok(())
+    Ok(other)
 }
 
 fn run_blocks(shell: &Shell, blocks: &[String]) -> Result<()> {
