@@ -6,6 +6,7 @@
 //! a condition and fails with what it waited for.
 
 pub mod admin_port;
+pub mod bad_specs;
 pub mod browser;
 pub mod client;
 pub mod collector;
@@ -25,6 +26,7 @@ pub mod health;
 pub mod home;
 pub mod jet;
 pub mod keys;
+pub mod kubectl;
 pub mod ledger;
 pub mod load;
 pub mod log_lines;

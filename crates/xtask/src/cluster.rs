@@ -34,7 +34,7 @@ pub(crate) use self::node::run as run_node;
 use self::place::Place;
 use crate::machine::Need;
 use crate::tools::{self, Tool};
-use crate::{command, image};
+use crate::{command, image, workspace};
 
 /// What every step may take; all of them take some 10 seconds.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -92,7 +92,7 @@ pub(crate) fn run(command: &Cluster) -> Result<ExitCode> {
 }
 
 /// What the machine must have.
-const NEEDS: [Need; 8] = [
+pub(crate) const NEEDS: [Need; 8] = [
     Need::Root,
     Need::Namespaces,
     Need::ControlGroupsV1,
@@ -102,6 +102,17 @@ const NEEDS: [Need; 8] = [
     Need::Program("sysctl", "procps"),
     Need::Program("kill", "procps"),
 ];
+
+/// Brings it up for `use_it`, which is given cargo inside its network, and takes it down.
+pub(crate) fn with<T>(use_it: impl FnOnce(Command) -> Result<T>) -> Result<T> {
+    let place = Place::new()?;
+    up(&place)?;
+    let mut entered = place.in_network();
+    entered.arg(command::cargo().get_program()).current_dir(workspace::root());
+    let used = use_it(entered);
+    let ended = down(&place, false);
+    used.and_then(|used| ended.map(|()| used))
+}
 
 fn up(place: &Place) -> Result<()> {
     let _lock = place.lock()?;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -17,7 +18,16 @@ pub(super) fn run(
     arguments: &[&str],
     test_arguments: &[&str],
 ) -> Result<Outcome> {
-    let mut cargo = command::cargo();
+    run_by(command::cargo(), environment, arguments, test_arguments)
+}
+
+/// The same by a command to which arguments of cargo are added.
+pub(super) fn run_by(
+    mut cargo: Command,
+    environment: &[(&str, OsString)],
+    arguments: &[&str],
+    test_arguments: &[&str],
+) -> Result<Outcome> {
     cargo.envs(environment.iter().map(|(name, value)| (name, value)));
     cargo.args(["test", "--locked", "--release", "--no-fail-fast"]).args(arguments);
     cargo.arg("--").args(test_arguments);

@@ -13,7 +13,7 @@ use super::readme;
 use super::summary::Outcome;
 use crate::machine::Need;
 use crate::tools::Tool;
-use crate::{command, tidy};
+use crate::{cluster, command, tidy};
 
 pub(super) struct Part {
     pub(super) name: &'static str,
@@ -25,7 +25,7 @@ pub(super) struct Part {
 }
 
 /// Cheap ones first.
-pub(super) const PARTS: [Part; 16] = [
+pub(super) const PARTS: [Part; 17] = [
     part("fmt", "every file is formatted", &[], fmt),
     part("tidy", "rules of the code that no other tool checks", &[], tidy),
     part("clippy", "no warning in any target", &[], clippy),
@@ -48,6 +48,10 @@ pub(super) const PARTS: [Part; 16] = [
             POWERCUT_NEEDS,
             replicas,
         )
+    },
+    Part {
+        only_long: true,
+        ..part("e2e", "on a real Kubernetes of one node", &cluster::NEEDS, e2e)
     },
     Part {
         only_long: true,
@@ -79,8 +83,9 @@ const fn part(
 
 /// The test programs of the package `tests`, each a part of the same name: one program for many
 /// files, because each would compile and link again what all of them share.
-const PROGRAMS: [&str; 9] =
-    ["fuzz", "sim", "interop", "crash", "fault", "powercut", "cluster", "noloss", "replicas"];
+const PROGRAMS: [&str; 10] = [
+    "fuzz", "sim", "interop", "crash", "fault", "powercut", "cluster", "noloss", "replicas", "e2e",
+];
 
 /// Fails when a test file belongs to no part, or to no program: it would never run.
 pub(super) fn check_complete() -> Result<()> {
@@ -209,6 +214,16 @@ fn replicas(context: &Context) -> Result<Outcome> {
     program(&context.environment()?, "replicas", SHOWN)
 }
 
+/// A cluster of its own, unless there is one to be used.
+fn e2e(context: &Context) -> Result<Outcome> {
+    context.tool(Tool::Kubernetes)?;
+    let environment = context.environment()?;
+    if std::env::var_os("KUBECONFIG").is_some() {
+        return program(&environment, "e2e", SHOWN);
+    }
+    cluster::with(|entered| cargo_test::run_by(entered, &environment, &program_of("e2e"), SHOWN))
+}
+
 fn readme(context: &Context) -> Result<Outcome> {
     readme::run(context)
 }
@@ -227,7 +242,11 @@ fn program(
     name: &str,
     test_arguments: &[&str],
 ) -> Result<Outcome> {
-    cargo_test::run(environment, &["--package", "tests", "--test", name], test_arguments)
+    cargo_test::run(environment, &program_of(name), test_arguments)
+}
+
+fn program_of(name: &str) -> [&str; 4] {
+    ["--package", "tests", "--test", name]
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ const LAYERS: [&[&str]; 8] = [
     &["queue-log", "queue-jetstream", "domains-kv", "senders-kv", "outcome", "admin", "runtime"],
     &["handover"],
     &["ingress", "delivery", "mda"],
-    &["postrider"],
+    &["postrider", "operator"],
 ];
 
 /// They hold the product from outside and may use whatever they test.

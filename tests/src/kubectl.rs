@@ -1,0 +1,54 @@
+//! A Kubernetes by its own command line: as a user has it.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::tools;
+
+/// `kubectl` for the cluster that `KUBECONFIG` names.
+#[derive(Debug)]
+pub struct Kubectl(PathBuf);
+
+impl Kubectl {
+    pub fn find() -> Result<Self> {
+        ensure!(
+            std::env::var_os("KUBECONFIG").is_some(),
+            "KUBECONFIG names no cluster: run `cargo xtask test e2e`, or set it for one of your own"
+        );
+        Ok(Self(tools::path("kubernetes/bin/kubectl")?))
+    }
+
+    /// Gives what it prints; a failure has what it said.
+    pub async fn run(&self, args: &[&str]) -> Result<String> {
+        self.with_input(args, "").await
+    }
+
+    /// Applies resources as they are written: a field that there is not is a mistake.
+    pub async fn apply(&self, resources: &str, more: &[&str]) -> Result<String> {
+        let args = [&["apply", "--validate=strict", "--filename=-"], more].concat();
+        self.with_input(&args, resources).await
+    }
+
+    async fn with_input(&self, args: &[&str], input: &str) -> Result<String> {
+        let mut command = Command::new(&self.0);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn()?;
+        let mut stdin = child.stdin.take().context("no stdin")?;
+        stdin.write_all(input.as_bytes()).await?;
+        drop(stdin);
+        let output = child.wait_with_output().await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "kubectl {args:?}: {said}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}
+
+/// The definitions of our resources, as they are published.
+pub fn crds() -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/postrider.yaml");
+    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
