@@ -233,8 +233,8 @@ impl Bad {
     pub fn checked(&self) -> Option<String> {
         let mut text = self.resource("bad");
         if self.kind == Kind::Mailbox {
-            text += "---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {name: d, \
-                     namespace: default}\nspec: {domain: example.org}\n";
+            text += "---\napiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {name: \
+            d, namespace: default}\nspec: {domain: example.org}\n";
         }
         let compiled = Table::from_yaml([("bad.yaml", &*text)], &Default::default());
         let problems = compiled.err()?;

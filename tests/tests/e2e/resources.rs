@@ -9,7 +9,8 @@ use tests::wait;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-const DOMAIN: &str = "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {name: good}\n\
+const DOMAIN: &str = "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {name: \
+good}\n\
                       spec: {domain: example.org}\n";
 const MAILBOX: &str = "apiVersion: postrider.dev/v1alpha1\nkind: Mailbox\nmetadata: {name: good}\n\
                        spec: {address: alice@example.org}\n";

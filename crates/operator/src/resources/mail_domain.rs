@@ -22,8 +22,16 @@ use super::status::Status;
     derive = "PartialEq",
     doc = "A domain whose mail is received or sent here",
     printcolumn = r#"{"name":"Domain","type":"string","jsonPath":".spec.domain"}"#,
-    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
-    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -37,17 +45,20 @@ use super::status::Status;
         "spec.target: mail is to be handed to a server, and none is named; add relay, with hosts: \
          [a host] and recipients: {callAhead: true}"),
     validation = rule("!has(self.aliasOf) || self.target == 'mailboxes'",
-        "spec.target: its mail goes where that of spec.aliasOf goes; declare the server in that domain"),
+        "spec.target: its mail goes where that of spec.aliasOf goes; declare the server in that \
+        domain"),
     validation = rule("!has(self.aliasOf) || !has(self.quota)",
-        "spec.quota: it has the mailboxes of spec.aliasOf, and none of its own; set it in that domain"),
+        "spec.quota: it has the mailboxes of spec.aliasOf, and none of its own; set it in that \
+        domain"),
     validation = rule("!has(self.aliasOf) || !has(self.sendingLimits)",
         "spec.sendingLimits: it has the mailboxes of spec.aliasOf; declare them in that domain"),
     validation = rule("!has(self.aliasOf) || !has(self.inbound.catchAll) && \
          (!has(self.inbound.aliases) || size(self.inbound.aliases) == 0)",
-        "spec.inbound: it has the names of spec.aliasOf, and none of its own; declare them in that domain"),
+        "spec.inbound: it has the names of spec.aliasOf, and none of its own; declare them in \
+        that domain"),
     validation = rule("self.target != 'relay' || self.inbound.enabled",
-        "spec.inbound.enabled: mail that is received elsewhere is not handed over from here; remove it, \
-         or the target"),
+        "spec.inbound.enabled: mail that is received elsewhere is not handed over from here; \
+        remove it, or the target"),
     validation = rule("self.target != 'relay' || !has(self.inbound.catchAll)",
         "spec.inbound.catchAll: the server takes what is left, or refuses it; remove it"),
 )]
@@ -114,8 +125,8 @@ pub(crate) struct Relay {
         validation = rule("self.all(host, self.exists_one(other, other == host))",
             "spec.relay.hosts: has a host twice; name each host once"),
         validation = rule("self.all(host, host.matches('^[^\\\\s@/]+$'))",
-            "spec.relay.hosts: has what is no host; write it like mail.example.org, 192.0.2.1:2525 or \
-             [2001:db8::1]"),
+            "spec.relay.hosts: has what is no host; write it like mail.example.org, \
+            192.0.2.1:2525 or [2001:db8::1]"),
     )]
     #[schemars(length(max = 100), inner(length(max = 260)))]
     pub(crate) hosts: Vec<String>,
@@ -151,15 +162,16 @@ pub(crate) struct RelayRecipients {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rule("!has(self.ca) || self.mode == 'verify'",
-    "spec.relay.tls.ca: with this mode no certificate is looked at; write mode: verify, or remove it"))]
+    "spec.relay.tls.ca: with this mode no certificate is looked at; write mode: verify, or \
+    remove it"))]
 pub(crate) struct RelayTls {
     #[serde(default)]
     pub(crate) mode: RelayTlsMode,
     /// PEM certificates of the authorities that are trusted, and no others are. With `verify`.
     #[x_kube(
         validation = rule("!self.contains('PRIVATE KEY')",
-            "spec.relay.tls.ca: holds a private key, which is now known to all who read this; make a new \
-             key; write certificates only"),
+            "spec.relay.tls.ca: holds a private key, which is now known to all who read this; \
+            make a new key; write certificates only"),
         validation = rule("self.contains('-----BEGIN CERTIFICATE-----')",
             "spec.relay.tls.ca: holds no certificate in PEM; paste it with its lines -----BEGIN \
              CERTIFICATE----- and -----END CERTIFICATE-----"),
@@ -243,8 +255,8 @@ fn separators() -> String {
 pub(crate) struct Alias {
     /// A local part of the domain.
     #[x_kube(validation = rule("size(self) > 0 && !self.contains('@') && self != '*'",
-        "spec.inbound.aliases.match: is no local part; write what stands before the @, such as info; \
-         for everything else there is catchAll"))]
+        "spec.inbound.aliases.match: is no local part; write what stands before the @, such as \
+        info; for everything else there is catchAll"))]
     #[schemars(length(max = 64))]
     #[serde(rename = "match")]
     pub(crate) local_part: String,

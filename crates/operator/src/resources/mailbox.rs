@@ -21,8 +21,16 @@ use super::status::Status;
     derive = "PartialEq",
     doc = "Somebody who receives, and may log in to send",
     printcolumn = r#"{"name":"Address","type":"string","jsonPath":".spec.address"}"#,
-    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
-    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason"}"#,
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
@@ -41,9 +49,11 @@ pub(crate) struct MailboxSpec {
     pub(crate) address: String,
     /// Other addresses that it receives for and may send as; at most 100.
     #[x_kube(
-        validation = rule("size(self) <= 100", "spec.aliases: has too many entries; write 0 to 100"),
+        validation = rule("size(self) <= 100", "spec.aliases: has too many entries; write 0 to \
+        100"),
         validation = rule("self.all(address, address.contains('@'))",
-            "spec.aliases: has what is no address; write the whole address, such as alice@example.org"),
+            "spec.aliases: has what is no address; write the whole address, such as \
+            alice@example.org"),
     )]
     #[schemars(length(max = 200), inner(length(max = 320)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -51,7 +61,8 @@ pub(crate) struct MailboxSpec {
     /// Other addresses that it may send as and does not receive for, in domains of its namespace:
     /// `sales@example.org`, or `*@example.org` for all of a domain. At most 100.
     #[x_kube(
-        validation = rule("size(self) <= 100", "spec.identities: has too many entries; write 0 to 100"),
+        validation = rule("size(self) <= 100", "spec.identities: has too many entries; write 0 \
+        to 100"),
         validation = rule("self.all(address, address.contains('@'))",
             "spec.identities: has what is no address; write the whole address, such as \
              alice@example.org, or *@ and a domain"),
@@ -65,7 +76,8 @@ pub(crate) struct MailboxSpec {
     /// Any of them lets in; without one nobody can log in. At most 10.
     #[x_kube(
         merge_strategy = ListMerge::Map(vec!["name".into()]),
-        validation = rule("size(self) <= 10", "spec.passwords: has too many entries; write 0 to 10"),
+        validation = rule("size(self) <= 10", "spec.passwords: has too many entries; write 0 to \
+        10"),
     )]
     #[schemars(length(max = 20))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -12,8 +12,8 @@ use super::rules::rule;
 pub(crate) struct Quota {
     /// Octets; any number without it.
     #[x_kube(validation = rule("self >= 65536 && self <= 1125899906842624",
-        "spec.quota.bytes: is out of range; write 65536 to 1125899906842624, or leave it out for any \
-         number"))]
+        "spec.quota.bytes: is out of range; write 65536 to 1125899906842624, or leave it out for \
+        any number"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) bytes: Option<i64>,
     /// What RCPT for a full mailbox is answered.
