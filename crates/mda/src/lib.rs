@@ -40,7 +40,7 @@
 //! meanwhile is followed to mailboxes; one that leads elsewhere now waits for an operator.
 //!
 //! An LMTP server bounces whom it refuses by `5xx`; one that is not there, or goes away, defers.
-//! A mailbox that it says is full counts as full for 10 minutes, or until it takes mail again.
+//! A mailbox that it says is full counts as full for 10 minutes, or until it takes as much again.
 //!
 //! It knows not how the queue stores, and does not read mail.
 

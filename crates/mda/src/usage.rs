@@ -103,7 +103,7 @@ impl Usage {
     /// Takes room for a message.
     pub(crate) fn take(&self, storage: &Storage, size: u64, now: Instant) -> Room<'_> {
         let mut counts = self.counts();
-        let Some(count) = counts.known.get_mut(&storage.id) else { return Room::Unknown };
+        let Some(count) = counts.known.get(&storage.id) else { return Room::Unknown };
         let with_it = count.bytes.saturating_add(size);
         let believed = if storage.is_full(with_it) { BELIEVED_NEAR_FULL } else { BELIEVED };
         if now.duration_since(count.at) >= believed {
@@ -112,19 +112,20 @@ impl Usage {
         if !storage.admits(count.bytes, size) {
             return Room::Lacking;
         }
-        count.bytes = with_it;
-        counts.begin(storage.id).begun += size;
-        Room::Enough(Writing { usage: self, id: storage.id, size, is_stored: false })
+        Room::Enough(self.begin(&mut counts, storage.id, size))
     }
 
     /// The same where there is none.
     pub(crate) fn take_anyway(&self, storage: &Storage, size: u64) -> Writing<'_> {
-        let mut counts = self.counts();
-        if let Some(count) = counts.known.get_mut(&storage.id) {
+        self.begin(&mut self.counts(), storage.id, size)
+    }
+
+    fn begin(&self, counts: &mut Counts, id: StorageId, size: u64) -> Writing<'_> {
+        if let Some(count) = counts.known.get_mut(&id) {
             count.bytes = count.bytes.saturating_add(size);
         }
-        counts.begin(storage.id).begun += size;
-        Writing { usage: self, id: storage.id, size, is_stored: false }
+        counts.begin(id).begun += size;
+        Writing { usage: self, id, size, is_stored: false }
     }
 
     /// Before the files of a mailbox are counted.

@@ -1,9 +1,10 @@
 //! The resources as Kubernetes has them: `postrider.dev/v1alpha1`.
 //!
-//! Fields are those of the files of domains (`domains::spec`), with the same names and meaning,
-//! so that a file can be applied as it is; but for passwords, which are in Secrets here. Each rule
-//! that the compiler of those files has for a resource alone is a rule of the schema, with the same
-//! remedy: what the API server takes is refused later only for what other resources say.
+//! Fields are those of the files of domains (`domains::spec`), with the same names and meaning; but
+//! for passwords, which are in Secrets here, for `relay.auth`, which there is not yet, and for
+//! `deletionPolicy`, which files have not. What the compiler of those files refuses of a resource
+//! alone the schema refuses with the same remedy, as far as CEL can tell at a bounded cost: what an
+//! address, a host or a domain is exactly says the compiler.
 
 mod mail_domain;
 mod mailbox;

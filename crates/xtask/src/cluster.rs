@@ -92,7 +92,7 @@ pub(crate) fn run(command: &Cluster) -> Result<ExitCode> {
 }
 
 /// What the machine must have.
-pub(crate) const NEEDS: [Need; 8] = [
+const NEEDS: [Need; 8] = [
     Need::Root,
     Need::Namespaces,
     Need::ControlGroupsV1,

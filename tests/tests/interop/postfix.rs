@@ -93,8 +93,13 @@ async fn postfix_bounces_what_we_forwarded(kind: Kind) -> Result<()> {
         "routes:\n  - {{domain: far.test, host: \"127.0.0.1\", port: {}}}\n",
         sink.address().port()
     );
-    std::fs::write(dir.path().join("srs.key"), "0123456789abcdef".repeat(4))?;
-    let srs = format!("srs: {{keyFiles: [{:?}]}}\n", dir.path().join("srs.key"));
+    let key = dir.path().join("srs.key");
+    std::fs::write(&key, "0123456789abcdef".repeat(4))?;
+    let srs = match kind {
+        // It makes one of its own.
+        Kind::OneProcess => String::new(),
+        Kind::Roles => format!("srs: {{keyFiles: [{key:?}]}}\n"),
+    };
     let config = |data: &Path| {
         let config = scenario::config_for_port(postfix.address().port(), data) + &srs;
         config.replacen("127.0.0.1:0", &relay.to_string(), 1).replace("routes:\n", &far)

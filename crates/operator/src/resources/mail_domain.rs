@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rules::{address_rule, domain_rule, rule};
+use super::rules::{address_rule, addresses_rule, domain_rule, one_to, rule};
 use super::sizes::{Quota, SendingLimits};
 use super::status::Status;
 
@@ -114,8 +114,7 @@ pub(crate) struct Relay {
     /// 1 to 10, tried in this order: a name or an address, with or without a port, such as
     /// `mail.example.org:2525`. They may be private ones.
     #[x_kube(
-        validation = rule("size(self) >= 1 && size(self) <= 10",
-            "spec.relay.hosts: has too few entries, or too many; write 1 to 10"),
+        validation = one_to("spec.relay.hosts", 10),
         validation = rule("self.all(host, self.exists_one(other, other == host))",
             "spec.relay.hosts: has a host twice; name each host once"),
         validation = rule("self.all(host, host.matches('^[^\\\\s@/]+$'))",
@@ -141,9 +140,7 @@ pub(crate) struct Relay {
 )]
 pub(crate) struct RelayRecipients {
     /// Addresses of the domain, at most 10000.
-    #[x_kube(validation = rule("self.all(address, address.contains('@'))",
-        "spec.relay.recipients.list: has what is no address; write the whole address, such as \
-         alice@example.org"))]
+    #[x_kube(validation = addresses_rule("spec.relay.recipients.list"))]
     #[schemars(length(max = 10000), inner(length(max = 320)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) list: Vec<String>,
@@ -256,11 +253,8 @@ pub(crate) struct Alias {
     pub(crate) local_part: String,
     /// Addresses, 1 to 64.
     #[x_kube(
-        validation = rule("size(self) >= 1 && size(self) <= 64",
-            "spec.inbound.aliases.to: has too few entries, or too many; write 1 to 64"),
-        validation = rule("self.all(address, address.contains('@'))",
-            "spec.inbound.aliases.to: has what is no address; write the whole address, such as \
-             alice@example.org"),
+        validation = one_to("spec.inbound.aliases.to", 64),
+        validation = addresses_rule("spec.inbound.aliases.to"),
     )]
     #[schemars(length(max = 100), inner(length(max = 320)))]
     pub(crate) to: Vec<String>,

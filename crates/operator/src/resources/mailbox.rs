@@ -3,7 +3,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::rules::{address_rule, rule};
+use super::rules::{address_rule, addresses_rule, at_most, identities_rule, rule};
 use super::sizes::{Quota, SendingLimits};
 use super::status::Status;
 
@@ -43,11 +43,8 @@ pub(crate) struct MailboxSpec {
     pub(crate) address: String,
     /// Other addresses that it receives for and may send as; at most 100.
     #[x_kube(
-        validation = rule("size(self) <= 100", "spec.aliases: has too many entries; write 0 to \
-        100"),
-        validation = rule("self.all(address, address.contains('@'))",
-            "spec.aliases: has what is no address; write the whole address, such as \
-            alice@example.org"),
+        validation = at_most("spec.aliases", 100),
+        validation = addresses_rule("spec.aliases"),
     )]
     #[schemars(length(max = 200), inner(length(max = 320)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -55,11 +52,8 @@ pub(crate) struct MailboxSpec {
     /// Other addresses that it may send as and does not receive for, in domains of its namespace:
     /// `sales@example.org`, or `*@example.org` for all of a domain. At most 100.
     #[x_kube(
-        validation = rule("size(self) <= 100", "spec.identities: has too many entries; write 0 \
-        to 100"),
-        validation = rule("self.all(address, address.contains('@'))",
-            "spec.identities: has what is no address; write the whole address, such as \
-             alice@example.org, or *@ and a domain"),
+        validation = at_most("spec.identities", 100),
+        validation = identities_rule("spec.identities"),
     )]
     #[schemars(length(max = 200), inner(length(max = 320)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -70,8 +64,7 @@ pub(crate) struct MailboxSpec {
     /// Any of them lets in; without one nobody can log in. At most 10.
     #[x_kube(
         merge_strategy = ListMerge::Map(vec!["name".into()]),
-        validation = rule("size(self) <= 10", "spec.passwords: has too many entries; write 0 to \
-        10"),
+        validation = at_most("spec.passwords", 10),
     )]
     #[schemars(length(max = 20))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

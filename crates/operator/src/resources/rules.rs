@@ -2,6 +2,9 @@
 
 use kube::core::Rule;
 
+const ADDRESS: &str = "write the whole address, such as alice@example.org";
+const ADDRESSES: &str = "self.all(address, address.contains('@'))";
+
 pub(super) fn rule(condition: &str, message: &str) -> Rule {
     Rule::new(condition).message(message)
 }
@@ -14,6 +17,28 @@ pub(super) fn domain_rule(field: &str) -> Rule {
 
 /// Whether a text may be an address.
 pub(super) fn address_rule(field: &str) -> Rule {
-    let remedy = "is no address; write the whole address, such as alice@example.org";
-    rule("self.matches('^[^@]+@[^\\\\s@]+$')", &format!("{field}: {remedy}"))
+    rule("self.matches('^[^@]+@[^\\\\s@]+$')", &format!("{field}: is no address; {ADDRESS}"))
+}
+
+/// The same of each of many: less exactly, for what that costs is bounded.
+pub(super) fn addresses_rule(field: &str) -> Rule {
+    rule(ADDRESSES, &format!("{field}: has what is no address; {ADDRESS}"))
+}
+
+/// The same where one may stand for all of a domain.
+pub(super) fn identities_rule(field: &str) -> Rule {
+    let remedy = format!("{ADDRESS}, or *@ and a domain");
+    rule(ADDRESSES, &format!("{field}: has what is no address; {remedy}"))
+}
+
+/// So many entries of a list at most.
+pub(super) fn at_most(field: &str, most: usize) -> Rule {
+    let message = format!("{field}: has too many entries; write 0 to {most}");
+    rule(&format!("size(self) <= {most}"), &message)
+}
+
+/// The same, and one at least.
+pub(super) fn one_to(field: &str, most: usize) -> Rule {
+    let message = format!("{field}: has too few entries, or too many; write 1 to {most}");
+    rule(&format!("size(self) >= 1 && size(self) <= {most}"), &message)
 }

@@ -2,8 +2,7 @@
 
 use std::net::IpAddr;
 
-use delivery::SourceConfig;
-use futures::future::{join, join_all};
+use futures::future::join_all;
 use mail_types::Host;
 use resolve::{HostName, LookupError, Resolver, private_address};
 
@@ -18,31 +17,39 @@ struct Reverse {
     names: Result<Vec<HostName>, LookupError>,
 }
 
+/// A name that we say that we have.
+struct Said {
+    name: Host,
+    /// Where mail leaves from under it.
+    sources: Vec<IpAddr>,
+}
+
 pub(super) async fn findings(site: &Site) -> Vec<Finding> {
     let names = names(site);
+    let findings = join_all(names.iter().map(|said| of_name(site, said))).await;
+    findings.into_iter().flatten().collect()
+}
+
+/// What we say that we are: to everybody, at a listener, from an address. Each once.
+fn names(site: &Site) -> Vec<Said> {
+    let listeners = if site.is(Role::Ingress) { site.listener_names() } else { Vec::new() };
+    let own = [site.host.clone()].into_iter().chain(listeners).map(|name| (name, None));
     let sources = site.config.delivery.sources.iter().filter(|_| site.is(Role::Worker));
-    let (findings, of_sources) = join(
-        join_all(names.iter().map(|host| of_name(site, host))),
-        join_all(sources.map(|source| of_source(site, source))),
-    )
-    .await;
-    findings.into_iter().flatten().chain(of_sources.into_iter().flatten()).collect()
+    let sources = sources.filter_map(|it| Some((Host::parse(&it.name).ok()?, Some(it.address))));
+    let mut names: Vec<Said> = Vec::new();
+    for (name, source) in own.chain(sources) {
+        match names.iter_mut().find(|said| said.name == name) {
+            Some(said) => said.sources.extend(source),
+            None => names.push(Said { name, sources: source.into_iter().collect() }),
+        }
+    }
+    names
 }
 
 /// Whether the name that is said from an address leads to it. An address of a private network is
 /// another one where it is seen: which is not known here.
-async fn of_source(site: &Site, source: &SourceConfig) -> Option<Finding> {
-    let name = HostName::from(Host::parse(&source.name).ok()?.domain()?);
-    if private_address(source.address) {
-        return None;
-    }
-    // That there are none is said of the name.
-    let addresses = site.lookup.addresses(&name).await.ok()?;
-    judge_source(source.address, &name, &addresses)
-}
-
 fn judge_source(address: IpAddr, name: &HostName, leads_to: &[IpAddr]) -> Option<Finding> {
-    (!leads_to.contains(&address)).then(|| {
+    (!private_address(address) && !leads_to.contains(&address)).then(|| {
         What::Name.error(
             format!("mail leaves by {address} under the name {name}, which leads elsewhere"),
             format!("add a record of {name} with {address}, or name the source as its PTR does"),
@@ -50,22 +57,7 @@ fn judge_source(address: IpAddr, name: &HostName, leads_to: &[IpAddr]) -> Option
     })
 }
 
-/// What we say that we are: to everybody, at a listener, from an address. Each once.
-fn names(site: &Site) -> Vec<Host> {
-    let listeners = site.config.ingress.listeners.iter().filter(|_| site.is(Role::Ingress));
-    let sources = site.config.delivery.sources.iter().filter(|_| site.is(Role::Worker));
-    let sources = sources.map(|source| &source.name);
-    let others = listeners.filter_map(|listener| listener.hostname.as_ref()).chain(sources);
-    let mut names = vec![site.host.clone()];
-    for name in others.filter_map(|name| Host::parse(name).ok()) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names
-}
-
-async fn of_name(site: &Site, host: &Host) -> Vec<Finding> {
+async fn of_name(site: &Site, Said { name: host, sources }: &Said) -> Vec<Finding> {
     let Some(name) = host.domain().map(HostName::from) else {
         return vec![judge_literal(host)];
     };
@@ -73,6 +65,8 @@ async fn of_name(site: &Site, host: &Host) -> Vec<Finding> {
         Ok(addresses) => addresses,
         Err(error) => return vec![judge_absence(&name, &error)],
     };
+    let of_sources = sources.iter().filter_map(|source| judge_source(*source, &name, &addresses));
+    let of_sources: Vec<Finding> = of_sources.collect();
     let reverse = addresses.into_iter().map(async |address| {
         let names = match private_address(address) {
             true => Ok(Vec::new()),
@@ -84,7 +78,8 @@ async fn of_name(site: &Site, host: &Host) -> Vec<Finding> {
     // Who gives all mail to a smarthost, or sends none, is not asked for his name by anybody else.
     let is_asked = site.is(Role::Worker) && outbound::is_direct(site);
     let gravity = if is_asked { Level::Error } else { Level::Warning };
-    reverse.iter().map(|reverse| judge_reverse(&name, reverse, gravity)).collect()
+    let reverse = reverse.iter().map(|reverse| judge_reverse(&name, reverse, gravity));
+    reverse.chain(of_sources).collect()
 }
 
 fn judge_literal(host: &Host) -> Finding {
@@ -166,6 +161,8 @@ mod tests {
         let [own, other] = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse().unwrap());
         let judge = |leads_to: &[IpAddr]| judge_source(own, &host("out1.a.example"), leads_to);
         assert_eq!(judge(&[other, own]), None);
+        let private = "10.0.0.1".parse().unwrap();
+        assert_eq!(judge_source(private, &host("out1.a.example"), &[other]), None);
         let finding = judge(&[other]).unwrap();
         assert_eq!(finding.level, Level::Error);
         assert!(finding.to_string().contains("192.0.2.1"), "{finding}");

@@ -51,7 +51,7 @@ pub(super) const PARTS: [Part; 17] = [
     },
     Part {
         only_long: true,
-        ..part("e2e", "on a real Kubernetes of one node", &cluster::NEEDS, e2e)
+        ..part("e2e", "on a real Kubernetes: one of its own, or KUBECONFIG's", &[], e2e)
     },
     Part {
         only_long: true,
