@@ -87,6 +87,14 @@ impl Pair {
     }
 }
 
+/// The text of the file with the public key, from that of the file with the private one.
+pub fn public_of(private: &str) -> Option<String> {
+    match *private.split_whitespace().collect::<Vec<_>>() {
+        [PRIVATE, class, public, _] => Some(format!("{PUBLIC} {class} {public}\n")),
+        _ => None,
+    }
+}
+
 /// The text of a new file with the key by which the writer tells whether secrets have changed.
 pub fn make_compare_key() -> String {
     format!("{COMPARE} {}\n", STANDARD.encode(rand::random::<[u8; COMPARE_OCTETS]>()))

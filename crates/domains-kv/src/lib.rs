@@ -60,10 +60,10 @@ pub use bucket::BucketError;
 pub use class::Class;
 pub use contents::Incomplete;
 pub use full::{hear_full, tell_full};
-pub use key::{KeyError, Pair, make_compare_key};
+pub use key::{KeyError, Pair, make_compare_key, public_of};
 pub use loader::Loader;
 pub use nats::Buckets;
-pub use publish::{Progress, PublishError, Published, Shrinking, publish};
+pub use publish::{Progress, PublishError, Published, Publisher, Shrinking, publish};
 pub use record::Marker;
 pub use seal::{OpenError, Opener, SealError, Sealer};
 

@@ -1,11 +1,11 @@
 //! Publishing a generation.
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use domains::Table;
-use futures::stream::{self, StreamExt};
+use domains::{Row, Table};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
 use crate::Buckets;
@@ -20,6 +20,8 @@ use crate::seal::{SealError, Sealer};
 const FORGETS: usize = 64;
 /// Changes that wait to be written.
 const AHEAD: usize = 1024;
+/// Rows that are asked for at once.
+const READS: usize = 64;
 
 /// Whether most domains may go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +88,85 @@ pub async fn publish(
     shrinking: Shrinking,
     progress: &Progress,
 ) -> Result<Published, PublishError> {
+    let begun = begin(config, sealer, table, shrinking, progress).await?;
+    Ok(begun.write_all_of(table).await?.published)
+}
+
+/// Publishes one table after the other, and looks only at what is new in each.
+pub struct Publisher {
+    config: Buckets,
+    sealer: Sealer,
+    /// Until another claims the bucket, or something goes wrong.
+    standing: Option<Standing>,
+}
+
+/// What was put in force, and the right to go on from there.
+struct Standing {
+    bucket: Bucket,
+    claim: Claim,
+    marker: Marker,
+    digest: Digest,
+    table: Arc<Table>,
+}
+
+impl Publisher {
+    pub fn new(config: Buckets, sealer: Sealer) -> Self {
+        Self { config, sealer, standing: None }
+    }
+
+    /// Looks at all rows the next time: another may have published in between.
+    pub fn forget(&mut self) {
+        self.standing = None;
+    }
+
+    /// As [`publish`]: the first time, and after an error, all rows are read and compared; from
+    /// then on those of the domains that changed.
+    ///
+    /// # Errors
+    /// As those of [`publish`].
+    pub async fn publish(
+        &mut self,
+        table: &Arc<Table>,
+        shrinking: Shrinking,
+    ) -> Result<Published, PublishError> {
+        let progress = Progress::default();
+        let written = match self.standing.take() {
+            None => {
+                let begun = begin(&self.config, &self.sealer, table, shrinking, &progress).await?;
+                begun.write_all_of(table).await?
+            }
+            Some(standing) => {
+                let old = standing.table.hosted_domains().len();
+                if shrinks(old, table, shrinking) {
+                    let new = table.hosted_domains().len();
+                    self.standing = Some(standing);
+                    return Err(PublishError::Shrinks { old, new });
+                }
+                let Standing { bucket, claim, marker, digest, table: before } = standing;
+                let writing =
+                    Writing::new(bucket, &self.sealer, claim, marker.generation, &progress);
+                writing.write_changes(table, &before, marker, digest).await?
+            }
+        };
+        let Written { published, bucket, claim, digest } = written;
+        let (marker, table) = (published.marker.clone(), Arc::clone(table));
+        self.standing = Some(Standing { bucket, claim, marker, digest, table });
+        Ok(published)
+    }
+}
+
+fn shrinks(old: usize, table: &Table, shrinking: Shrinking) -> bool {
+    table.hosted_domains().len() * 2 < old && shrinking == Shrinking::Refused
+}
+
+/// Takes the right to write, and sees what is in force.
+async fn begin<'a>(
+    config: &Buckets,
+    sealer: &'a Sealer,
+    table: &Table,
+    shrinking: Shrinking,
+    progress: &'a Progress,
+) -> Result<Begun<'a>, PublishError> {
     if table.rows().any(|row| row.has_login()) {
         sealer.check(Class::Passwords)?;
     }
@@ -96,24 +177,41 @@ pub async fn publish(
     if let Some(last) = last.as_ref().filter(|last| last.version > VERSION) {
         return Err(PublishError::Version(last.version));
     }
-    let (old, new) = (last.as_ref().map_or(0, |it| it.domains), table.hosted_domains().len());
-    if new * 2 < old && shrinking == Shrinking::Refused {
-        return Err(PublishError::Shrinks { old, new });
+    let old = last.as_ref().map_or(0, |it| it.domains);
+    if shrinks(old, table, shrinking) {
+        return Err(PublishError::Shrinks { old, new: table.hosted_domains().len() });
     }
-    let writing = Writing {
-        bucket: &bucket,
-        sealer,
-        claim,
-        generation: last.as_ref().map_or(0, |last| last.generation) + 1,
-        lanes: Mutex::new((0..LANES).collect()),
-        progress,
-    };
-    writing.carry_out(table, last).await
+    let generation = last.as_ref().map_or(0, |last| last.generation);
+    Ok(Begun { writing: Writing::new(bucket, sealer, claim, generation, progress), last })
+}
+
+/// A generation of which nothing is written yet.
+struct Begun<'a> {
+    writing: Writing<'a>,
+    last: Option<Marker>,
+}
+
+impl Begun<'_> {
+    async fn write_all_of(self, table: &Table) -> Result<Written, PublishError> {
+        let Self { writing, last } = self;
+        let (changes, mut coming) = mpsc::channel(AHEAD);
+        let comparison = Comparison {
+            table,
+            sealer: writing.sealer,
+            base: writing.generation - 1,
+            changes,
+            compared: &writing.progress.compared,
+        };
+        let compare = comparison.run(&writing.bucket, writing.claim.end());
+        let changes = stream::poll_fn(move |context| coming.poll_recv(context));
+        let (kept, sums) = tokio::try_join!(compare, writing.write_all(changes))?;
+        writing.mark(table, last, kept, sums).await
+    }
 }
 
 /// A generation that is being written.
 struct Writing<'a> {
-    bucket: &'a Bucket,
+    bucket: Bucket,
     sealer: &'a Sealer,
     claim: Claim,
     generation: u64,
@@ -122,46 +220,98 @@ struct Writing<'a> {
     progress: &'a Progress,
 }
 
+/// One that is in force.
+struct Written {
+    published: Published,
+    bucket: Bucket,
+    claim: Claim,
+    digest: Digest,
+}
+
 /// What the rows that were written come to.
 #[derive(Default)]
-struct Written {
+struct Sums {
     digest: Digest,
     rows: usize,
     /// The sequences of those that say that a row is gone.
     tombs: Vec<u64>,
 }
 
-impl Writing<'_> {
-    async fn carry_out(
+impl<'a> Writing<'a> {
+    fn new(
+        bucket: Bucket,
+        sealer: &'a Sealer,
+        claim: Claim,
+        base: u64,
+        progress: &'a Progress,
+    ) -> Self {
+        let lanes = Mutex::new((0..LANES).collect());
+        Self { bucket, sealer, claim, generation: base + 1, lanes, progress }
+    }
+
+    /// Writes what is new since `before`, which is in force as `marker` says.
+    async fn write_changes(
+        self,
+        table: &Table,
+        before: &Table,
+        marker: Marker,
+        digest: Digest,
+    ) -> Result<Written, PublishError> {
+        let changed = changes_between(before, table);
+        if changed.iter().any(|(_, row)| row.as_ref().is_some_and(Row::has_login)) {
+            self.sealer.check(Class::Passwords)?;
+        }
+        let changes = self.look_up(changed).await?;
+        let mut kept = digest;
+        for Change { key, before, .. } in &changes {
+            if let Some(before) = before {
+                kept.remove(Print::of(key, before)?);
+            }
+        }
+        let sums = self.write_all(stream::iter(changes)).await?;
+        self.mark(table, Some(marker), kept, sums).await
+    }
+
+    /// What is in force of rows that are to be others.
+    async fn look_up(
         &self,
+        changed: Vec<(String, Option<Row>)>,
+    ) -> Result<Vec<Change>, PublishError> {
+        let found = stream::iter(changed).map(async |(key, row)| {
+            let versions = self.bucket.row(&key).await.map_err(BucketError::Read)?;
+            let before = versions.and_then(|it| it.at(self.generation - 1).cloned());
+            Ok::<_, PublishError>(Change { key, row, before })
+        });
+        found.buffer_unordered(READS).try_collect().await
+    }
+
+    /// Says that what was written is in force: `kept` is the sum of what stays as it was.
+    async fn mark(
+        self,
         table: &Table,
         last: Option<Marker>,
-    ) -> Result<Published, PublishError> {
-        let (changes, mut coming) = mpsc::channel(AHEAD);
-        let comparison = Comparison {
-            table,
-            sealer: self.sealer,
-            base: self.generation - 1,
-            changes,
-            compared: &self.progress.compared,
-        };
-        let compare = comparison.run(self.bucket, self.claim.end());
-        let changes = stream::poll_fn(move |context| coming.poll_recv(context));
-        let (kept, written) = tokio::try_join!(compare, self.write_all(changes))?;
-        let digest = kept.and(written.digest);
+        kept: Digest,
+        sums: Sums,
+    ) -> Result<Written, PublishError> {
+        let digest = kept.and(sums.digest);
         let marker = self.marker(table, last.as_ref(), digest);
-        if let Some(last) = last.filter(|last| marker.says_the_same(last))
-            && written.rows == 0
-            && written.tombs.is_empty()
-        {
-            return Ok(Published { marker: last, written: 0, dropped: 0 });
-        }
-        let value = serde_json::to_vec(&marker)?;
-        let marked = self.bucket.write(&self.claim, FIRST_LANE, MARKER, value.into()).await;
-        marked.map_err(not_written(MARKER))?;
-        let dropped = written.tombs.len();
-        forget(self.bucket, written.tombs).await;
-        Ok(Published { marker, written: written.rows, dropped })
+        let published = match last {
+            Some(last)
+                if marker.says_the_same(&last) && sums.rows == 0 && sums.tombs.is_empty() =>
+            {
+                Published { marker: last, written: 0, dropped: 0 }
+            }
+            Some(_) | None => {
+                let value = serde_json::to_vec(&marker)?;
+                let marked = self.bucket.write(&self.claim, FIRST_LANE, MARKER, value.into()).await;
+                marked.map_err(not_written(MARKER))?;
+                let (written, dropped) = (sums.rows, sums.tombs.len());
+                forget(&self.bucket, sums.tombs).await;
+                Published { marker, written, dropped }
+            }
+        };
+        let Self { bucket, claim, .. } = self;
+        Ok(Written { published, bucket, claim, digest })
     }
 
     fn marker(&self, table: &Table, last: Option<&Marker>, digest: Digest) -> Marker {
@@ -182,8 +332,8 @@ impl Writing<'_> {
     async fn write_all(
         &self,
         changes: impl stream::Stream<Item = Change>,
-    ) -> Result<Written, PublishError> {
-        let mut all = Written::default();
+    ) -> Result<Sums, PublishError> {
+        let mut all = Sums::default();
         let writes = changes.map(|change| self.write(change)).buffer_unordered(LANES);
         let mut writes = std::pin::pin!(writes);
         while let Some((print, sequence)) = writes.next().await.transpose()? {
@@ -215,7 +365,7 @@ impl Writing<'_> {
         self.lanes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn seal(&self, key: &str, mut row: domains::Row) -> Result<Stored, PublishError> {
+    fn seal(&self, key: &str, mut row: Row) -> Result<Stored, PublishError> {
         let (hashes, mut sealed) = (row.take_hashes(), BTreeMap::new());
         if !hashes.is_empty() {
             let secret = serde_json::to_vec(&hashes)?;
@@ -224,6 +374,24 @@ impl Writing<'_> {
         }
         Ok(Stored { row, sealed })
     }
+}
+
+/// The keys of rows that are others than before, with what they are now.
+fn changes_between(before: &Table, now: &Table) -> Vec<(String, Option<Row>)> {
+    let mut changes = Vec::new();
+    for domain in now.changed_domains(before) {
+        let keyed = |table: &Table| -> HashMap<String, Row> {
+            table.rows_of(domain).filter_map(|row| Some((keys::of_row(&row)?, row))).collect()
+        };
+        let (mut old, new) = (keyed(before), keyed(now));
+        let new = new.into_iter();
+        changes.extend(new.filter_map(|(key, row)| match old.remove(&key) {
+            Some(same) if same == row => None,
+            Some(_) | None => Some((key, Some(row))),
+        }));
+        changes.extend(old.into_keys().map(|key| (key, None)));
+    }
+    changes
 }
 
 /// Removes rows that no generation has any more. What remains is harmless.

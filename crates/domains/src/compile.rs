@@ -47,13 +47,40 @@ const RECIPIENTS_MAX: u32 = 10_000_000;
 impl Table {
     /// Builds a table of everything declared, or says all that is wrong with it.
     pub fn compile(declared: &[Declared], settings: &Settings) -> Result<Self, Vec<Problem>> {
-        let mut compiler = Compiler::default();
-        let (domains, mailboxes): (Vec<_>, Vec<_>) =
-            declared.iter().partition(|at| matches!(at.resource, Resource::MailDomain { .. }));
-        domains.into_iter().for_each(|at| compiler.add_domain(at.clone()));
-        compiler.connect_domains();
-        mailboxes.into_iter().for_each(|at| compiler.add_mailbox(at));
-        compiler.finish(settings).map(|compiled| Arc::unwrap_or_clone(compiled.table))
+        let compiled = Compiler::of(declared).finish(settings);
+        compiled.map(|compiled| Arc::unwrap_or_clone(compiled.table))
+    }
+
+    /// Builds the part of one tenant, or says all that is wrong with it. What leads nowhere is no
+    /// reason to refuse the rest: a tenant's resources change one by one.
+    pub fn of_tenant(declared: &[Declared]) -> Result<Holding, Vec<Problem>> {
+        let mut compiler = Compiler::of(declared);
+        compiler.complete();
+        compiler.problems.append(&mut compiler.strays);
+        compiler.problems.sort();
+        if !compiler.problems.is_empty() {
+            return Err(compiler.problems);
+        }
+        compiler.check_all_destinations();
+        Ok(Holding { table: compiler.table, astray: compiler.astray })
+    }
+
+    /// Puts the parts of tenants together, who have no domain in common. Without `postmaster`, or
+    /// with one that goes nowhere, mail to `<postmaster>` goes to the first domain's.
+    pub fn of_tenants<'a>(
+        parts: impl IntoIterator<Item = &'a Self>,
+        postmaster: Option<&Mailbox>,
+    ) -> Self {
+        let mut whole = Self::default();
+        for part in parts {
+            whole.domains.extend(part.domains.iter().map(|(k, v)| (k.clone(), Arc::clone(v))));
+            whole.keyrings.extend(part.keyrings.iter().map(|(k, v)| (k.clone(), Arc::clone(v))));
+            whole.has_scram |= part.has_scram;
+        }
+        let given = postmaster.filter(|it| !whole.destinations(it).is_empty()).cloned();
+        let first = || whole.hosted_domains().first().map(|it| postmaster_of(Domain::clone(it)));
+        whole.postmaster = given.or_else(first);
+        whole
     }
 
     /// Reads and compiles files, each a name for messages and a text, or says all that is wrong.
@@ -70,14 +97,26 @@ impl Table {
     }
 }
 
+/// What the resources of one tenant come to.
+#[derive(Clone, Debug)]
+pub struct Holding {
+    pub table: Table,
+    /// Aliases and postmasters that lead nowhere. Mail for them is refused.
+    pub astray: Vec<Problem>,
+}
+
 /// A table in the making, with what is wrong so far.
 #[derive(Default)]
 struct Compiler<'a> {
     table: Table,
     files: Files<'a>,
     problems: Vec<Problem>,
-    /// The first use of a domain that nobody declares: none, perhaps, where a file cannot be read.
-    stray: Option<Problem>,
+    /// Uses of domains that nobody declares: none, perhaps, where something was not understood.
+    strays: Vec<Problem>,
+    /// Something was not understood before the first of these.
+    are_strays_doubtful: bool,
+    /// What leads nowhere, or nowhere at last.
+    astray: Vec<Problem>,
     /// Something could not be read.
     is_unreadable: bool,
     /// Something was not understood: what refers to it is not wrong.
@@ -94,6 +133,16 @@ struct Compiler<'a> {
 }
 
 impl Compiler<'_> {
+    fn of(declared: &[Declared]) -> Self {
+        let mut compiler = Self::default();
+        let (domains, mailboxes): (Vec<_>, Vec<_>) =
+            declared.iter().partition(|at| matches!(at.resource, Resource::MailDomain { .. }));
+        domains.into_iter().for_each(|at| compiler.add_domain(at.clone()));
+        compiler.connect_domains();
+        mailboxes.into_iter().for_each(|at| compiler.add_mailbox(at));
+        compiler
+    }
+
     /// Reads a file for the domains in it.
     fn survey(&mut self, file: &str, text: &str) {
         for document in yaml::documents(file, text).iter().filter(|it| it.may_be_domain()) {
@@ -141,6 +190,24 @@ impl Compiler<'_> {
     }
 
     fn finish(mut self, settings: &Settings) -> Result<Compiled, Vec<Problem>> {
+        self.complete();
+        if !self.is_partial {
+            self.check_all_destinations();
+            self.set_postmaster(settings);
+        }
+        let are_told = !self.is_unreadable && !self.are_strays_doubtful;
+        // The others are most often uses of the same domain.
+        let stray = self.strays.into_iter().next().filter(|_| are_told);
+        self.problems.extend(stray.into_iter().chain(self.astray));
+        self.problems.sort();
+        if !self.problems.is_empty() {
+            return Err(self.problems);
+        }
+        Ok(self.files.compiled(self.table))
+    }
+
+    /// Once everything was added.
+    fn complete(&mut self) {
         self.each_domain(|compiler, at, _, spec| compiler.add_aliases(at, spec));
         for keyring in self.table.keyrings.values_mut() {
             Arc::make_mut(keyring).close();
@@ -150,18 +217,11 @@ impl Compiler<'_> {
         }
         self.files.take_over(&mut self.table);
         self.check_storage_ids();
-        if !self.is_partial {
-            self.each_domain(|compiler, at, _, spec| compiler.check_destinations(at, spec));
-            self.set_postmaster(settings);
-        }
-        let stray = self.stray.filter(|_| !self.is_unreadable);
-        self.problems.extend(stray);
-        self.problems.sort();
-        if !self.problems.is_empty() {
-            return Err(self.problems);
-        }
         self.table.has_scram = self.table.keyrings.values().any(|keyring| keyring.has_scram());
-        Ok(self.files.compiled(self.table))
+    }
+
+    fn check_all_destinations(&mut self) {
+        self.each_domain(|compiler, at, _, spec| compiler.check_destinations(at, spec));
     }
 
     fn each_domain(
@@ -179,6 +239,10 @@ impl Compiler<'_> {
 
     fn wrong(&mut self, at: &Declared, field: &str, message: impl Into<String>, remedy: &str) {
         self.problems.push(at.problem(field, message.into(), remedy));
+    }
+
+    fn astray(&mut self, at: &Declared, field: &str, message: String, remedy: &str) {
+        self.astray.push(at.problem(field, message, remedy));
     }
 
     /// The names that Kubernetes takes (RFC 1123 §2.1), so that a directory can move there.
@@ -517,10 +581,10 @@ impl Compiler<'_> {
                 let message = format!("{host} belongs to another namespace");
                 self.wrong(at, field, message, "declare it in the MailDomain's namespace");
             }
-            None if self.is_partial => {}
             None => {
+                self.are_strays_doubtful |= self.is_partial && self.strays.is_empty();
                 let message = format!("{host} is not a declared domain");
-                self.stray = Some(at.problem(field, message, "declare a MailDomain for it"));
+                self.strays.push(at.problem(field, message, "declare a MailDomain for it"));
             }
         }
         self.is_partial = true;
@@ -604,7 +668,7 @@ impl Compiler<'_> {
             let message = format!("{postmaster} goes nowhere");
             let remedy = "add an alias: {match: postmaster, to: [an address]} \
                           (RFC 5321 §4.5.1)";
-            self.wrong(at, "spec.inbound.aliases", message, remedy);
+            self.astray(at, "spec.inbound.aliases", message, remedy);
         }
     }
 
@@ -614,14 +678,14 @@ impl Compiler<'_> {
             if let Ok(target) = Mailbox::parse(target)
                 && self.is_nowhere(&target)
             {
-                self.wrong(at, &format!("{field}.to[{m}]"), nowhere(&target), NOWHERE_REMEDY);
+                self.astray(at, &format!("{field}.to[{m}]"), nowhere(&target), NOWHERE_REMEDY);
             }
         }
         if let Ok(local_part) = LocalPart::parse(&alias.local_part) {
             let address = Mailbox::new(local_part, Host::Domain(domain.clone()));
             if let Err(astray) = graph::follow(&self.table, &address) {
                 let message = format!("{address} {astray}");
-                self.wrong(at, &format!("{field}.match"), message, astray.remedy());
+                self.astray(at, &format!("{field}.match"), message, astray.remedy());
             }
         }
     }
@@ -633,9 +697,9 @@ impl Compiler<'_> {
         let is_own = target.domain() == Some(domain);
         let is_caught = is_own && self.table.named(target.local_part(), domain).is_none();
         if is_caught || self.is_nowhere(&target) {
-            self.wrong(at, field, nowhere(&target), NOWHERE_REMEDY);
+            self.astray(at, field, nowhere(&target), NOWHERE_REMEDY);
         } else if let Err(astray) = graph::follow(&self.table, &target) {
-            self.wrong(at, field, format!("{target} {astray}"), astray.remedy());
+            self.astray(at, field, format!("{target} {astray}"), astray.remedy());
         }
     }
 

@@ -37,7 +37,7 @@ mod table;
 pub mod yaml;
 
 pub use absence::{Absence, AtHome};
-pub use compile::Compiled;
+pub use compile::{Compiled, Holding};
 pub use full::{FullMailboxes, LittleRoom};
 pub use gateway::{Answer, CallAhead, Gateway, GatewayLogin, Server, ServerError};
 pub use identity::{Identity, detail};

@@ -73,7 +73,7 @@ pub fn scheme(hash: &str) -> Option<&'static str> {
 }
 
 /// What is wrong with a hash, if anything.
-pub(crate) fn check(hash: &str) -> Result<(), String> {
+pub fn check(hash: &str) -> Result<(), String> {
     let checked = split(hash).and_then(|(scheme, crypt)| match scheme {
         Scheme::Argon2id => check_argon2(crypt),
         Scheme::Sha512Crypt => check_sha512_crypt(crypt),

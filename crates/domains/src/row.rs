@@ -177,7 +177,24 @@ impl fmt::Debug for Row {
 impl Table {
     /// The pieces of the table; only the place of `<postmaster>` is in none of them.
     pub fn rows(&self) -> impl Iterator<Item = Row> + '_ {
-        self.domains.iter().flat_map(|(domain, declaration)| {
+        self.domains.keys().flat_map(|domain| self.rows_of(domain))
+    }
+
+    /// The domains of which this table or the one before may have other rows than the other one.
+    pub fn changed_domains<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a Domain> {
+        let gone = before.domains.keys().filter(|domain| !self.domains.contains_key(*domain));
+        let is_new = |domain: &&Domain| {
+            let (declared, keyring) = (self.domains.get(*domain), self.keyrings.get(*domain));
+            !is_shared(declared, before.domains.get(*domain))
+                || !is_shared(keyring, before.keyrings.get(*domain))
+        };
+        self.domains.keys().filter(is_new).chain(gone)
+    }
+
+    /// The pieces of one domain.
+    pub fn rows_of(&self, domain: &Domain) -> impl Iterator<Item = Row> + '_ {
+        let declared = self.domains.get_key_value(domain);
+        declared.into_iter().flat_map(|(domain, declaration)| {
             let entries = declaration.entries.iter();
             let entries = entries.filter_map(|(name, entry)| self.row_of(domain, name, entry));
             [row_of_domain(domain, declaration)].into_iter().chain(entries)
@@ -311,6 +328,14 @@ impl Table {
     pub fn check_whole(&self) -> Result<(), RowError> {
         let stray = self.domains.iter().find(|(_, declaration)| !declaration.is_declared);
         stray.map_or(Ok(()), |(domain, _)| Err(RowError::Stray(domain.to_string())))
+    }
+}
+
+/// Whether both are the same thing, and not only alike.
+fn is_shared<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.is_none() && other.is_none(),
     }
 }
 

@@ -185,7 +185,7 @@ pub(crate) fn inbox(kinds: &[HopKind]) -> String {
 impl Role {
     pub const ALL: [Self; 4] = [Ingress, Worker, Mda, Admin];
 
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Ingress => "ingress",
             Self::Worker => "worker",

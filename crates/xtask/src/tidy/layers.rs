@@ -18,6 +18,8 @@ const LAYERS: [&[&str]; 8] = [
     &["postrider", "operator"],
 ];
 
+const PROGRAMS: [&str; 2] = ["postrider", "operator"];
+
 /// They hold the product from outside and may use whatever they test.
 const FREE: [&str; 2] = ["tests", "xtask"];
 
@@ -27,7 +29,7 @@ const PURE: [&str; 6] = ["mail-types", "smtp", "message", "retry", "senders", "d
 /// What makes a crate impure, wherever in its tree it lies.
 const RUNTIMES: [&str; 6] = ["tokio", "mio", "async-std", "smol", "async-io", "futures-executor"];
 
-/// Named by the binary alone, which chooses between them.
+/// Named by the programs alone, which choose between them.
 const BACKENDS: [&str; 4] = ["queue-log", "queue-jetstream", "domains-kv", "senders-kv"];
 
 pub(super) fn check(metadata: &Metadata) -> Vec<Violation> {
@@ -65,8 +67,8 @@ fn check_arrow(member: &str, height_of_member: usize, dependency: &str) -> Optio
         let rule = format!("must not depend on {dependency}: arrows point downward only");
         return Some(Violation::new(member, rule));
     }
-    if BACKENDS.contains(&dependency) && member != "postrider" {
-        let rule = format!("must not name the backend {dependency}: only postrider does");
+    if BACKENDS.contains(&dependency) && !PROGRAMS.contains(&member) {
+        let rule = format!("must not name the backend {dependency}: only programs do");
         return Some(Violation::new(member, rule));
     }
     None

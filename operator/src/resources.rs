@@ -6,6 +6,7 @@
 //! alone the schema refuses with the same remedy, as far as CEL can tell at a bounded cost: what an
 //! address, a host or a domain is exactly says the compiler.
 
+pub(crate) mod declared;
 mod mail_domain;
 mod mailbox;
 mod rules;
@@ -13,4 +14,5 @@ mod sizes;
 mod status;
 
 pub(crate) use mail_domain::MailDomain;
-pub(crate) use mailbox::Mailbox;
+pub(crate) use mailbox::{Mailbox, SecretRef};
+pub(crate) use status::{Stated, Status};

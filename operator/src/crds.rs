@@ -21,7 +21,7 @@ mod tests {
     /// `cargo run -p operator -- crds > crds/postrider.yaml` writes it.
     #[test]
     fn what_is_committed_is_what_the_types_say() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crds/postrider.yaml");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/postrider.yaml");
         let committed = std::fs::read_to_string(path).unwrap_or_default();
         let remedy = "run `cargo run --release -p operator -- crds > crds/postrider.yaml`";
         assert!(committed == yaml().unwrap(), "{path} is out of date: {remedy}");

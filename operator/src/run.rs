@@ -1,0 +1,64 @@
+//! A replica of the operator, from its start to its end.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use kube::Client;
+use prometheus_client::registry::Registry;
+use runtime::http::Http;
+use runtime::readiness::Readiness;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::leader::Leadership;
+use crate::metrics::Metrics;
+use crate::operator::Operator;
+use crate::{installation, watch};
+
+/// Between two tries to reach the API server.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Until a signal says to stop.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    runtime::telemetry::start(&config.log, None)?;
+    let tasks = TaskTracker::new();
+    let stop = runtime::shutdown::on_signals(&tasks).context("cannot listen for signals")?;
+    let readiness = Readiness::default();
+    let mut registry = Registry::with_prefix("postrider_operator");
+    let metrics = Metrics::register(&mut registry);
+    readiness.not_ready("keys", "not made yet");
+    let http = Http::bind(config.http, readiness.clone(), registry).await;
+    let http = http.with_context(|| format!("cannot listen on {}", config.http.address))?;
+    tasks.spawn(http.serve(stop.clone()));
+    let client = Client::try_default().await.context("no Kubernetes is known here")?;
+    let begun = begin(&client, &config);
+    let Some(leadership) = stop.run_until_cancelled(begun).await else { return Ok(()) };
+    readiness.ready("keys");
+    let seen = watch::begin(&client, &config.watch_namespaces, &tasks, &stop);
+    let operator = Operator::new(config, client, metrics)?;
+    let leads = leadership.leads.clone();
+    // Boxed: the client libraries' futures are large.
+    Box::pin(operator.run(seen, leads, readiness, stop)).await;
+    leadership.release().await;
+    Ok(())
+}
+
+/// Makes what is not there, and asks for the lead: again until it succeeds.
+async fn begin(client: &Client, config: &Config) -> Leadership {
+    loop {
+        let made = installation::ensure(client, config).await;
+        let name = format!("{}-operator", config.release);
+        let begun = match made {
+            Ok(()) => Leadership::ask(client.clone(), &config.namespace, name).await,
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok(leadership) => return leadership,
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::warn!(event = "start_waits", error, "tried again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
