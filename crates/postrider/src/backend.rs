@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use prometheus_client::registry::Registry;
+use queue::Queue;
 use queue::census::Census;
-use queue::{HopKind, Queue};
 use queue_jetstream::{JetQueue, OpenError};
 use queue_log::LogQueue;
 use runtime::readiness::Readiness;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, refused};
+use crate::serve::Role;
 
 /// Between two tries to reach the servers.
 const RETRY: Duration = Duration::from_secs(1);
@@ -67,11 +68,11 @@ impl Metrics {
     }
 }
 
-/// Opens the queue for next hops of `kinds`. Servers that are not there yet are waited for, until
+/// Opens the queue for roles; without any, for operators alone. Servers that are not there yet are waited for, until
 /// `stop`: then there is none.
 pub(crate) async fn open(
     config: &Config,
-    kinds: &[HopKind],
+    roles: &[Role],
     metrics: Metrics,
     readiness: &Readiness,
     stop: &CancellationToken,
@@ -79,7 +80,7 @@ pub(crate) async fn open(
     match (metrics, &config.jetstream) {
         (Metrics::JetStream(metrics), Some(settings)) => {
             // Boxed: the client library's connecting is large.
-            let opening = Box::pin(reach(settings, kinds, &metrics, readiness));
+            let opening = Box::pin(reach(settings, roles, &metrics, readiness));
             let opened = stop.run_until_cancelled(opening).await.transpose()?;
             Ok(opened.map(|queue| Backend::JetStream(Arc::new(queue))))
         }
@@ -90,13 +91,20 @@ pub(crate) async fn open(
 
 async fn reach(
     settings: &queue_jetstream::Config,
-    kinds: &[HopKind],
+    roles: &[Role],
     metrics: &queue_jetstream::Metrics,
     readiness: &Readiness,
 ) -> anyhow::Result<JetQueue> {
     loop {
-        let (settings, kinds, metrics) = (settings.clone(), kinds.to_vec(), metrics.clone());
-        match JetQueue::open(settings, kinds, metrics, runtime::clock::now).await {
+        let (settings, metrics, clock) = (settings.clone(), metrics.clone(), runtime::clock::now);
+        let opened = match roles {
+            [] => JetQueue::open_for_operators(settings, metrics, clock).await,
+            roles => {
+                let kinds = roles.iter().filter_map(|role| role.kind()).collect();
+                JetQueue::open(settings, kinds, metrics, clock).await
+            }
+        };
+        match opened {
             Ok(queue) => return Ok(queue),
             Err(OpenError::Config(error)) => return Err(refused("jetstream")(&error)),
             Err(error) if error.may_pass() => {

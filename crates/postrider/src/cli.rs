@@ -34,6 +34,11 @@ pub(crate) enum Command {
     Worker(Start),
     /// Run the MDA alone: write mail from the queue on JetStream into mailboxes.
     Mda(Start),
+    /// Serve operators alone: no role, and all commands on the queue on JetStream.
+    ///
+    /// Where no role runs, such as in a pod of its own, `postrider queue` and others ask this
+    /// process, and it asks those that have the mail.
+    Admin(Start),
     /// Check the configuration and all resources; change nothing.
     ///
     /// Exits with 64 if they are wrong. With `--live` it exits with 1 if a try ends in an error; a

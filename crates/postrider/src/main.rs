@@ -86,6 +86,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         | Command::Ingress(_)
         | Command::Worker(_)
         | Command::Mda(_)
+        | Command::Admin(_)
         | Command::Domain(_)
         | Command::DovecotLogin(_)
         | Command::Queue(_)
@@ -101,6 +102,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             Command::Ingress(start) => serve(&start, &[Role::Ingress]).await,
             Command::Worker(start) => serve(&start, &[Role::Worker]).await,
             Command::Mda(start) => serve(&start, &[Role::Mda]).await,
+            Command::Admin(start) => serve(&start, &[]).await,
             Command::Queue(command) => queue_command::run(command).await,
             Command::Trace(trace) => trace_command::run(&trace).await,
             Command::Domain(command) => domain_command::run(command).await,

@@ -70,7 +70,7 @@ impl Role {
     }
 }
 
-/// Serves until a signal says to stop.
+/// Serves until a signal says to stop: roles, or without any operators alone.
 pub(crate) async fn serve(
     directory: &Path,
     roles: &[Role],
@@ -117,6 +117,7 @@ pub(crate) fn read_config(directory: &Path, log: Option<LogFormat>) -> anyhow::R
 fn open_export(config: &Config, roles: &[Role]) -> anyhow::Result<Option<Export>> {
     let service = match roles {
         [role] => role.service(),
+        [] => "postrider-admin",
         _ => "postrider",
     };
     let origin = Origin { service, host: &config.hostname };
@@ -178,8 +179,7 @@ impl Opening {
         })?;
         let http_address = http.address()?;
         self.doors.spawn(http.serve(self.last.clone()));
-        let kinds: Vec<HopKind> = roles.iter().filter_map(|role| role.kind()).collect();
-        let opened = backend::open(config, &kinds, counted, &self.readiness, stop).await?;
+        let opened = backend::open(config, roles, counted, &self.readiness, stop).await?;
         let Some(backend) = opened else { return Ok(None) };
         self.readiness.ready("queue");
         let history = open_history(config)?;
@@ -199,7 +199,10 @@ impl Opening {
             fullness: &fullness,
             accounts: &accounts,
             resolver: Arc::new(resolve::Dns::new(&config.resolver).context("resolver")?),
-            srs: srs::open(config)?,
+            srs: match roles {
+                [] => None,
+                _ => srs::open(config)?,
+            },
         };
         let made = metrics.make(&parts).await;
         let made = made.map_err(|error| placed(&config.directory, error))?;

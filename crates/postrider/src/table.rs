@@ -135,6 +135,7 @@ pub(crate) fn inbox(roles: &[Role]) -> String {
         [Role::Ingress] => User::Ingress.inbox(),
         [Role::Worker] => User::Worker.inbox(),
         [Role::Mda] => User::Mda.inbox(),
+        [] => User::Admin.inbox(),
         _ => "_INBOX".to_owned(),
     }
 }

@@ -6,6 +6,7 @@ use crate::broker::Broker;
 use crate::config::Config;
 use crate::jet_queue::{OpenError, connect};
 use crate::metrics::Metrics;
+use crate::permissions;
 use crate::server::{self, Silent};
 use crate::streams;
 
@@ -26,7 +27,7 @@ pub struct Inspected {
 /// It would not open.
 pub async fn inspect(config: Config, kinds: &[HopKind]) -> Result<Inspected, OpenError> {
     config.validate().map_err(OpenError::Config)?;
-    let client = connect(&config, kinds).await?;
+    let client = connect(&config, &permissions::inbox(kinds)).await?;
     let version = client.server_info().version;
     let broker = Broker::new(client, &config, Metrics::default());
     let silent = server::verify(&broker, &config).await?;

@@ -89,8 +89,29 @@ impl JetQueue {
         metrics: Metrics,
         clock: impl Fn() -> Timestamp + Send + Sync + 'static,
     ) -> Result<Self, OpenError> {
+        let inbox = permissions::inbox(&kinds);
+        Self::open_as(config, kinds, &inbox, metrics, clock).await
+    }
+
+    /// The same for operators alone: it serves nothing, and asks those that do.
+    pub async fn open_for_operators(
+        config: Config,
+        metrics: Metrics,
+        clock: impl Fn() -> Timestamp + Send + Sync + 'static,
+    ) -> Result<Self, OpenError> {
+        let inbox = permissions::Role::Admin.inbox();
+        Self::open_as(config, Vec::new(), &inbox, metrics, clock).await
+    }
+
+    async fn open_as(
+        config: Config,
+        kinds: Vec<HopKind>,
+        inbox: &str,
+        metrics: Metrics,
+        clock: impl Fn() -> Timestamp + Send + Sync + 'static,
+    ) -> Result<Self, OpenError> {
         config.validate().map_err(OpenError::Config)?;
-        let client = connect(&config, &kinds).await?;
+        let client = connect(&config, inbox).await?;
         let broker = Broker::new(client, &config, metrics.clone());
         let pause = told_of(&server::verify(&broker, &config).await?);
         streams::ensure(&broker, &config).await?;
@@ -275,16 +296,13 @@ async fn keep_verified(shared: Arc<Shared>, mut pause: Duration) {
     shared.closed.run_until_cancelled(work).await;
 }
 
-pub(crate) async fn connect(
-    config: &Config,
-    kinds: &[HopKind],
-) -> Result<async_nats::Client, OpenError> {
+pub(crate) async fn connect(config: &Config, inbox: &str) -> Result<async_nats::Client, OpenError> {
     let urls = config.urls.join(", ");
     let failed = |source: Cause| OpenError::Connect { urls: urls.clone(), source };
     let login = Login {
         nkey_file: config.nkey_file.as_deref(),
         ca_file: config.ca_file.as_deref(),
-        inbox_prefix: &permissions::inbox(kinds),
+        inbox_prefix: inbox,
         timeout: config.timeout(),
     };
     let options = login.options().await.map_err(failed)?;

@@ -105,7 +105,7 @@ const PUBLISH: Rows = &[
     // Operators' questions: any owner passes on what it is asked.
     (&[Worker, Mda, Admin], &["postrider.owner.*", "postrider.answer.*"]),
     // What became of mail: each process knows what it did itself.
-    (&[Worker, Mda], &["postrider.everybody"]),
+    (&[Worker, Mda, Admin], &["postrider.everybody"]),
     (&[Admin], &["$JS.API.STREAM.MSG.GET.KV_own"]),
     // What those who log in have sent.
     (
@@ -166,7 +166,7 @@ const PUBLISH: Rows = &[
 
 const SUBSCRIBE: Rows = &[
     (&[Ingress, Worker, Mda, Admin], &["{inbox}.>"]),
-    (&[Ingress, Worker, Mda], &["postrider.usage"]),
+    (&[Ingress, Worker, Mda, Admin], &["postrider.usage"]),
     (&[Worker, Mda], &["postrider.owner.*", "postrider.everybody"]),
     (&[Worker, Mda, Admin], &["postrider.answer.*"]),
 ];

@@ -29,6 +29,10 @@ impl File {
         let path = PathBuf::from(path.trim_start_matches('/'));
         Self { from: from.to_owned(), path, mode: 0o755 }
     }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
 }
 
 /// An image of one layer.

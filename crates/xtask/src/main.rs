@@ -9,6 +9,7 @@ mod bench;
 mod cache;
 mod cluster;
 mod command;
+mod containers;
 mod image;
 mod machine;
 mod test;
@@ -37,6 +38,9 @@ enum Task {
     /// A real Kubernetes of one node for the tests, in namespaces of its own.
     #[command(subcommand)]
     Cluster(cluster::Cluster),
+    /// Writes the images of the product, and of nats-server, as archives for `ctr images import` or
+    /// `kind load image-archive`.
+    Image,
     /// Checks the rules of the code that no other tool checks.
     Tidy,
     /// Measures Postrider and Postfix side by side, or Postrider on JetStream.
@@ -64,6 +68,12 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(arguments) => test::run(&arguments),
         Task::Tools => tools::bring_all().map(|()| ExitCode::SUCCESS),
         Task::Cluster(command) => cluster::run(&command),
+        Task::Image => {
+            for archive in containers::write(&containers::build()?, &containers::directory())? {
+                println!("{}", archive.display());
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Task::ClusterNode => cluster::run_node().map(|()| ExitCode::SUCCESS),
         Task::Tidy => tidy::run().map(|()| ExitCode::SUCCESS),
         Task::Bench(arguments) => bench::run(&arguments),
