@@ -33,6 +33,30 @@ impl Kubectl {
         self.with_input(&args, resources).await
     }
 
+    /// What it prints, read as JSON.
+    pub async fn json(&self, args: &[&str]) -> Result<serde_json::Value> {
+        let shown = self.run(&[args, &["--output", "json"]].concat()).await?;
+        serde_json::from_str(&shown).context(shown)
+    }
+
+    /// A namespace, allowed to have domains or not; one of that name goes first.
+    pub async fn namespace(&self, name: &str, is_tenant: bool) -> Result<()> {
+        self.run(&["delete", "namespace", name, "--ignore-not-found"]).await?;
+        let label = if is_tenant { "{postrider.dev/tenant: \"true\"}" } else { "{}" };
+        let metadata = format!("{{name: {name}, labels: {label}}}");
+        let text = format!("apiVersion: v1\nkind: Namespace\nmetadata: {metadata}\n");
+        self.apply(&text, &[]).await.map(drop)
+    }
+
+    /// Waits until a condition of a resource is so, such as `Ready=false`.
+    pub async fn wait(&self, namespace: &str, resource: &str, condition: &str) -> Result<()> {
+        let condition = format!("--for=condition={condition}");
+        let args = ["--namespace", namespace, "wait", resource, &condition, "--timeout=30s"];
+        let Err(error) = self.run(&args).await else { return Ok(()) };
+        let found = self.run(&["--namespace", namespace, "get", resource, "--output=yaml"]).await;
+        Err(error.context(found.unwrap_or_default()))
+    }
+
     async fn with_input(&self, args: &[&str], input: &str) -> Result<String> {
         let mut command = Command::new(&self.0);
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

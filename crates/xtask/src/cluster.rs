@@ -103,13 +103,15 @@ const NEEDS: [Need; 8] = [
     Need::Program("kill", "procps"),
 ];
 
-/// Brings it up for `use_it`, which is given cargo inside its network, and takes it down.
-pub(crate) fn with<T>(use_it: impl FnOnce(Command) -> Result<T>) -> Result<T> {
+/// Brings it up with these images for `use_it`, which is given cargo inside its network, and takes
+/// it down.
+pub(crate) fn with<T>(images: &[PathBuf], use_it: impl FnOnce(Command) -> Result<T>) -> Result<T> {
     let place = Place::new()?;
     up(&place)?;
     let mut entered = place.in_network();
     entered.arg(command::cargo().get_program()).current_dir(workspace::root());
-    let used = use_it(entered);
+    let loaded = images.iter().try_for_each(|image| load_image(&place, image));
+    let used = loaded.and_then(|()| use_it(entered));
     let ended = down(&place, false);
     used.and_then(|used| ended.map(|()| used))
 }

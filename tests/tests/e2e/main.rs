@@ -1,3 +1,7 @@
-//! On a real Kubernetes: that of `cargo xtask cluster`, or another that `KUBECONFIG` names.
+//! On a real Kubernetes: that of `cargo xtask cluster`, or another that `KUBECONFIG` names and that
+//! has the images of `cargo xtask image`.
 
+mod mail;
+mod operator;
 mod resources;
+mod tenancy;

@@ -13,7 +13,7 @@ use super::readme;
 use super::summary::Outcome;
 use crate::machine::Need;
 use crate::tools::Tool;
-use crate::{cluster, command, tidy};
+use crate::{cluster, command, containers, tidy};
 
 pub(super) struct Part {
     pub(super) name: &'static str,
@@ -214,14 +214,17 @@ fn replicas(context: &Context) -> Result<Outcome> {
     program(&context.environment()?, "replicas", SHOWN)
 }
 
-/// A cluster of its own, unless there is one to be used.
+/// A cluster of its own, unless there is one to be used, which must have the images already.
 fn e2e(context: &Context) -> Result<Outcome> {
     context.tool(Tool::Kubernetes)?;
     let environment = context.environment()?;
     if std::env::var_os("KUBECONFIG").is_some() {
         return program(&environment, "e2e", SHOWN);
     }
-    cluster::with(|entered| cargo_test::run_by(entered, &environment, &program_of("e2e"), SHOWN))
+    let images = containers::write(&containers::build()?, &containers::directory())?;
+    cluster::with(&images, |entered| {
+        cargo_test::run_by(entered, &environment, &program_of("e2e"), SHOWN)
+    })
 }
 
 fn readme(context: &Context) -> Result<Outcome> {
