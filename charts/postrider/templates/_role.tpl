@@ -71,6 +71,9 @@ spec:
         - { name: {{ $port }}, containerPort: {{ $number }} }
         {{- end }}
         - { name: http, containerPort: 8025 }
+      {{- if .linger }}
+      lifecycle: { preStop: { sleep: { seconds: {{ .linger }} } } } # until no node sends new connections here
+      {{- end }}
       startupProbe: { httpGet: { path: /healthz, port: http }, periodSeconds: 1, failureThreshold: 300 }
       livenessProbe: { httpGet: { path: /healthz, port: http }, periodSeconds: 10, failureThreshold: 6 }
       readinessProbe: { httpGet: { path: /readyz, port: http }, periodSeconds: 2, failureThreshold: 2 }
@@ -152,7 +155,7 @@ spec:
   ports:
     {{- $proxied := .proxied }}
     {{- range $port, $number := .ports }}
-    - { name: {{ $port }}, port: {{ $number }}, targetPort: {{ if $proxied }}{{ $port }}-proxy{{ else }}{{ $port }}{{ end }} }
+    - { name: {{ $port }}, port: {{ $number }}, targetPort: {{ if $proxied }}{{ $port }}-px{{ else }}{{ $port }}{{ end }} }
     {{- end }}
 {{- if .proxied }}
 ---
