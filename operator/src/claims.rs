@@ -55,6 +55,13 @@ pub(crate) enum Denied {
 }
 
 impl Claims {
+    /// Whether a rule depends on labels other than the name.
+    pub(crate) fn look_at_labels(&self) -> bool {
+        let mut labels =
+            self.allow.iter().flat_map(|rule| rule.namespace_selector.match_labels.keys());
+        labels.any(|label| label != NAME)
+    }
+
     /// Whether a namespace with these labels may have the domain.
     pub(crate) fn allow(
         &self,

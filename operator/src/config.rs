@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use mail_types::Mailbox;
 use queue_jetstream::permissions::Role;
-use runtime::config::ConfigError;
 use serde::Deserialize;
 
 use crate::claims::Claims;
@@ -66,8 +65,15 @@ fn partitions() -> u16 {
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Config {
-    pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
-        runtime::config::load(path)
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
+        let config: Self = runtime::config::load(path)?;
+        anyhow::ensure!(
+            config.watch_namespaces.is_empty() || !config.claims.look_at_labels(),
+            "{}: claims.allow: with watchNamespaces no labels of namespaces are seen; select by \
+             kubernetes.io/metadata.name",
+            path.display()
+        );
+        Ok(config)
     }
 
     /// A file of its own.

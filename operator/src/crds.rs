@@ -25,5 +25,8 @@ mod tests {
         let committed = std::fs::read_to_string(path).unwrap_or_default();
         let remedy = "run `cargo run --release -p operator -- crds > crds/postrider.yaml`";
         assert!(committed == yaml().unwrap(), "{path} is out of date: {remedy}");
+        let of_chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/postrider/files/crds.yaml");
+        let copied = std::fs::read_to_string(of_chart).unwrap_or_default();
+        assert!(copied == committed, "{of_chart} is out of date: copy {path} there");
     }
 }

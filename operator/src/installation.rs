@@ -111,8 +111,17 @@ impl Vault<'_> {
                 domains_kv::public_of(private).context("no private key")?,
             );
         }
+        let wanted = public.clone();
         public.insert("compare.key".to_owned(), make_compare_key());
-        self.ensure("keys-public", || Ok(public)).await
+        let made = self.ensure("keys-public", || Ok(public)).await?;
+        let is_pair = wanted.iter().all(|(name, key)| made.get(name) == Some(key));
+        anyhow::ensure!(
+            is_pair,
+            "Secret {0}-keys-public does not go with {0}-keys-passwords, -tls and -dkim: restore \
+             all of them, or delete all of them and have the passwords sealed anew",
+            self.release
+        );
+        Ok(made)
     }
 
     /// What the servers know the roles by, and the roles the servers; gives the operator's own.

@@ -1,6 +1,7 @@
 //! `postrider-operator`: turns resources of Kubernetes into what the roles work with.
 #![allow(clippy::print_stdout)] // `crds` prints
 
+mod certificate;
 mod claims;
 mod config;
 mod crds;

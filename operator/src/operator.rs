@@ -13,29 +13,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use domains::Table;
+use domains::{Certificate, Table};
 use domains_kv::{PublishError, Publisher, Shrinking};
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::watcher::Event;
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use mail_types::Domain;
 use runtime::readiness::Readiness;
+use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::certificate;
 use crate::claims::{Claim, Denied, denied};
 use crate::config::Config;
 use crate::declared::{Declared, Seen};
+use crate::leader::Lease;
 use crate::metrics::Metrics;
-use crate::report::{Finding, Outcome};
-use crate::resources::{MailDomain, Mailbox, declared};
-use crate::secrets::{Extent, Secrets};
+use crate::report::{CertificateFault, CertificateState, Finding, Outcome};
+use crate::resources::{MailDomain, MailDomainSpec, Mailbox, MailboxSpec, Status, declared};
+use crate::secrets::{self, Extent, Secrets};
 use crate::tenant::{self, Candidate, Verdict};
 
 mod update;
 
+/// What a tenant is told when it is not.
+const UNPUBLISHED: &str = "the domain table cannot be published; what was in force is";
+/// Every so many turns it is looked whether the table in force is ours.
+const TURNS_OF_BUCKET: u32 = 10;
 /// Changes that come one after the other are taken together.
 const GATHER: Duration = Duration::from_millis(100);
 /// Between two tries of what failed: twice as long each time.
@@ -52,6 +60,11 @@ fn is_going(resource: &impl ResourceExt) -> bool {
     resource.meta().deletion_timestamp.is_some()
 }
 
+/// A kind and a name, as those of what it says.
+fn key_of<K: Resource<DynamicType = ()>>(resource: &K) -> tenant::Key {
+    format!("{}/{}", K::kind(&()), resource.name_any())
+}
+
 fn created(resource: &impl ResourceExt) -> String {
     resource.creation_timestamp().map(|at| at.0.to_string()).unwrap_or_default()
 }
@@ -60,6 +73,8 @@ fn created(resource: &impl ResourceExt) -> String {
 struct Part {
     table: Table,
     outcomes: BTreeMap<tenant::Key, Outcome>,
+    /// What is said of the certificates of domains that name one.
+    certificates: BTreeMap<tenant::Key, CertificateState>,
 }
 
 pub(crate) struct Operator {
@@ -73,15 +88,26 @@ pub(crate) struct Operator {
     publisher: Publisher,
     /// Whose table is not what is declared, or whose statuses do not say so.
     dirty: BTreeSet<String>,
-    /// Mailboxes whose Secrets are read again.
-    fresh: BTreeSet<(String, String)>,
-    /// Domains whose MailDomains were seen to be deleted.
+    /// Resources whose Secrets are read again, with their namespaces.
+    fresh: BTreeSet<(String, tenant::Key)>,
+    /// The certificates that were shown last: a mistake in a Secret takes none away.
+    shown: HashMap<(String, Domain), Arc<Certificate>>,
+    /// Domains that were in force and whose MailDomains were seen to be deleted.
     released: BTreeSet<Domain>,
+    /// Whether a table was published since it leads.
+    is_published: bool,
+    turn: u32,
+    lease: Lease,
     metrics: Metrics,
 }
 
 impl Operator {
-    pub(crate) fn new(config: Config, client: Client, metrics: Metrics) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        config: Config,
+        client: Client,
+        lease: Lease,
+        metrics: Metrics,
+    ) -> anyhow::Result<Self> {
         let public = ["passwords.pub", "tls.pub", "dkim.pub"].map(|name| config.file(name));
         let compare = config.file("compare.key");
         let sealer = domains_kv::Sealer::load(&public, Some(&compare)).context("keys")?;
@@ -94,7 +120,11 @@ impl Operator {
             publisher: Publisher::new(config.buckets(), sealer),
             dirty: BTreeSet::new(),
             fresh: BTreeSet::new(),
+            shown: HashMap::new(),
             released: BTreeSet::new(),
+            is_published: false,
+            turn: 0,
+            lease,
             config,
             client,
             metrics,
@@ -111,8 +141,10 @@ impl Operator {
     ) {
         readiness.not_ready("resources", "not all of them were seen yet");
         let mut turns = tokio::time::interval(TURN);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut pause, mut due) = (RETRY, None);
         loop {
+            let soon = || Instant::now() + GATHER;
             // Cancel-safe: what is not taken comes again.
             tokio::select! {
                 next = seen.recv() => {
@@ -121,7 +153,7 @@ impl Operator {
                     if self.declared.is_whole() {
                         readiness.ready("resources");
                     }
-                    due.get_or_insert_with(|| Instant::now() + GATHER);
+                    due = Some(due.map_or_else(soon, |due: Instant| due.min(soon())));
                 }
                 changed = leads.changed() => {
                     if changed.is_err() {
@@ -131,7 +163,7 @@ impl Operator {
                     due = Some(Instant::now());
                 }
                 _ = turns.tick(), if *leads.borrow() => {
-                    self.read_secrets_again().await;
+                    self.look_again().await;
                     if !self.dirty.is_empty() {
                         due.get_or_insert_with(Instant::now);
                     }
@@ -141,7 +173,17 @@ impl Operator {
                     if !*leads.borrow() || !self.declared.is_whole() || self.dirty.is_empty() {
                         continue;
                     }
-                    match Box::pin(self.reconcile()).await {
+                    // Cancel-safe: what is dirty stays so until it is done, and a publisher that
+                    // was interrupted begins anew.
+                    let done = tokio::select! {
+                        done = Box::pin(self.reconcile()) => done,
+                        _ = leads.changed() => {
+                            leads.mark_changed();
+                            continue;
+                        }
+                        () = stop.cancelled() => return,
+                    };
+                    match done {
                         Ok(()) => pause = RETRY,
                         Err(error) => {
                             self.metrics.failures.inc();
@@ -159,11 +201,15 @@ impl Operator {
 
     fn take(&mut self, seen: Seen) {
         let applied = match &seen {
-            Seen::Mailbox(_, Event::Apply(mailbox)) => {
-                mailbox.namespace().map(|namespace| (namespace, mailbox.name_any()))
+            Seen::Mailbox(_, Event::Apply(it)) => {
+                it.namespace().map(|namespace| (namespace, key_of(it)))
+            }
+            Seen::Domain(_, Event::Apply(it)) => {
+                it.namespace().map(|namespace| (namespace, key_of(it)))
             }
             Seen::Domain(_, Event::Delete(gone)) => {
-                self.released.extend(Domain::parse(&gone.spec.domain));
+                let hosted = Domain::parse(&gone.spec.domain).ok();
+                self.released.extend(hosted.filter(|domain| self.is_hosted(gone, domain)));
                 None
             }
             Seen::Mailbox(..) | Seen::Domain(..) | Seen::Namespace(_) => None,
@@ -173,22 +219,46 @@ impl Operator {
         self.dirty.append(&mut changed);
     }
 
+    /// Whether the domain was in force by this resource.
+    fn is_hosted(&self, resource: &MailDomain, domain: &Domain) -> bool {
+        let part = resource.namespace().and_then(|namespace| self.parts.get(&namespace));
+        part.is_some_and(|part| part.table.is_hosted(domain))
+    }
+
     /// Begins to lead, with everything to be done; or leads no more.
     fn lead(&mut self, leads: bool) {
         self.metrics.leads.set(i64::from(leads));
         tracing::info!(event = "leadership", leads);
         self.parts.clear();
+        self.released.clear();
         self.publisher.forget();
+        self.is_published = false;
+        // What another leader read since then is newer than what is known here.
+        self.secrets = Secrets::new(self.client.clone());
         let domains = self.declared.domains.all().filter_map(ResourceExt::namespace);
         let mailboxes = self.declared.mailboxes.all().filter_map(ResourceExt::namespace);
         self.dirty = domains.chain(mailboxes).collect();
     }
 
-    async fn read_secrets_again(&mut self) {
+    /// Looks for what no watch tells of: Secrets, and a bucket that another has changed.
+    async fn look_again(&mut self) {
         let count = self.secrets.len().div_ceil(TURNS_OF_ALL).min(TURN_MAX);
-        match self.secrets.take_turns(count).await {
-            Ok(mut changed) => self.dirty.append(&mut changed),
-            Err(error) => tracing::warn!(event = "secrets_unread", %error, "read again later"),
+        let (mut changed, failed) = self.secrets.take_turns(count).await;
+        self.dirty.append(&mut changed);
+        if let Some(error) = failed {
+            tracing::warn!(event = "secrets_unread", %error, "read again later");
+        }
+        self.turn += 1;
+        if self.is_published && self.turn.is_multiple_of(TURNS_OF_BUCKET) {
+            match self.publisher.is_in_force().await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!(event = "table_replaced", "it is published again");
+                    self.publisher.forget();
+                    self.dirty.extend(self.parts.keys().cloned());
+                }
+                Err(error) => tracing::debug!(%error, "the bucket's marker is not known"),
+            }
         }
     }
 
@@ -201,15 +271,19 @@ impl Operator {
         // Until all is done.
         self.dirty.extend(judged.iter().cloned());
         // Only what was never judged is missing in the table; the others stay as they were.
-        if let Some(namespace) = unread.iter().find(|it| !self.parts.contains_key(*it)) {
+        if let Some(namespace) = unread.iter().find(|it| !self.parts.contains_key(*it))
+            && !self.is_published
+        {
             anyhow::bail!("Secrets of namespace {namespace} cannot be read");
         }
         let table = self.build();
         let applied = self.apply(&table).await;
-        let unpublished = applied.as_ref().err().map(|error| format!("{error:#}"));
-        self.update_status(&judged, unpublished.as_deref()).await?;
+        // Why is in the log: it tells of others.
+        let unpublished = applied.is_err().then_some(UNPUBLISHED);
+        let told = self.update_status(&judged, unpublished).await;
         self.metrics.count(&table, self.parts.values().map(|part| &part.outcomes));
         applied?;
+        told?;
         self.dirty = unread;
         self.metrics.seconds.observe(began.elapsed().as_secs_f64());
         anyhow::ensure!(self.dirty.is_empty(), "Secrets of some namespaces cannot be read");
@@ -231,13 +305,20 @@ impl Operator {
         unread
     }
 
-    /// Those that were never read, and those of mailboxes that changed.
+    /// Those that were never read, and those of resources that changed.
     async fn read_secrets(&mut self, namespace: &str) -> kube::Result<()> {
-        let fresh = |it: &&Mailbox| self.fresh.contains(&(namespace.to_owned(), it.name_any()));
-        let changed = self.declared.mailboxes.of(namespace).filter(fresh);
-        self.secrets.read(namespace, changed, Extent::All).await?;
-        let all = self.declared.mailboxes.of(namespace);
-        self.secrets.read(namespace, all, Extent::Unknown).await
+        let (mut changed, mut all) = (Vec::new(), Vec::new());
+        let is_fresh = |key: tenant::Key| self.fresh.contains(&(namespace.to_owned(), key));
+        for mailbox in self.declared.mailboxes.of(namespace) {
+            let fields = if is_fresh(key_of(mailbox)) { &mut changed } else { &mut all };
+            fields.extend(secrets::of_mailbox(mailbox));
+        }
+        for domain in self.declared.domains.of(namespace) {
+            let fields = if is_fresh(key_of(domain)) { &mut changed } else { &mut all };
+            fields.extend(secrets::of_domain(domain));
+        }
+        self.secrets.read(namespace, changed.into_iter(), Extent::All).await?;
+        self.secrets.read(namespace, all.into_iter(), Extent::Unknown).await
     }
 
     /// Judges what was read, and whoever gains or loses a domain by it; gives the namespaces that
@@ -253,9 +334,17 @@ impl Operator {
         let touched: BTreeSet<String> =
             denied.keys().chain(self.denied.keys()).filter(moved).map(of).collect();
         self.denied = denied;
+        // Of what cannot be judged anew, what is another's now or nobody's goes all the same.
+        for namespace in unread {
+            let own = self.own_domains(namespace);
+            if let Some(part) = self.parts.get_mut(namespace) {
+                part.table.retain(|domain| own.contains(domain));
+            }
+        }
         let mut judged = BTreeSet::new();
         for namespace in namespaces.union(&touched).filter(|it| !unread.contains(*it)) {
-            let part = self.judge(namespace);
+            let mut part = self.judge(namespace);
+            self.certify(namespace, &mut part);
             if part.outcomes.is_empty() {
                 self.secrets.forget(namespace);
                 self.parts.remove(namespace);
@@ -284,6 +373,14 @@ impl Operator {
         })
     }
 
+    /// The domains that a namespace may have now.
+    fn own_domains(&self, namespace: &str) -> BTreeSet<Domain> {
+        let domains = self.declared.domains.of(namespace).filter(|it| !is_going(*it));
+        let may =
+            |it: &&MailDomain| !self.denied.contains_key(&(namespace.to_owned(), it.name_any()));
+        domains.filter(may).filter_map(|it| Domain::parse(&it.spec.domain).ok()).collect()
+    }
+
     fn judge(&self, namespace: &str) -> Part {
         let mut outcomes = BTreeMap::new();
         let mut candidates = Vec::new();
@@ -302,13 +399,45 @@ impl Operator {
         let tenant::Admission { table, verdicts } = tenant::admit(candidates);
         let judged = verdicts.into_iter().map(|(key, verdict)| (key, Outcome::Judged(verdict)));
         outcomes.extend(judged);
-        Part { table, outcomes }
+        Part { table, outcomes, certificates: BTreeMap::new() }
+    }
+
+    /// Gives domains the certificates that they name.
+    fn certify(&mut self, namespace: &str, part: &mut Part) {
+        for resource in self.declared.domains.of(namespace) {
+            let (Some(tls), key) = (&resource.spec.tls, key_of(resource)) else { continue };
+            let Ok(domain) = Domain::parse(&resource.spec.domain) else { continue };
+            if !part.outcomes.get(&key).is_some_and(is_in_force) {
+                continue;
+            }
+            let found = self.secrets.certificate(namespace, &tls.secret_ref.name);
+            let checked = match &found {
+                Ok(found) => certificate::check(found, &domain, Timestamp::now())
+                    .map_err(CertificateFault::Fault),
+                Err(missing) => Err(CertificateFault::Missing(missing.clone())),
+            };
+            let is_shown = match &checked {
+                Ok(_) => true,
+                Err(CertificateFault::Fault(fault)) => fault.is_shown(),
+                Err(CertificateFault::Missing(_)) => false,
+            };
+            let place = (namespace.to_owned(), domain.clone());
+            if let Some(found) = found.ok().filter(|_| is_shown) {
+                let known = self.shown.get(&place).filter(|known| ***known == found);
+                let shown = known.cloned().unwrap_or_else(|| Arc::new(found));
+                self.shown.insert(place.clone(), shown);
+            }
+            if let Some(shown) = self.shown.get(&place) {
+                part.table.set_certificate(&domain, Arc::clone(shown));
+            }
+            part.certificates.insert(key, checked);
+        }
     }
 
     fn candidate_of_mailbox(&self, namespace: &str, mailbox: &Mailbox) -> Option<Candidate> {
         let hash = |at: &_| self.secrets.hash(namespace, at).ok();
-        let before = mailbox.status.as_ref().and_then(|status| status.in_force.clone());
-        let before = before.and_then(|spec| serde_json::from_value(spec).ok());
+        let before = in_force::<MailboxSpec>(mailbox.status.as_ref());
+        let before = before.filter(|spec| spec.address == mailbox.spec.address);
         Some(Candidate {
             created: created(mailbox),
             now: declared::mailbox(&mailbox.metadata, &mailbox.spec, hash)?,
@@ -318,12 +447,19 @@ impl Operator {
 
     fn build(&self) -> Arc<Table> {
         let parts = self.parts.values().map(|part| &part.table);
-        Arc::new(Table::of_tenants(parts, self.config.postmaster.as_ref()))
+        let own = self.parts.get(&self.config.namespace).and_then(|part| part.table.postmaster());
+        let postmaster = self.config.postmaster.as_ref().or(own);
+        Arc::new(Table::of_tenants(parts, postmaster))
     }
 
     async fn apply(&mut self, table: &Arc<Table>) -> anyhow::Result<()> {
-        let going = self.declared.domains.all().filter(|it| is_going(*it));
+        // Those that were accepted: after a start it is not known what was in force.
+        let was_accepted = |it: &&MailDomain| {
+            is_going(*it) && in_force::<MailDomainSpec>(it.status.as_ref()).is_some()
+        };
+        let going = self.declared.domains.all().filter(was_accepted);
         self.released.extend(going.filter_map(|it| Domain::parse(&it.spec.domain).ok()));
+        self.lease.confirm().await?;
         let shrinking = match self.config.confirm_shrink {
             true => Shrinking::Confirmed,
             false => Shrinking::Refused,
@@ -340,6 +476,7 @@ impl Operator {
         };
         let published = published.context("the domain table is not written")?;
         self.released.clear();
+        self.is_published = true;
         let generation = published.marker.generation;
         self.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         if published.written + published.dropped > 0 {
@@ -351,14 +488,25 @@ impl Operator {
 
     /// What is known of a resource; nothing of one that is being deleted.
     fn finding(&self, namespace: &str, key: &str, unpublished: Option<&str>) -> Option<Finding> {
-        let outcome = self.parts.get(namespace)?.outcomes.get(key)?.clone();
-        Some(Finding { outcome, missing: Vec::new(), unpublished: unpublished.map(str::to_owned) })
+        let part = self.parts.get(namespace)?;
+        Some(Finding {
+            outcome: part.outcomes.get(key)?.clone(),
+            certificate: part.certificates.get(key).cloned(),
+            missing: Vec::new(),
+            unpublished: unpublished.map(str::to_owned),
+        })
     }
 }
 
+/// What was accepted last.
+pub(crate) fn in_force<T: DeserializeOwned>(status: Option<&Status>) -> Option<T> {
+    serde_json::from_value(status?.in_force.clone()?).ok()
+}
+
 fn candidate_of_domain(domain: &MailDomain) -> Option<Candidate> {
-    let before = domain.status.as_ref().and_then(|status| status.in_force.clone());
-    let before = before.and_then(|spec| serde_json::from_value(spec).ok());
+    let before = in_force::<MailDomainSpec>(domain.status.as_ref());
+    // Whoever may write the status has no other domain by it.
+    let before = before.filter(|spec| spec.domain == domain.spec.domain);
     Some(Candidate {
         created: created(domain),
         now: declared::mail_domain(&domain.metadata, &domain.spec)?,

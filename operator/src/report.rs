@@ -6,9 +6,11 @@
 
 use domains::{Problem, Source};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::events::{Event, EventType};
 use serde_json::Value;
 
+use crate::certificate::Fault;
 use crate::claims::Denied;
 use crate::resources::{Stated, Status};
 use crate::secrets::Missing;
@@ -18,10 +20,22 @@ use crate::tenant::Verdict;
 #[derive(Clone, Debug)]
 pub(crate) struct Finding {
     pub(crate) outcome: Outcome,
+    /// Of its certificate, if it names one.
+    pub(crate) certificate: Option<CertificateState>,
     /// Of its passwords.
     pub(crate) missing: Vec<Missing>,
     /// Why the table is not published, if it is not.
     pub(crate) unpublished: Option<String>,
+}
+
+/// Until when a certificate is valid, or what is wrong.
+pub(crate) type CertificateState = Result<Timestamp, CertificateFault>;
+
+/// What is wrong with a certificate.
+#[derive(Clone, Debug)]
+pub(crate) enum CertificateFault {
+    Missing(Missing),
+    Fault(Fault),
 }
 
 /// Whether it may be in force.
@@ -48,18 +62,19 @@ impl Finding {
     ) -> Status {
         let in_force = match &self.outcome {
             Outcome::Judged(Verdict::Accepted { .. }) => spec,
-            Outcome::Judged(Verdict::Refused { is_before_kept: true, .. }) => {
+            // Also when nothing is in force: what was accepted may be again.
+            Outcome::Judged(Verdict::Refused { .. }) | Outcome::Denied(_) => {
                 before.in_force.clone()
             }
-            Outcome::Judged(Verdict::Refused { is_before_kept: false, .. })
-            | Outcome::Denied(_) => None,
         };
         before.state(generation, self.conditions(), in_force, now)
     }
 
     fn conditions(&self) -> Vec<Stated> {
         let (accepted, ready) = (self.accepted(), self.ready());
-        let mut all = vec![accepted.clone(), ready];
+        let mut all = vec![accepted.clone()];
+        all.extend(self.certificate());
+        all.push(ready);
         if !accepted.holds {
             all.push(Stated { kind: "Stalled", holds: true, ..accepted });
         } else if let Some(why) = &self.unpublished {
@@ -105,6 +120,19 @@ impl Finding {
         Stated { kind: "Accepted", holds: self.outcome.is_accepted(), reason, message }
     }
 
+    fn certificate(&self) -> Option<Stated> {
+        let (holds, reason, message) = match self.certificate.as_ref()? {
+            Ok(until) => (true, "Valid", format!("until {until}")),
+            Err(CertificateFault::Missing(missing)) => {
+                (false, "SecretMissing", format!("spec.tls.secretRef: {missing}"))
+            }
+            Err(CertificateFault::Fault(fault)) => {
+                (false, fault.reason(), format!("spec.tls.secretRef: {fault}"))
+            }
+        };
+        Some(Stated { kind: "CertificateReady", holds, reason, message })
+    }
+
     fn ready(&self) -> Stated {
         let not = |reason, message| Stated { kind: "Ready", holds: false, reason, message };
         if !self.outcome.is_accepted() {
@@ -122,6 +150,9 @@ impl Finding {
                 more => format!(" (and {more} more)"),
             };
             return not("LeadsNowhere", format!("{}{more}", without_place(problem)));
+        }
+        if let Some(Stated { holds: false, reason, message, .. }) = self.certificate() {
+            return not(reason, message);
         }
         if !self.missing.is_empty() {
             let all: Vec<String> = self.missing.iter().map(Missing::to_string).collect();
@@ -170,12 +201,12 @@ mod tests {
     use super::*;
 
     fn now() -> Time {
-        Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH)
+        Time(Timestamp::UNIX_EPOCH)
     }
 
     fn accepted() -> Finding {
         let outcome = Outcome::Judged(Verdict::Accepted { astray: Vec::new() });
-        Finding { outcome, missing: Vec::new(), unpublished: None }
+        Finding { outcome, certificate: None, missing: Vec::new(), unpublished: None }
     }
 
     fn problem() -> Problem {
@@ -215,7 +246,7 @@ mod tests {
         };
         assert_eq!(in_force(&accepted()), Some("new".into()));
         assert_eq!(in_force(&refused(true)), Some("old".into()));
-        assert_eq!(in_force(&refused(false)), None);
+        assert_eq!(in_force(&refused(false)), Some("old".into()));
     }
 
     #[test]

@@ -13,6 +13,6 @@ mod rules;
 mod sizes;
 mod status;
 
-pub(crate) use mail_domain::MailDomain;
-pub(crate) use mailbox::{Mailbox, SecretRef};
+pub(crate) use mail_domain::{MailDomain, MailDomainSpec};
+pub(crate) use mailbox::{Mailbox, MailboxSpec, SecretRef};
 pub(crate) use status::{Stated, Status};

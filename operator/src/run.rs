@@ -10,13 +10,15 @@ use runtime::readiness::Readiness;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
-use crate::leader::Leadership;
+use crate::leader::{Leadership, Lease};
 use crate::metrics::Metrics;
 use crate::operator::Operator;
 use crate::{installation, watch};
 
 /// Between two tries to reach the API server.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long an answer of the API server may take.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
 
 /// Until a signal says to stop.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
@@ -30,12 +32,18 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let http = Http::bind(config.http, readiness.clone(), registry).await;
     let http = http.with_context(|| format!("cannot listen on {}", config.http.address))?;
     tasks.spawn(http.serve(stop.clone()));
-    let client = Client::try_default().await.context("no Kubernetes is known here")?;
-    let begun = begin(&client, &config);
+    let mut known = kube::Config::infer().await.context("no Kubernetes is known here")?;
+    let watching = Client::try_from(known.clone())?;
+    // An answer that does not come must not hold up all others; a watch has none for long.
+    known.read_timeout = Some(ANSWER_MAX);
+    let client = Client::try_from(known)?;
+    let name = format!("{}-operator", config.release);
+    let lease = Lease::new(client.clone(), &config.namespace, name);
+    let begun = begin(&client, &config, &lease);
     let Some(leadership) = stop.run_until_cancelled(begun).await else { return Ok(()) };
     readiness.ready("keys");
-    let seen = watch::begin(&client, &config.watch_namespaces, &tasks, &stop);
-    let operator = Operator::new(config, client, metrics)?;
+    let seen = watch::begin(&watching, &config.watch_namespaces, &tasks, &stop);
+    let operator = Operator::new(config, client, lease, metrics)?;
     let leads = leadership.leads.clone();
     // Boxed: the client libraries' futures are large.
     Box::pin(operator.run(seen, leads, readiness, stop)).await;
@@ -44,12 +52,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 /// Makes what is not there, and asks for the lead: again until it succeeds.
-async fn begin(client: &Client, config: &Config) -> Leadership {
+async fn begin(client: &Client, config: &Config, lease: &Lease) -> Leadership {
     loop {
         let made = installation::ensure(client, config).await;
-        let name = format!("{}-operator", config.release);
         let begun = match made {
-            Ok(()) => Leadership::ask(client.clone(), &config.namespace, name).await,
+            Ok(()) => Leadership::ask(client.clone(), lease).await,
             Err(error) => Err(error),
         };
         match begun {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use domains::spec::MailboxSpec;
 use domains::{Declared, Holding, Problem, Resource, Table};
 
 /// A kind and a name: unique in a namespace.
@@ -57,6 +58,8 @@ struct Standing {
 enum Choice {
     Now,
     Before,
+    /// Its mailbox alone, without what has to do with others.
+    Bare,
     Nothing,
 }
 
@@ -75,29 +78,49 @@ impl Standing {
 
     fn declared(&self) -> Option<Declared> {
         let resource = match self.choice {
-            Choice::Now => Some(&self.candidate.now),
-            Choice::Before => self.candidate.before.as_ref(),
+            Choice::Now => Some(self.candidate.now.clone()),
+            Choice::Before => self.candidate.before.clone(),
+            Choice::Bare => self.candidate.before.as_ref().and_then(bare),
             Choice::Nothing => None,
         };
-        Some(Declared::new(self.key.clone(), resource?.clone()))
+        Some(Declared::new(self.key.clone(), resource?))
     }
 
     /// It gives way, to what it was before if that may be.
     fn give_way(&mut self, problem: &Problem) {
-        let to_before = self.is_newcomer() && self.candidate.before.is_some();
-        self.choice = if to_before { Choice::Before } else { Choice::Nothing };
+        let before = self.candidate.before.as_ref();
+        self.choice = match self.choice {
+            Choice::Now if self.is_newcomer() && before.is_some() => Choice::Before,
+            Choice::Now | Choice::Before if before.and_then(bare).is_some() => Choice::Bare,
+            Choice::Now | Choice::Before | Choice::Bare | Choice::Nothing => Choice::Nothing,
+        };
         self.refused.get_or_insert_with(|| problem.clone());
     }
 
     fn verdict(self, astray: &mut BTreeMap<Key, Vec<Problem>>) -> (Key, Verdict) {
         let verdict = match self.refused {
             Some(problem) => {
-                Verdict::Refused { problem, is_before_kept: self.choice == Choice::Before }
+                let is_before_kept = matches!(self.choice, Choice::Before | Choice::Bare);
+                Verdict::Refused { problem, is_before_kept }
             }
             None => Verdict::Accepted { astray: astray.remove(&self.key).unwrap_or_default() },
         };
         (self.key, verdict)
     }
+}
+
+/// A mailbox without its other names: it takes mail whatever becomes of these.
+fn bare(resource: &Resource) -> Option<Resource> {
+    let Resource::Mailbox { metadata, spec } = resource else { return None };
+    let spec = MailboxSpec { aliases: Vec::new(), identities: Vec::new(), ..spec.clone() };
+    Some(Resource::Mailbox { metadata: metadata.clone(), spec })
+}
+
+/// Whether a problem may be one with this resource, as it names an address of it.
+fn is_named(resource: &Resource, problem: &Problem) -> bool {
+    let Resource::Mailbox { spec, .. } = resource else { return false };
+    let mut addresses = spec.aliases.iter().chain([&spec.address]);
+    addresses.any(|address| problem.message.contains(address.as_str()))
 }
 
 /// Judges all resources of a namespace.
@@ -137,9 +160,10 @@ fn give_way(standings: &mut [Standing], problems: &[Problem]) {
                 standing.give_way(problem);
             }
         }
-    } else if let (Some(last), Some(problem)) = (newcomers.pop(), problems.first()) {
-        // It makes wrong what was in force before it came.
-        last.give_way(problem);
+    } else if let (false, Some(problem)) = (newcomers.is_empty(), problems.first()) {
+        // One of them makes wrong what was in force before it came.
+        let guilty = newcomers.iter().rposition(|it| is_named(&it.candidate.now, problem));
+        newcomers.swap_remove(guilty.unwrap_or(newcomers.len() - 1)).give_way(problem);
     } else {
         for standing in standings.iter_mut().filter(|it| it.choice != Choice::Nothing) {
             if let Some(problem) = blamed_of(standing) {
@@ -233,6 +257,29 @@ mod tests {
         let (message, _) = refusal(&admission, "Mailbox/info");
         assert!(message.contains("declared twice"), "{message}");
         assert_eq!(admission.verdicts["MailDomain/a"], Verdict::Accepted { astray: Vec::new() });
+    }
+
+    #[test]
+    fn the_one_that_comes_between_gives_way_and_no_other() {
+        let with_info = "{aliases: [{match: postmaster, to: [o@elsewhere.example]}, {match: info, \
+                         to: [o@elsewhere.example]}]}";
+        let admission = admit(vec![
+            settled(domain("a", with_info)),
+            new(mailbox("info", "")),
+            new(mailbox("zoe", "")),
+        ]);
+        assert!(takes(&admission, "zoe@a.example"));
+        assert!(refusal(&admission, "Mailbox/info").0.contains("info@a.example"));
+    }
+
+    #[test]
+    fn a_mailbox_outlives_the_domain_of_its_other_names() {
+        let admission = admit(vec![
+            settled(domain("a", POSTMASTER)),
+            settled(mailbox("bob", ", aliases: [bob@gone.example]")),
+        ]);
+        assert!(takes(&admission, "bob@a.example"));
+        assert!(refusal(&admission, "Mailbox/bob").1);
     }
 
     #[test]

@@ -45,7 +45,8 @@ impl Release {
     /// Installs or upgrades, and waits until all of it is ready.
     pub async fn install(&self, more: &[&str]) -> Result<()> {
         let routes = format!(
-            "config.delivery.routes=[{{\"domain\": \"*\", \"host\": \"{}\", \"port\": {WORLD_PORT}}}]",
+            "config.delivery.routes=[{{\"domain\": \"*\", \"host\": \"{}\", \"port\": \
+             {WORLD_PORT}}}]",
             self.node
         );
         let chart = chart();

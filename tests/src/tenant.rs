@@ -9,8 +9,8 @@ use crate::process::PASSWORD_HASH;
 pub fn domain(domain: &str, postmaster: &str) -> String {
     let name = domain.replace('.', "-");
     format!(
-        "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: {name}}}\nspec:\n  \
-         domain: {domain}\n  inbound:\n    aliases:\n    - {{match: postmaster, to: \
+        "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: {name}}}\n\
+         spec:\n  domain: {domain}\n  inbound:\n    aliases:\n    - {{match: postmaster, to: \
          [{postmaster}]}}\n---\n"
     )
 }
@@ -34,7 +34,8 @@ pub fn mailbox_with_password(address: &str) -> String {
 /// A Secret with a hash.
 pub fn secret(name: &str, hash: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData: {{hash: '{hash}'}}\n---\n"
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\nstringData: {{hash: \
+         '{hash}'}}\n---\n"
     )
 }
 

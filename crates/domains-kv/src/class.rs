@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
-    /// Private keys of certificates. In no record yet.
+    /// Private keys of certificates.
     Tls,
     /// Hashes of mailboxes' passwords.
     Passwords,

@@ -9,9 +9,8 @@ use futures::StreamExt;
 use tokio::sync::mpsc::Sender;
 
 use crate::bucket::{Bucket, BucketError};
-use crate::class::Class;
 use crate::keys::{self, MARKER, WRITER};
-use crate::publish::PublishError;
+use crate::publish::{PublishError, take_secret};
 use crate::record::{Digest, Print, Stored, Versions};
 use crate::seal::Sealer;
 
@@ -100,17 +99,18 @@ impl Comparison<'_> {
     /// Whether a row is stored as it would be now, but for how chance seals it.
     fn is_same(&self, key: &str, stored: &Stored, wanted: &Row) -> Result<bool, PublishError> {
         let mut public = wanted.clone();
-        let hashes = public.take_hashes();
+        let secret = take_secret(&mut public)?;
         if stored.row != public {
             return Ok(false);
         }
-        let class = Class::Passwords;
-        Ok(match stored.sealed.get(&class) {
-            None => hashes.is_empty() && stored.sealed.is_empty(),
-            Some(sealed) => {
-                let secret = serde_json::to_vec(&hashes)?;
-                stored.sealed.len() == 1 && self.sealer.is_current(class, key, &secret, sealed)
-            }
+        Ok(match secret {
+            None => stored.sealed.is_empty(),
+            Some((class, secret)) => match stored.sealed.get(&class) {
+                Some(sealed) if stored.sealed.len() == 1 => {
+                    self.sealer.is_current(class, key, &secret, sealed)
+                }
+                Some(_) | None => false,
+            },
         })
     }
 }

@@ -1,12 +1,15 @@
 //! What the bucket holds, as far as it has been read: the table in force, and what is to follow.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_nats::jetstream::kv::{Entry, Operation};
 use domains::{Row, RowError, Table};
 
+use crate::class::Class;
 use crate::keys::{self, MARKER, WRITER};
 use crate::record::{Digest, Marker, Print, Stored, VERSION, Versions};
+use crate::seal::Opener;
 use crate::stand_ins::StandIns;
 
 /// Rows that are kept until their generation is complete; if more have changed, all are read anew.
@@ -16,6 +19,8 @@ const WAITING_MAX: usize = 100_000;
 pub(crate) struct Contents {
     /// Which one the rows in `table` are of.
     marker: Marker,
+    /// By which keys of certificates are opened: without them a role shows none of these.
+    opener: Arc<Opener>,
     table: Table,
     digest: Digest,
     stand_ins: StandIns,
@@ -67,12 +72,13 @@ pub(crate) enum Taken {
 
 impl Contents {
     /// Nothing yet of the generation that `marker` names.
-    pub(crate) fn begin(marker: Marker) -> Result<Self, Incomplete> {
+    pub(crate) fn begin(marker: Marker, opener: Arc<Opener>) -> Result<Self, Incomplete> {
         if marker.version != VERSION {
             return Err(Incomplete::Version(marker.version));
         }
         Ok(Self {
             marker,
+            opener,
             table: Table::default(),
             digest: Digest::default(),
             stand_ins: StandIns::default(),
@@ -106,7 +112,7 @@ impl Contents {
             }
             let unreadable = |source| Incomplete::Unreadable { key: key.to_owned(), source };
             let print = Print::of(key, &stored).map_err(unreadable)?;
-            Ok(Some((stored.row, print)))
+            Ok(Some((self.with_key(key, stored), print)))
         };
         let (row, before) = (print(versions.now)?, print(versions.before)?);
         if versions.since <= self.marker.generation {
@@ -127,6 +133,20 @@ impl Contents {
         }
         self.wait(key, Waiting { since: versions.since, row, before });
         Ok(())
+    }
+
+    /// The row, with the key of its certificate if this process has what opens it.
+    fn with_key(&self, key: &str, stored: Stored) -> Row {
+        let Stored { mut row, sealed } = stored;
+        let sealed = sealed.get(&Class::Tls);
+        let opened = sealed.map(|sealed| self.opener.open(Class::Tls, key, sealed));
+        match opened {
+            Some(Ok(opened)) => row.put_key(String::from_utf8_lossy(&opened).into_owned()),
+            // Not for everybody: who is to show certificates was given the key.
+            Some(Err(error)) => tracing::debug!(event = "certificate_sealed", key, %error),
+            None => {}
+        }
+        row
     }
 
     fn has(&self, row: &Row) -> bool {
@@ -263,7 +283,7 @@ mod tests {
     #[test]
     fn a_generation_counts_when_its_marker_is_there() {
         let [first, second] = generations();
-        let mut contents = Contents::begin(first.clone()).unwrap();
+        let mut contents = Contents::begin(first.clone(), Arc::default()).unwrap();
         take(&mut contents, 1, mailbox("a"), None);
         take(&mut contents, 1, domain(), None);
         assert!(matches!(contents.advance(&first), Err(Incomplete::Differs(1))), "b is missing");
@@ -278,7 +298,7 @@ mod tests {
     #[test]
     fn what_comes_later_changes_what_was_read() {
         let [first, second] = generations();
-        let mut contents = Contents::begin(first.clone()).unwrap();
+        let mut contents = Contents::begin(first.clone(), Arc::default()).unwrap();
         take(&mut contents, 1, domain(), None);
         take(&mut contents, 1, mailbox("a"), None);
         take(&mut contents, 1, mailbox("b"), None);
@@ -304,7 +324,7 @@ mod tests {
     #[test]
     fn too_many_changes_are_read_anew() {
         let [first, second] = generations();
-        let mut contents = Contents::begin(first.clone()).unwrap();
+        let mut contents = Contents::begin(first.clone(), Arc::default()).unwrap();
         take(&mut contents, 1, domain(), None);
         take(&mut contents, 1, mailbox("a"), None);
         take(&mut contents, 1, mailbox("b"), None);

@@ -53,6 +53,8 @@ mod record;
 mod seal;
 mod stand_ins;
 
+use std::sync::Arc;
+
 use domains::Table;
 use futures::StreamExt;
 
@@ -87,7 +89,7 @@ pub async fn read(config: &Buckets) -> Result<(Marker, Table), ReadError> {
     let bucket = Bucket::connect(config).await?;
     let marker = bucket.marker().await.map_err(BucketError::Read)?;
     let mut marker = marker.ok_or(Incomplete::NoMarker)?;
-    let mut contents = Contents::begin(marker.clone())?;
+    let mut contents = Contents::begin(marker.clone(), Arc::default())?;
     let mut watch = bucket.watch().await.map_err(BucketError::Read)?;
     loop {
         let next = tokio::time::timeout(config.timeout, watch.next()).await;

@@ -37,7 +37,7 @@ pub struct Loader {
     table: Arc<ArcSwapOption<Table>>,
     /// The table that came last, and its marker. `None` until one was complete.
     pub(crate) loaded: watch::Sender<Option<Arc<Loaded>>>,
-    pub(crate) opener: Opener,
+    pub(crate) opener: Arc<Opener>,
     /// What the role must be able to open.
     needs: Vec<Class>,
     /// What the leader said last.
@@ -72,6 +72,7 @@ impl Loader {
         let bucket = Bucket::connect_later(config).await?;
         let said = Mutex::new(Said { asked_at: Instant::now(), marker: None });
         let loaded = watch::Sender::new(None);
+        let opener = Arc::new(opener);
         Ok(Self { bucket, table, loaded, opener, needs, said })
     }
 
@@ -196,7 +197,7 @@ impl<'a> Reading<'a> {
                 None => tokio::time::sleep(RETRY).await,
             }
         };
-        let contents = Contents::begin(marker.clone())?;
+        let contents = Contents::begin(marker.clone(), Arc::clone(&loader.opener))?;
         let (watch, ticks) = (loader.bucket.watch().await?, tokio::time::interval(LOOK));
         Ok(Self { loader, watch, contents, marker, is_current: false, ticks, behind: 0 })
     }

@@ -114,6 +114,16 @@ impl Publisher {
         Self { config, sealer, standing: None }
     }
 
+    /// Whether what was published last is in force still.
+    ///
+    /// # Errors
+    /// Nobody can tell.
+    pub async fn is_in_force(&self) -> Result<bool, BucketError> {
+        let Some(standing) = &self.standing else { return Ok(false) };
+        let marker = standing.bucket.marker().await.map_err(BucketError::Read)?;
+        Ok(marker.as_ref() == Some(&standing.marker))
+    }
+
     /// Looks at all rows the next time: another may have published in between.
     pub fn forget(&mut self) {
         self.standing = None;
@@ -169,6 +179,9 @@ async fn begin<'a>(
 ) -> Result<Begun<'a>, PublishError> {
     if table.rows().any(|row| row.has_login()) {
         sealer.check(Class::Passwords)?;
+    }
+    if table.certificates().next().is_some() {
+        sealer.check(Class::Tls)?;
     }
     let bucket = Bucket::connect(config).await?;
     bucket.ensure().await?;
@@ -260,6 +273,9 @@ impl<'a> Writing<'a> {
         let changed = changes_between(before, table);
         if changed.iter().any(|(_, row)| row.as_ref().is_some_and(Row::has_login)) {
             self.sealer.check(Class::Passwords)?;
+        }
+        if table.certificates().next().is_some() {
+            self.sealer.check(Class::Tls)?;
         }
         let changes = self.look_up(changed).await?;
         let mut kept = digest;
@@ -366,10 +382,8 @@ impl<'a> Writing<'a> {
     }
 
     fn seal(&self, key: &str, mut row: Row) -> Result<Stored, PublishError> {
-        let (hashes, mut sealed) = (row.take_hashes(), BTreeMap::new());
-        if !hashes.is_empty() {
-            let secret = serde_json::to_vec(&hashes)?;
-            let class = Class::Passwords;
+        let mut sealed = BTreeMap::new();
+        if let Some((class, secret)) = take_secret(&mut row)? {
             sealed.insert(class, self.sealer.seal(class, key, &secret)?);
         }
         Ok(Stored { row, sealed })
@@ -392,6 +406,15 @@ fn changes_between(before: &Table, now: &Table) -> Vec<(String, Option<Row>)> {
         changes.extend(old.into_keys().map(|key| (key, None)));
     }
     changes
+}
+
+/// What of a row is sealed, taken out of it: a row has secrets of one class at most.
+pub(crate) fn take_secret(row: &mut Row) -> Result<Option<(Class, Vec<u8>)>, serde_json::Error> {
+    let hashes = row.take_hashes();
+    if !hashes.is_empty() {
+        return Ok(Some((Class::Passwords, serde_json::to_vec(&hashes)?)));
+    }
+    Ok(row.take_key().map(|key| (Class::Tls, key.into_bytes())))
 }
 
 /// Removes rows that no generation has any more. What remains is harmless.

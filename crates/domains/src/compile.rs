@@ -62,24 +62,31 @@ impl Table {
             return Err(compiler.problems);
         }
         compiler.check_all_destinations();
+        compiler.table.postmaster = compiler.hosted.first().cloned().map(postmaster_of);
         Ok(Holding { table: compiler.table, astray: compiler.astray })
     }
 
-    /// Puts the parts of tenants together, who have no domain in common. Without `postmaster`, or
-    /// with one that goes nowhere, mail to `<postmaster>` goes to the first domain's.
+    /// Puts the parts of tenants together. Of two with the same domain the first has it. Mail to
+    /// `<postmaster>` goes where `postmaster` says, unless that leads nowhere.
     pub fn of_tenants<'a>(
         parts: impl IntoIterator<Item = &'a Self>,
         postmaster: Option<&Mailbox>,
     ) -> Self {
         let mut whole = Self::default();
         for part in parts {
-            whole.domains.extend(part.domains.iter().map(|(k, v)| (k.clone(), Arc::clone(v))));
-            whole.keyrings.extend(part.keyrings.iter().map(|(k, v)| (k.clone(), Arc::clone(v))));
+            for (domain, declaration) in &part.domains {
+                if whole.domains.contains_key(domain) {
+                    continue;
+                }
+                whole.domains.insert(domain.clone(), Arc::clone(declaration));
+                if let Some(keyring) = part.keyrings.get(domain) {
+                    whole.keyrings.insert(domain.clone(), Arc::clone(keyring));
+                }
+            }
             whole.has_scram |= part.has_scram;
         }
-        let given = postmaster.filter(|it| !whole.destinations(it).is_empty()).cloned();
-        let first = || whole.hosted_domains().first().map(|it| postmaster_of(Domain::clone(it)));
-        whole.postmaster = given.or_else(first);
+        let given = postmaster.filter(|it| !whole.destinations(it).is_empty());
+        whole.postmaster = given.cloned();
         whole
     }
 
@@ -303,6 +310,7 @@ impl Compiler<'_> {
             quota: spec.quota,
             sending_limits: spec.sending_limits,
             gateway: None,
+            certificate: None,
             entries: HashMap::new(),
             catch_all: None,
         };

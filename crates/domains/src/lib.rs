@@ -17,6 +17,7 @@
 //! does not have does not exist where it was compiled; elsewhere, [`Absence`] tells.
 
 mod absence;
+mod certificate;
 mod compile;
 mod full;
 mod gateway;
@@ -37,6 +38,7 @@ mod table;
 pub mod yaml;
 
 pub use absence::{Absence, AtHome};
+pub use certificate::Certificate;
 pub use compile::{Compiled, Holding};
 pub use full::{FullMailboxes, LittleRoom};
 pub use gateway::{Answer, CallAhead, Gateway, GatewayLogin, Server, ServerError};

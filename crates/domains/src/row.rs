@@ -7,6 +7,7 @@ use mail_types::{Domain, Mailbox, TenantId};
 use senders::Limits;
 use serde::{Deserialize, Serialize};
 
+use crate::certificate::Certificate;
 use crate::gateway::Gateway;
 use crate::identity::{Identity, name};
 use crate::password;
@@ -46,6 +47,9 @@ pub enum Row {
         /// Its own server, which its mail is handed to.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         gateway: Option<Arc<Gateway>>,
+        /// For names of the domain.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        certificate: Option<Arc<Certificate>>,
     },
     Mailbox {
         address: Mailbox,
@@ -126,6 +130,20 @@ impl Row {
             Self::Mailbox { login: Some(login), .. } => std::mem::take(&mut login.hashes),
             Self::Mailbox { .. } | Self::Domain { .. } => Vec::new(),
             Self::Alias { .. } | Self::Recipient { .. } => Vec::new(),
+        }
+    }
+
+    /// Takes the key of a domain's certificate out, to be kept apart.
+    pub fn take_key(&mut self) -> Option<String> {
+        let Self::Domain { certificate: Some(certificate), .. } = self else { return None };
+        let key = std::mem::take(&mut Arc::make_mut(certificate).key);
+        (!key.is_empty()).then_some(key)
+    }
+
+    /// Puts the key of a domain's certificate back.
+    pub fn put_key(&mut self, key: String) {
+        if let Self::Domain { certificate: Some(certificate), .. } = self {
+            Arc::make_mut(certificate).key = key;
         }
     }
 
@@ -278,6 +296,7 @@ impl Table {
                 separators,
                 sending_limits,
                 gateway,
+                certificate,
             } => {
                 declaration.is_declared = true;
                 declaration.inbound = *inbound;
@@ -289,6 +308,7 @@ impl Table {
                 declaration.sending_limits = *sending_limits;
                 declaration.catch_all = (!catch_all.is_empty()).then(|| catch_all[..].into());
                 declaration.gateway.clone_from(gateway);
+                declaration.certificate.clone_from(certificate);
                 return;
             }
         };
@@ -351,6 +371,7 @@ fn row_of_domain(domain: &Domain, declaration: &Declaration) -> Row {
         separators: declaration.separators.clone(),
         sending_limits: declaration.sending_limits,
         gateway: declaration.gateway.clone(),
+        certificate: declaration.certificate.clone(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mail_types::{Domain, Host, LocalPart, Mailbox, TenantId, Timestamp};
 use senders::Limits;
 
+use crate::certificate::Certificate;
 use crate::gateway::Gateway;
 use crate::identity::{Identity, key, name};
 use crate::keyring::Keyring;
@@ -52,6 +53,8 @@ pub(crate) struct Declaration {
     pub(crate) sending_limits: Limits,
     /// Its own server, which its mail is handed to.
     pub(crate) gateway: Option<Arc<Gateway>>,
+    /// For names of the domain.
+    pub(crate) certificate: Option<Arc<Certificate>>,
     /// By local part in lower case.
     pub(crate) entries: HashMap<Box<str>, Entry>,
     pub(crate) catch_all: Option<Box<[Mailbox]>>,
@@ -70,6 +73,7 @@ impl Default for Declaration {
             separators: Separators::default(),
             sending_limits: Limits::default(),
             gateway: None,
+            certificate: None,
             entries: HashMap::new(),
             catch_all: None,
         }
@@ -181,6 +185,24 @@ impl Table {
     /// is an alias.
     pub fn is_handed_over(&self, domain: &Domain) -> bool {
         self.gateway(self.canonical(domain)).is_some()
+    }
+
+    /// Keeps these domains and no others.
+    pub fn retain(&mut self, is_kept: impl Fn(&Domain) -> bool) {
+        self.domains.retain(|domain, _| is_kept(domain));
+        self.keyrings.retain(|domain, _| is_kept(domain));
+    }
+
+    /// Gives a domain a certificate of its own, if there is that domain.
+    pub fn set_certificate(&mut self, domain: &Domain, certificate: Arc<Certificate>) {
+        if let Some(declaration) = self.domains.get_mut(domain) {
+            Arc::make_mut(declaration).certificate = Some(certificate);
+        }
+    }
+
+    /// The domains that have certificates of their own.
+    pub fn certificates(&self) -> impl Iterator<Item = (&Domain, &Arc<Certificate>)> {
+        self.domains.iter().filter_map(|(domain, it)| Some((domain, it.certificate.as_ref()?)))
     }
 
     /// All gateway domains with their servers.

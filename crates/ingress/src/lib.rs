@@ -187,7 +187,7 @@ impl Ingress {
     /// What is wrong, with the field or the address.
     pub fn bind(config: &Config, services: Services) -> Result<Self, StartError> {
         let host = config.validate()?;
-        let certificates = load_certificates(config, &host)?;
+        let certificates = load_certificates(config, &host, &services.domains)?;
         if certificates.is_none() && config.listeners.iter().any(|l| l.kind != Kind::Relay) {
             return Err(StartError::NoCertificate);
         }
@@ -240,6 +240,7 @@ impl Ingress {
         if let Some(certificates) = &self.certificates {
             let fresh = Arc::clone(certificates).keep_fresh(self.reload, stop.clone());
             tracker.spawn(fresh);
+            tracker.spawn(Arc::clone(certificates).follow_table(stop.clone()));
         }
         tracker.spawn(Arc::clone(&self.shared.load().uses).keep(leave.clone()));
         let door = Door {
@@ -261,12 +262,16 @@ impl Ingress {
     }
 }
 
-fn load_certificates(config: &Config, host: &Host) -> Result<Option<Arc<Certificates>>, TlsError> {
+fn load_certificates(
+    config: &Config,
+    host: &Host,
+    table: &Arc<ArcSwapOption<Table>>,
+) -> Result<Option<Arc<Certificates>>, TlsError> {
     let files = certificate_files(config, host)?;
     if files.is_empty() {
         return Ok(None);
     }
-    Certificates::load(files).map(Some)
+    Certificates::load(files, Arc::clone(table)).map(Some)
 }
 
 fn certificate_files(config: &Config, host: &Host) -> Result<Vec<CertificateFiles>, TlsError> {

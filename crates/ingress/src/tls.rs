@@ -1,6 +1,7 @@
 //! Certificates: read from files, chosen by name, replaced while we run; and those of clients.
 
 mod authorities;
+mod hosted;
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use domains::Table;
 use runtime::private_file::write_whole;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -22,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::CertificateFiles;
 
 pub(crate) use self::authorities::Authorities;
+use self::hosted::Hosted;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,7 @@ pub enum TlsError {
 #[derive(Debug)]
 pub(crate) struct Certificates {
     current: ArcSwap<Loaded>,
+    hosted: Hosted,
 }
 
 /// Certificates as they were read.
@@ -67,15 +71,24 @@ pub(crate) struct Certificates {
 pub(crate) struct Loaded {
     files: Vec<CertificateFiles>,
     default: Arc<CertifiedKey>,
-    by_name: HashMap<String, Arc<CertifiedKey>>,
+    by_name: Named,
     /// When the files were last changed, to see that they changed again.
     stamps: Vec<Option<SystemTime>>,
 }
 
 impl Certificates {
-    /// Reads all files. `files` has at least one.
-    pub(crate) fn load(files: Vec<CertificateFiles>) -> Result<Arc<Self>, TlsError> {
-        Ok(Arc::new(Self { current: ArcSwap::from_pointee(Loaded::read(files)?) }))
+    /// Reads all files. `files` has at least one. What `table` has is shown for other names.
+    pub(crate) fn load(
+        files: Vec<CertificateFiles>,
+        table: Arc<ArcSwapOption<Table>>,
+    ) -> Result<Arc<Self>, TlsError> {
+        let current = ArcSwap::from_pointee(Loaded::read(files)?);
+        Ok(Arc::new(Self { current, hosted: Hosted::of(table) }))
+    }
+
+    /// Shows what newer tables have, until the stop.
+    pub(crate) async fn follow_table(self: Arc<Self>, stop: CancellationToken) {
+        self.hosted.follow(stop).await;
     }
 
     /// Puts others in use.
@@ -124,7 +137,8 @@ impl Certificates {
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let loaded = self.current.load();
-        let named = hello.server_name().and_then(|name| loaded.find(name));
+        let find = |name| loaded.by_name.find(name).or_else(|| self.hosted.find(name));
+        let named = hello.server_name().and_then(find);
         Some(named.unwrap_or_else(|| Arc::clone(&loaded.default)))
     }
 }
@@ -133,24 +147,35 @@ impl Loaded {
     /// Reads all files; there must be one.
     pub(crate) fn read(files: Vec<CertificateFiles>) -> Result<Self, TlsError> {
         let stamps = stamps(&files);
-        let mut by_name = HashMap::new();
+        let mut by_name = Named::default();
         let mut default = None;
         for files in &files {
             let key = Arc::new(read_certificate(files)?);
             for name in names(&key) {
-                by_name.entry(name).or_insert_with(|| Arc::clone(&key));
+                by_name.add(name, &key);
             }
             default.get_or_insert(key);
         }
         let default = default.ok_or(TlsError::Empty { path: PathBuf::new() })?;
         Ok(Self { files, default, by_name, stamps })
     }
+}
+
+/// Certificates by the names that they are for.
+#[derive(Debug, Default)]
+pub(crate) struct Named(HashMap<String, Arc<CertifiedKey>>);
+
+impl Named {
+    /// Whoever came first for a name has it.
+    fn add(&mut self, name: String, key: &Arc<CertifiedKey>) {
+        self.0.entry(name).or_insert_with(|| Arc::clone(key));
+    }
 
     fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let name = name.to_ascii_lowercase();
         let wildcard = || name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
-        let found = self.by_name.get(&name);
-        found.or_else(|| self.by_name.get(&wildcard()?)).map(Arc::clone)
+        let found = self.0.get(&name);
+        found.or_else(|| self.0.get(&wildcard()?)).map(Arc::clone)
     }
 }
 
@@ -244,8 +269,8 @@ mod tests {
         assert_eq!(self_signed(directory.path(), "mx.example.org").unwrap(), files);
         assert_eq!(fs::read(&files.certificate).unwrap(), first);
         let loaded = Loaded::read(vec![files]).unwrap();
-        assert!(loaded.find("MX.example.org").is_some());
-        assert!(loaded.find("other.example.org").is_none());
+        assert!(loaded.by_name.find("MX.example.org").is_some());
+        assert!(loaded.by_name.find("other.example.org").is_none());
     }
 
     #[test]
@@ -267,12 +292,12 @@ mod tests {
             write("c", &long),
         ])
         .unwrap();
-        let a = loaded.find("a.example.org").unwrap();
-        let b = loaded.find("b.example.org").unwrap();
+        let a = loaded.by_name.find("a.example.org").unwrap();
+        let b = loaded.by_name.find("b.example.org").unwrap();
         assert!(Arc::ptr_eq(&loaded.default, &a));
-        assert!(Arc::ptr_eq(&loaded.find("x.wild.example.org").unwrap(), &b));
-        assert!(loaded.find("wild.example.org").is_none());
-        assert!(loaded.find("name-39.example.org").is_some());
+        assert!(Arc::ptr_eq(&loaded.by_name.find("x.wild.example.org").unwrap(), &b));
+        assert!(loaded.by_name.find("wild.example.org").is_none());
+        assert!(loaded.by_name.find("name-39.example.org").is_some());
     }
 
     #[test]

@@ -68,7 +68,8 @@ impl Metrics {
     }
 }
 
-/// Opens the queue for roles; without any, for operators alone. Servers that are not there yet are waited for, until
+/// Opens the queue for roles; without any, for operators alone. Servers that are not there yet are
+/// waited for, until
 /// `stop`: then there is none.
 pub(crate) async fn open(
     config: &Config,

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Operator, is_going};
+use super::{Operator, is_going, key_of};
 use crate::report;
 use crate::resources::{MailDomain, Mailbox, Status, declared};
 
@@ -37,16 +37,19 @@ impl Operator {
         let (mut domains, mut mailboxes, mut guards) = (Vec::new(), Vec::new(), Vec::new());
         for namespace in namespaces {
             for domain in self.declared.domains.of(namespace) {
-                guards.extend(guard(domain, unpublished.is_none()));
-                let key = format!("MailDomain/{}", domain.name_any());
+                guards.extend(guard(domain).filter(|_| !is_going(domain)));
+                let key = key_of(domain);
                 let Some(finding) = self.finding(namespace, &key, unpublished) else { continue };
                 let before = domain.status.clone().unwrap_or_default();
                 let (generation, spec) = (domain.metadata.generation, declared::kept(&domain.spec));
+                if unpublished.is_some() && is_in_force_already(&before, spec.as_ref()) {
+                    continue;
+                }
                 let status = finding.status(&before, generation, spec, &now);
                 domains.extend((status != before).then(|| News::of(domain, before, status)));
             }
             for mailbox in self.declared.mailboxes.of(namespace) {
-                let key = format!("Mailbox/{}", mailbox.name_any());
+                let key = key_of(mailbox);
                 let Some(mut finding) = self.finding(namespace, &key, unpublished) else {
                     continue;
                 };
@@ -54,9 +57,17 @@ impl Operator {
                 let before = mailbox.status.clone().unwrap_or_default();
                 let (generation, spec) =
                     (mailbox.metadata.generation, declared::kept(&mailbox.spec));
+                if unpublished.is_some() && is_in_force_already(&before, spec.as_ref()) {
+                    continue;
+                }
                 let status = finding.status(&before, generation, spec, &now);
                 mailboxes.extend((status != before).then(|| News::of(mailbox, before, status)));
             }
+        }
+        if unpublished.is_none() {
+            // None of them is in the table, whatever their namespaces.
+            let going = self.declared.domains.all().filter(|it| is_going(*it));
+            guards.extend(going.filter_map(guard));
         }
         // First, for each is of the version that was seen.
         let guarded = put_guards(&self.client, guards).await;
@@ -72,6 +83,12 @@ impl Operator {
         also.failed.map_or(Ok(()), Err)?;
         guarded
     }
+}
+
+/// Whether a table that is not published changes nothing for it.
+fn is_in_force_already(status: &Status, spec: Option<&Value>) -> bool {
+    let is_ready = status.condition("Ready").is_some_and(|ready| ready.status == "True");
+    is_ready && status.in_force.as_ref() == spec
 }
 
 /// A status that says something new.
@@ -163,14 +180,14 @@ struct Guard {
     version: Option<String>,
 }
 
-/// Every MailDomain has one; when the table without it is published, it is let go.
-fn guard(domain: &MailDomain, is_published: bool) -> Option<Guard> {
+/// Every MailDomain has one; one that is going is let go.
+fn guard(domain: &MailDomain) -> Option<Guard> {
     let mut finalizers = domain.finalizers().to_vec();
     let has = finalizers.iter().any(|finalizer| finalizer == FINALIZER);
     match (is_going(domain), has) {
         (false, false) => finalizers.push(FINALIZER.to_owned()),
-        (true, true) if is_published => finalizers.retain(|finalizer| finalizer != FINALIZER),
-        (false, true) | (true, _) => return None,
+        (true, true) => finalizers.retain(|finalizer| finalizer != FINALIZER),
+        (false, true) | (true, false) => return None,
     }
     Some(Guard {
         namespace: domain.namespace().unwrap_or_default(),
@@ -180,19 +197,25 @@ fn guard(domain: &MailDomain, is_published: bool) -> Option<Guard> {
     })
 }
 
+/// Each by itself; gives the first error.
 async fn put_guards(client: &Client, guards: Vec<Guard>) -> anyhow::Result<()> {
-    for guard in guards {
-        let Guard { namespace, name, finalizers, version } = guard;
-        let api: Api<MailDomain> = Api::namespaced(client.clone(), &namespace);
-        let metadata: Value = json!({"finalizers": finalizers, "resourceVersion": version});
-        let patch = Patch::Merge(json!({"metadata": metadata}));
-        match api.patch(&name, &PatchParams::default(), &patch).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(error)) if error.code == 404 => {}
-            Err(error) => {
-                return Err(error).context(format!("finalizer of MailDomain {namespace}/{name}"));
-            }
-        }
+    let puts = guards.into_iter().map(|guard| put_guard(client, guard));
+    let mut puts = std::pin::pin!(futures::stream::iter(puts).buffer_unordered(PATCHES));
+    let mut first = Ok(());
+    while let Some(put) = puts.next().await {
+        first = first.and(put);
     }
-    Ok(())
+    first
+}
+
+async fn put_guard(client: &Client, guard: Guard) -> anyhow::Result<()> {
+    let Guard { namespace, name, finalizers, version } = guard;
+    let api: Api<MailDomain> = Api::namespaced(client.clone(), &namespace);
+    let metadata: Value = json!({"finalizers": finalizers, "resourceVersion": version});
+    let patch = Patch::Merge(json!({"metadata": metadata}));
+    match api.patch(&name, &PatchParams::default(), &patch).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(error)) if error.code == 404 => Ok(()),
+        Err(error) => Err(error).context(format!("finalizer of MailDomain {namespace}/{name}")),
+    }
 }

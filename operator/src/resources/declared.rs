@@ -13,7 +13,7 @@ use super::mailbox::{MailboxSpec as MailboxOfApi, SecretRef};
 /// What a spec says of a domain. `None` when the compiler does not know a field: that would be a
 /// fault of ours.
 pub(crate) fn mail_domain(metadata: &ObjectMeta, spec: &DomainOfApi) -> Option<Resource> {
-    let spec: MailDomainSpec = without(spec, "deletionPolicy")?;
+    let spec: MailDomainSpec = without(spec, &["deletionPolicy", "tls"])?;
     Some(Resource::MailDomain { metadata: named(metadata), spec })
 }
 
@@ -29,13 +29,14 @@ pub(crate) fn mailbox(
         Some(Password { name: password.name.clone(), hash })
     });
     let passwords = passwords.collect();
-    let spec = MailboxSpec { passwords, ..without(spec, "passwords")? };
+    let spec = MailboxSpec { passwords, ..without(spec, &["passwords"])? };
     Some(Resource::Mailbox { metadata: named(metadata), spec })
 }
 
-fn without<T: DeserializeOwned>(spec: &impl Serialize, field: &str) -> Option<T> {
+fn without<T: DeserializeOwned>(spec: &impl Serialize, fields: &[&str]) -> Option<T> {
     let mut value = serde_json::to_value(spec).ok()?;
-    value.as_object_mut().and_then(|fields| fields.remove(field));
+    let object = value.as_object_mut()?;
+    fields.iter().for_each(|field| drop(object.remove(*field)));
     serde_json::from_value::<T>(value).ok()
 }
 
@@ -71,14 +72,15 @@ mod tests {
                 "maxMessageSizeBytes": 70000},
             "quota": {"bytes": 70000, "onFull": "reject"},
             "sendingLimits": {"recipientsPerHour": 3, "recipientsPerDay": 4},
-            "deletionPolicy": "Drain"}"#;
+            "tls": {"secretRef": {"name": "s"}}, "deletionPolicy": "Retain"}"#;
         let spec: DomainOfApi = serde_json::from_str(text).unwrap();
         let Some(Resource::MailDomain { metadata, spec }) = mail_domain(&metadata(), &spec) else {
             panic!("it is not taken")
         };
         assert_eq!((metadata.name.as_str(), metadata.namespace.as_deref()), ("rich", Some("team")));
         let mut shown = serde_json::to_value(&spec).unwrap();
-        shown["deletionPolicy"] = "Drain".into();
+        shown["deletionPolicy"] = "Retain".into();
+        shown["tls"] = serde_json::json!({"secretRef": {"name": "s"}});
         assert_eq!(shown, serde_json::from_str::<Value>(text).unwrap());
     }
 

@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rules::{address_rule, addresses_rule, domain_rule, one_to, rule};
+use super::rules::{address_rule, addresses_rule, domain_rule, name_rule, one_to, rule};
 use super::sizes::{Quota, SendingLimits};
 use super::status::Status;
 
@@ -81,9 +81,29 @@ pub(crate) struct MailDomainSpec {
     /// that of the installation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sending_limits: Option<SendingLimits>,
+    /// Its own certificate, for names of the domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<Tls>,
     /// What becomes of mailboxes and waiting mail when the MailDomain is deleted.
     #[serde(default)]
     pub(crate) deletion_policy: DeletionPolicy,
+}
+
+/// Where the certificate is from that clients are shown who ask for a name of the domain, such as
+/// `mail.example.org`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Tls {
+    pub(crate) secret_ref: CertificateRef,
+}
+
+/// A Secret of the same namespace with `tls.crt` and `tls.key`, as those of type
+/// `kubernetes.io/tls` have them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, KubeSchema)]
+pub(crate) struct CertificateRef {
+    #[x_kube(validation = name_rule("spec.tls.secretRef.name"))]
+    #[schemars(length(max = 253))]
+    pub(crate) name: String,
 }
 
 /// Where the mail of a domain ends.
@@ -95,16 +115,12 @@ pub(crate) enum MailTarget {
     Relay,
 }
 
-/// What is kept of a domain that is deleted.
+/// What is kept of a domain that is deleted. What is not done yet cannot be asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) enum DeletionPolicy {
     /// Mailboxes and waiting mail.
     #[default]
     Retain,
-    /// Mailboxes; waiting mail is delivered first.
-    Drain,
-    /// Nothing.
-    Delete,
 }
 
 /// The server of a gateway domain.

@@ -3,7 +3,7 @@
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::rules::{address_rule, addresses_rule, at_most, identities_rule, rule};
+use super::rules::{address_rule, addresses_rule, at_most, identities_rule, name_rule, rule};
 use super::sizes::{Quota, SendingLimits};
 use super::status::Status;
 
@@ -102,6 +102,7 @@ pub(crate) struct Password {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SecretRef {
+    #[x_kube(validation = name_rule("spec.passwords.secretRef.name"))]
     #[schemars(length(max = 253))]
     pub(crate) name: String,
     #[schemars(length(max = 253))]

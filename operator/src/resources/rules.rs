@@ -15,6 +15,12 @@ pub(super) fn domain_rule(field: &str) -> Rule {
     rule("self.matches('^[^\\\\s@:/*.]+([.][^\\\\s@:/*.]+)*$')", &format!("{field}: {remedy}"))
 }
 
+/// Whether a text may be the name of a Secret.
+pub(super) fn name_rule(field: &str) -> Rule {
+    let remedy = "is no name of a Secret; write lower-case letters, digits, hyphens and dots";
+    rule("self.matches('^[a-z0-9-]+([.][a-z0-9-]+)*$')", &format!("{field}: {remedy}"))
+}
+
 /// Whether a text may be an address.
 pub(super) fn address_rule(field: &str) -> Rule {
     rule("self.matches('^[^@]+@[^\\\\s@]+$')", &format!("{field}: is no address; {ADDRESS}"))

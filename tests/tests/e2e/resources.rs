@@ -32,7 +32,8 @@ spec:
     subAddressSeparators: \"+-\"
     maxMessageSizeBytes: 1000000
   sendingLimits: {recipientsPerHour: 100, recipientsPerDay: 1000}
-  deletionPolicy: Drain
+  tls: {secretRef: {name: mail-tls}}
+  deletionPolicy: Retain
 ---
 apiVersion: postrider.dev/v1alpha1
 kind: Mailbox

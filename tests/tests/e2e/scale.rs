@@ -108,8 +108,8 @@ async fn many_domains_in_bounded_memory() -> Result<()> {
     .await?;
     let again = metric(&release, "postrider_operator_table_generation").await?;
     println!(
-        "{resources} resources: written in {:.1} s, all in force after {:.1} s; {patches} statuses; \
-         {} MiB; a change visible after {} ms; read again in {:.1} s",
+        "{resources} resources: written in {:.1} s, all in force after {:.1} s; {patches} \
+         statuses; {} MiB; a change visible after {} ms; read again in {:.1} s",
         written.as_secs_f64(),
         ready.as_secs_f64(),
         memory_of_all >> 20,
