@@ -164,13 +164,13 @@ impl Operator {
                 }
                 _ = turns.tick(), if *leads.borrow() => {
                     self.look_again().await;
-                    if !self.dirty.is_empty() {
+                    if self.is_due() {
                         due.get_or_insert_with(Instant::now);
                     }
                 }
                 () = at(due) => {
                     due = None;
-                    if !*leads.borrow() || !self.declared.is_whole() || self.dirty.is_empty() {
+                    if !*leads.borrow() || !self.declared.is_whole() || !self.is_due() {
                         continue;
                     }
                     // Cancel-safe: what is dirty stays so until it is done, and a publisher that
@@ -197,6 +197,11 @@ impl Operator {
                 () = stop.cancelled() => return,
             }
         }
+    }
+
+    /// Whether there is something to do: a table without domains is one that roles wait for, too.
+    fn is_due(&self) -> bool {
+        !self.dirty.is_empty() || !self.is_published
     }
 
     fn take(&mut self, seen: Seen) {
