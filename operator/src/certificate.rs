@@ -91,9 +91,9 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let names = certificate.subject_alternative_name().ok().flatten();
     let names = names.into_iter().flat_map(|names| &names.value.general_names);
     names
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some((*name).to_owned()),
-            _ => None,
+        .filter_map(|name| {
+            let GeneralName::DNSName(name) = name else { return None };
+            Some((*name).to_owned())
         })
         .collect()
 }
