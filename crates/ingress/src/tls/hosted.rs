@@ -45,7 +45,8 @@ impl Hosted {
 
     /// Until `stop`.
     pub(crate) async fn follow(&self, stop: CancellationToken) {
-        let mut seen = self.table.load_full();
+        // The one that `shown` was made of may have been replaced since.
+        let mut seen = None;
         let work = async {
             loop {
                 tokio::time::sleep(LOOK).await;
