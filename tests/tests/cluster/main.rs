@@ -29,6 +29,7 @@ mod ownership;
 mod permissions;
 mod progress;
 mod proxied;
+mod publisher;
 mod quota;
 mod refusals;
 mod reload;

@@ -129,7 +129,9 @@ const CELLS: &[(&str, &str, &str)] = &[
     ("wm", "PUB", "$JS.FC.KV_own.x.y"),
     // What processes tell each other.
     ("wm", "PUB", "postrider.usage"),
-    ("iwm", "SUB", "postrider.usage"),
+    ("iwma", "SUB", "postrider.usage"),
+    ("wma", "PUB", "postrider.everybody"),
+    ("wm", "SUB", "postrider.everybody"),
     ("wma", "PUB", "postrider.owner.x"),
     ("wm", "SUB", "postrider.owner.x"),
     ("wma", "PUB", "postrider.answer.x"),
