@@ -187,6 +187,15 @@ impl Table {
         self.gateway(self.canonical(domain)).is_some()
     }
 
+    /// The domain that a host's name is in: of several the nearest, which may be another tenant's.
+    pub fn nearest(&self, name: &str) -> Option<&Domain> {
+        let mut names = std::iter::successors(Some(name), |name| Some(name.split_once('.')?.1));
+        names.find_map(|name| {
+            let (domain, it) = self.domains.get_key_value(&Domain::parse(name).ok()?)?;
+            it.is_declared.then_some(domain)
+        })
+    }
+
     /// Keeps these domains and no others.
     pub fn retain(&mut self, is_kept: impl Fn(&Domain) -> bool) {
         self.domains.retain(|domain, _| is_kept(domain));

@@ -162,10 +162,17 @@ impl Loaded {
 }
 
 /// Certificates by the names that they are for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Named(HashMap<String, Arc<CertifiedKey>>);
 
 impl Named {
+    /// One by all its names.
+    fn of(key: &Arc<CertifiedKey>) -> Self {
+        let mut named = Self::default();
+        names(key).into_iter().for_each(|name| named.add(name, key));
+        named
+    }
+
     /// Whoever came first for a name has it.
     fn add(&mut self, name: String, key: &Arc<CertifiedKey>) {
         self.0.entry(name).or_insert_with(|| Arc::clone(key));

@@ -13,12 +13,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use tokio_util::sync::CancellationToken;
 
-use super::{Named, names};
+use super::Named;
 
 /// How often it is looked for another table.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What is shown for names of hosted domains.
+/// What is shown for names of hosted domains, each its own.
 #[derive(Debug)]
 pub(crate) struct Hosted {
     table: Arc<ArcSwapOption<Table>>,
@@ -26,10 +26,13 @@ pub(crate) struct Hosted {
 }
 
 #[derive(Debug, Default)]
-struct Shown {
-    /// What was read for each domain, so that it is read once. `None` when nothing can be made of
-    /// it, which was logged then.
-    by_domain: HashMap<Domain, (Arc<Certificate>, Option<Arc<CertifiedKey>>)>,
+struct Shown(HashMap<Domain, Own>);
+
+/// The certificate of a domain.
+#[derive(Debug)]
+struct Own {
+    certificate: Arc<Certificate>,
+    /// None when nothing can be made of it, which was logged then.
     by_name: Named,
 }
 
@@ -39,8 +42,11 @@ impl Hosted {
         Self { shown: ArcSwap::from_pointee(shown.unwrap_or_default()), table }
     }
 
+    /// That of the domain which the name is in, if it is for the name.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
-        self.shown.load().by_name.find(name)
+        let table = self.table.load();
+        let domain = table.as_ref()?.nearest(name)?;
+        self.shown.load().0.get(domain)?.by_name.find(name)
     }
 
     /// Until `stop`.
@@ -67,24 +73,17 @@ impl Hosted {
 
 impl Shown {
     fn renewed(&self, table: &Table) -> Self {
-        let mut renewed = Self::default();
-        for (domain, certificate) in table.certificates() {
-            // The key is sealed to others.
-            if certificate.key.is_empty() {
-                continue;
-            }
-            let known = self.by_domain.get(domain).filter(|(known, _)| known == certificate);
-            let key = match known {
-                Some((_, key)) => key.clone(),
-                None => read(domain, certificate),
+        // Where the key is missing it is sealed to others.
+        let opened = table.certificates().filter(|(_, certificate)| !certificate.key.is_empty());
+        let own = opened.map(|(domain, certificate)| {
+            let known = self.0.get(domain).filter(|known| known.certificate == *certificate);
+            let by_name = match known {
+                Some(known) => known.by_name.clone(),
+                None => read(domain, certificate).map(|key| Named::of(&key)).unwrap_or_default(),
             };
-            if let Some(key) = &key {
-                let own = names(key).into_iter().filter(|name| Certificate::is_of(name, domain));
-                own.for_each(|name| renewed.by_name.add(name, key));
-            }
-            renewed.by_domain.insert(domain.clone(), (Arc::clone(certificate), key));
-        }
-        renewed
+            (domain.clone(), Own { certificate: Arc::clone(certificate), by_name })
+        });
+        Self(own.collect())
     }
 }
 
@@ -143,6 +142,27 @@ mod tests {
         let both = async { tokio::join!(hosted.follow(stop.clone()), renewed) };
         tokio::time::timeout(LOOK * 10, both).await.unwrap();
         assert!(hosted.find("x.in.a.example").is_none(), "of the one before");
+    }
+
+    #[test]
+    fn a_name_is_of_the_nearest_domain() {
+        let domain = |domain: &str| {
+            format!(
+                "apiVersion: postrider.dev/v1alpha1\nkind: MailDomain\nmetadata: {{name: \
+                 {domain}}}\nspec:\n  domain: {domain}\n  inbound: {{aliases: [{{match: \
+                 postmaster, to: [x@b.example]}}]}}\n"
+            )
+        };
+        let (above, below) = (domain("a.example"), domain("in.a.example"));
+        let files = [("above", above.as_str()), ("below", below.as_str())];
+        let mut table = Table::from_yaml(files, &Settings::default()).unwrap();
+        let of_above = certificate(&["mail.a.example", "mail.in.a.example", "*.in.a.example"]);
+        table.set_certificate(&"a.example".parse().unwrap(), of_above);
+        let place = Arc::new(ArcSwapOption::from_pointee(table));
+        let hosted = Hosted::of(place);
+        assert!(hosted.find("mail.a.example").is_some());
+        assert!(hosted.find("mail.in.a.example").is_none(), "another tenant's name");
+        assert!(hosted.find("x.in.a.example").is_none(), "another tenant's name");
     }
 
     #[test]
