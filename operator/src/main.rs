@@ -5,7 +5,6 @@ mod certificate;
 mod claims;
 mod config;
 mod crds;
-mod declared;
 mod installation;
 mod leader;
 mod metrics;
@@ -14,6 +13,7 @@ mod report;
 mod resources;
 mod run;
 mod secrets;
+mod store;
 mod tenant;
 mod watch;
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use domains::{Certificate, Table};
+use domains::Table;
 use domains_kv::{PublishError, Publisher, Shrinking};
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::events::{Recorder, Reporter};
@@ -30,18 +30,18 @@ use tokio_util::sync::CancellationToken;
 use crate::certificate;
 use crate::claims::{Claim, Denied, denied};
 use crate::config::Config;
-use crate::declared::{Declared, Seen};
 use crate::leader::Lease;
 use crate::metrics::Metrics;
 use crate::report::{CertificateFault, CertificateState, Finding, Outcome};
 use crate::resources::{MailDomain, MailDomainSpec, Mailbox, MailboxSpec, Status, declared};
 use crate::secrets::{self, Extent, Secrets};
+use crate::store::{Seen, Store};
 use crate::tenant::{self, Candidate, Verdict};
 
 mod update;
 
-/// What a tenant is told when it is not.
-const UNPUBLISHED: &str = "the domain table cannot be published; what was in force is";
+/// What a tenant is told when the table is not published.
+const UNPUBLISHED: &str = "the domain table cannot be published; what was in force stays so";
 /// Every so many turns it is looked whether the table in force is ours.
 const TURNS_OF_BUCKET: u32 = 10;
 /// Changes that come one after the other are taken together.
@@ -60,7 +60,6 @@ fn is_going(resource: &impl ResourceExt) -> bool {
     resource.meta().deletion_timestamp.is_some()
 }
 
-/// A kind and a name, as those of what it says.
 fn key_of<K: Resource<DynamicType = ()>>(resource: &K) -> tenant::Key {
     format!("{}/{}", K::kind(&()), resource.name_any())
 }
@@ -81,7 +80,7 @@ pub(crate) struct Operator {
     config: Config,
     client: Client,
     recorder: Recorder,
-    declared: Declared,
+    store: Store,
     secrets: Secrets,
     parts: BTreeMap<String, Part>,
     denied: HashMap<(String, String), Denied>,
@@ -90,8 +89,6 @@ pub(crate) struct Operator {
     dirty: BTreeSet<String>,
     /// Resources whose Secrets are read again, with their namespaces.
     fresh: BTreeSet<(String, tenant::Key)>,
-    /// The certificates that were shown last: a mistake in a Secret takes none away.
-    shown: HashMap<(String, Domain), Arc<Certificate>>,
     /// Domains that were in force and whose MailDomains were seen to be deleted.
     released: BTreeSet<Domain>,
     /// Whether a table was published since it leads.
@@ -113,14 +110,13 @@ impl Operator {
         let sealer = domains_kv::Sealer::load(&public, Some(&compare)).context("keys")?;
         Ok(Self {
             recorder: Recorder::new(client.clone(), Reporter::from("postrider-operator")),
-            declared: Declared::new(&config.watch_namespaces),
+            store: Store::new(&config.watch_namespaces),
             secrets: Secrets::new(client.clone()),
             parts: BTreeMap::new(),
             denied: HashMap::new(),
             publisher: Publisher::new(config.buckets(), sealer),
             dirty: BTreeSet::new(),
             fresh: BTreeSet::new(),
-            shown: HashMap::new(),
             released: BTreeSet::new(),
             is_published: false,
             turn: 0,
@@ -150,7 +146,7 @@ impl Operator {
                 next = seen.recv() => {
                     let Some(next) = next else { return };
                     self.take(next);
-                    if self.declared.is_whole() {
+                    if self.store.is_whole() {
                         readiness.ready("resources");
                     }
                     due = Some(due.map_or_else(soon, |due: Instant| due.min(soon())));
@@ -170,7 +166,7 @@ impl Operator {
                 }
                 () = at(due) => {
                     due = None;
-                    if !*leads.borrow() || !self.declared.is_whole() || !self.is_due() {
+                    if !*leads.borrow() || !self.store.is_whole() || !self.is_due() {
                         continue;
                     }
                     // Cancel-safe: what is dirty stays so until it is done, and a publisher that
@@ -215,13 +211,24 @@ impl Operator {
             Seen::Domain(_, Event::Delete(gone)) => {
                 let hosted = Domain::parse(&gone.spec.domain).ok();
                 self.released.extend(hosted.filter(|domain| self.is_hosted(gone, domain)));
+                self.forget_fresh(gone);
+                None
+            }
+            Seen::Mailbox(_, Event::Delete(gone)) => {
+                self.forget_fresh(gone);
                 None
             }
             Seen::Mailbox(..) | Seen::Domain(..) | Seen::Namespace(_) => None,
         };
-        let mut changed = self.declared.take(seen);
+        let mut changed = self.store.take(seen);
         self.fresh.extend(applied.filter(|_| !changed.is_empty()));
         self.dirty.append(&mut changed);
+    }
+
+    /// One that is gone needs no Secrets.
+    fn forget_fresh<K: Resource<DynamicType = ()>>(&mut self, gone: &K) {
+        let namespace = gone.namespace().unwrap_or_default();
+        self.fresh.remove(&(namespace, key_of(gone)));
     }
 
     /// Whether the domain was in force by this resource.
@@ -240,8 +247,8 @@ impl Operator {
         self.is_published = false;
         // What another leader read since then is newer than what is known here.
         self.secrets = Secrets::new(self.client.clone());
-        let domains = self.declared.domains.all().filter_map(ResourceExt::namespace);
-        let mailboxes = self.declared.mailboxes.all().filter_map(ResourceExt::namespace);
+        let domains = self.store.domains.all().filter_map(ResourceExt::namespace);
+        let mailboxes = self.store.mailboxes.all().filter_map(ResourceExt::namespace);
         self.dirty = domains.chain(mailboxes).collect();
     }
 
@@ -269,8 +276,7 @@ impl Operator {
 
     async fn reconcile(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
-        let dirty = std::mem::take(&mut self.dirty);
-        self.dirty.clone_from(&dirty);
+        let dirty = self.dirty.clone();
         let unread = self.dereference(&dirty).await;
         let judged = self.validate(&dirty, &unread);
         // Until all is done.
@@ -314,11 +320,11 @@ impl Operator {
     async fn read_secrets(&mut self, namespace: &str) -> kube::Result<()> {
         let (mut changed, mut all) = (Vec::new(), Vec::new());
         let is_fresh = |key: tenant::Key| self.fresh.contains(&(namespace.to_owned(), key));
-        for mailbox in self.declared.mailboxes.of(namespace) {
+        for mailbox in self.store.mailboxes.of(namespace) {
             let fields = if is_fresh(key_of(mailbox)) { &mut changed } else { &mut all };
             fields.extend(secrets::of_mailbox(mailbox));
         }
-        for domain in self.declared.domains.of(namespace) {
+        for domain in self.store.domains.of(namespace) {
             let fields = if is_fresh(key_of(domain)) { &mut changed } else { &mut all };
             fields.extend(secrets::of_domain(domain));
         }
@@ -362,7 +368,7 @@ impl Operator {
     }
 
     fn denied(&self) -> HashMap<(String, String), Denied> {
-        let domains = self.declared.domains.all().filter(|it| !is_going(*it));
+        let domains = self.store.domains.all().filter(|it| !is_going(*it));
         let claims = domains.filter_map(|it| {
             Some(Claim {
                 created: created(it),
@@ -373,14 +379,14 @@ impl Operator {
         });
         let rules = &self.config.claims;
         denied(claims.collect(), |claim| {
-            let labels = self.declared.labels_of(&claim.namespace);
+            let labels = self.store.labels_of(&claim.namespace);
             rules.allow(&claim.namespace, &labels, &claim.domain)
         })
     }
 
     /// The domains that a namespace may have now.
     fn own_domains(&self, namespace: &str) -> BTreeSet<Domain> {
-        let domains = self.declared.domains.of(namespace).filter(|it| !is_going(*it));
+        let domains = self.store.domains.of(namespace).filter(|it| !is_going(*it));
         let may =
             |it: &&MailDomain| !self.denied.contains_key(&(namespace.to_owned(), it.name_any()));
         domains.filter(may).filter_map(|it| Domain::parse(&it.spec.domain).ok()).collect()
@@ -389,17 +395,16 @@ impl Operator {
     fn judge(&self, namespace: &str) -> Part {
         let mut outcomes = BTreeMap::new();
         let mut candidates = Vec::new();
-        for domain in self.declared.domains.of(namespace).filter(|it| !is_going(*it)) {
+        for domain in self.store.domains.of(namespace).filter(|it| !is_going(*it)) {
             let Some(candidate) = candidate_of_domain(domain) else { continue };
             match self.denied.get(&(namespace.to_owned(), domain.name_any())) {
                 Some(denied) => {
-                    let key = tenant::key(&candidate.now);
-                    outcomes.insert(key, Outcome::Denied(denied.clone()));
+                    outcomes.insert(candidate.key, Outcome::Denied(denied.clone()));
                 }
                 None => candidates.push(candidate),
             }
         }
-        let mailboxes = self.declared.mailboxes.of(namespace).filter(|it| !is_going(*it));
+        let mailboxes = self.store.mailboxes.of(namespace).filter(|it| !is_going(*it));
         candidates.extend(mailboxes.filter_map(|it| self.candidate_of_mailbox(namespace, it)));
         let tenant::Admission { table, verdicts } = tenant::admit(candidates);
         let judged = verdicts.into_iter().map(|(key, verdict)| (key, Outcome::Judged(verdict)));
@@ -407,35 +412,33 @@ impl Operator {
         Part { table, outcomes, certificates: BTreeMap::new() }
     }
 
-    /// Gives domains the certificates that they name.
-    fn certify(&mut self, namespace: &str, part: &mut Part) {
-        for resource in self.declared.domains.of(namespace) {
+    /// Gives domains the certificates that they name. A mistake in a Secret takes none away: what
+    /// was shown before is.
+    fn certify(&self, namespace: &str, part: &mut Part) {
+        let before = self.parts.get(namespace).map(|part| &part.table);
+        for resource in self.store.domains.of(namespace) {
             let (Some(tls), key) = (&resource.spec.tls, key_of(resource)) else { continue };
             let Ok(domain) = Domain::parse(&resource.spec.domain) else { continue };
             if !part.outcomes.get(&key).is_some_and(is_in_force) {
                 continue;
             }
+            let known = before.and_then(|table| table.certificate(&domain)).cloned();
             let found = self.secrets.certificate(namespace, &tls.secret_ref.name);
-            let checked = match &found {
-                Ok(found) => certificate::check(found, &domain, Timestamp::now())
-                    .map_err(CertificateFault::Fault),
-                Err(missing) => Err(CertificateFault::Missing(missing.clone())),
+            let (shown, state) = match found {
+                Err(missing) => (known, Err(CertificateFault::Missing(missing))),
+                Ok(found) => match certificate::check(&found, &domain, Timestamp::now()) {
+                    Err(fault) if !fault.is_shown() => (known, Err(CertificateFault::Fault(fault))),
+                    checked => {
+                        let same = known.filter(|known| **known == found);
+                        let shown = same.unwrap_or_else(|| Arc::new(found));
+                        (Some(shown), checked.map_err(CertificateFault::Fault))
+                    }
+                },
             };
-            let is_shown = match &checked {
-                Ok(_) => true,
-                Err(CertificateFault::Fault(fault)) => fault.is_shown(),
-                Err(CertificateFault::Missing(_)) => false,
-            };
-            let place = (namespace.to_owned(), domain.clone());
-            if let Some(found) = found.ok().filter(|_| is_shown) {
-                let known = self.shown.get(&place).filter(|known| ***known == found);
-                let shown = known.cloned().unwrap_or_else(|| Arc::new(found));
-                self.shown.insert(place.clone(), shown);
+            if let Some(shown) = shown {
+                part.table.set_certificate(&domain, shown);
             }
-            if let Some(shown) = self.shown.get(&place) {
-                part.table.set_certificate(&domain, Arc::clone(shown));
-            }
-            part.certificates.insert(key, checked);
+            part.certificates.insert(key, state);
         }
     }
 
@@ -444,6 +447,7 @@ impl Operator {
         let before = in_force::<MailboxSpec>(mailbox.status.as_ref());
         let before = before.filter(|spec| spec.address == mailbox.spec.address);
         Some(Candidate {
+            key: key_of(mailbox),
             created: created(mailbox),
             now: declared::mailbox(&mailbox.metadata, &mailbox.spec, hash)?,
             before: before.and_then(|spec| declared::mailbox(&mailbox.metadata, &spec, hash)),
@@ -462,7 +466,7 @@ impl Operator {
         let was_accepted = |it: &&MailDomain| {
             is_going(*it) && in_force::<MailDomainSpec>(it.status.as_ref()).is_some()
         };
-        let going = self.declared.domains.all().filter(was_accepted);
+        let going = self.store.domains.all().filter(was_accepted);
         self.released.extend(going.filter_map(|it| Domain::parse(&it.spec.domain).ok()));
         self.lease.confirm().await?;
         let shrinking = match self.config.confirm_shrink {
@@ -492,13 +496,18 @@ impl Operator {
     }
 
     /// What is known of a resource; nothing of one that is being deleted.
-    fn finding(&self, namespace: &str, key: &str, unpublished: Option<&str>) -> Option<Finding> {
+    fn finding(
+        &self,
+        namespace: &str,
+        key: &str,
+        unpublished: Option<&'static str>,
+    ) -> Option<Finding> {
         let part = self.parts.get(namespace)?;
         Some(Finding {
             outcome: part.outcomes.get(key)?.clone(),
             certificate: part.certificates.get(key).cloned(),
             missing: Vec::new(),
-            unpublished: unpublished.map(str::to_owned),
+            unpublished,
         })
     }
 }
@@ -513,6 +522,7 @@ fn candidate_of_domain(domain: &MailDomain) -> Option<Candidate> {
     // Whoever may write the status has no other domain by it.
     let before = before.filter(|spec| spec.domain == domain.spec.domain);
     Some(Candidate {
+        key: key_of(domain),
         created: created(domain),
         now: declared::mail_domain(&domain.metadata, &domain.spec)?,
         before: before.and_then(|spec| declared::mail_domain(&domain.metadata, &spec)),

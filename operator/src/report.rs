@@ -25,7 +25,7 @@ pub(crate) struct Finding {
     /// Of its passwords.
     pub(crate) missing: Vec<Missing>,
     /// Why the table is not published, if it is not.
-    pub(crate) unpublished: Option<String>,
+    pub(crate) unpublished: Option<&'static str>,
 }
 
 /// Until when a certificate is valid, or what is wrong.
@@ -77,12 +77,12 @@ impl Finding {
         all.push(ready);
         if !accepted.holds {
             all.push(Stated { kind: "Stalled", holds: true, ..accepted });
-        } else if let Some(why) = &self.unpublished {
+        } else if let Some(why) = self.unpublished {
             all.push(Stated {
                 kind: "Reconciling",
                 holds: true,
                 reason: "NotPublished",
-                message: why.clone(),
+                message: why.to_owned(),
             });
         }
         all
@@ -139,8 +139,8 @@ impl Finding {
             let Stated { reason, message, .. } = self.accepted();
             return not(reason, message);
         }
-        if let Some(why) = &self.unpublished {
-            return not("NotPublished", why.clone());
+        if let Some(why) = self.unpublished {
+            return not("NotPublished", why.to_owned());
         }
         if let Outcome::Judged(Verdict::Accepted { astray }) = &self.outcome
             && let Some(problem) = astray.first()
@@ -264,7 +264,7 @@ mod tests {
             "Ready=False PasswordMissing: spec.passwords: there is no Secret alice in this \
              namespace"
         );
-        let shown = conditions(&Finding { unpublished: Some("why".into()), ..accepted() });
+        let shown = conditions(&Finding { unpublished: Some("why"), ..accepted() });
         assert_eq!(
             shown[1..],
             ["Ready=False NotPublished: why", "Reconciling=True NotPublished: why"]

@@ -9,20 +9,13 @@ use std::collections::BTreeMap;
 use domains::spec::MailboxSpec;
 use domains::{Declared, Holding, Problem, Resource, Table};
 
-/// A kind and a name: unique in a namespace.
+/// A kind and a name, as `Mailbox/alice`: unique in a namespace.
 pub(crate) type Key = String;
-
-/// The key of a resource.
-pub(crate) fn key(resource: &Resource) -> Key {
-    match resource {
-        Resource::MailDomain { metadata, .. } => format!("MailDomain/{}", metadata.name),
-        Resource::Mailbox { metadata, .. } => format!("Mailbox/{}", metadata.name),
-    }
-}
 
 /// A resource that asks to be in force.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
+    pub(crate) key: Key,
     /// When it was made, as the API server writes it.
     pub(crate) created: String,
     pub(crate) now: Resource,
@@ -48,7 +41,6 @@ pub(crate) struct Admission {
 
 /// How a candidate stands.
 struct Standing {
-    key: Key,
     candidate: Candidate,
     choice: Choice,
     refused: Option<Problem>,
@@ -65,7 +57,7 @@ enum Choice {
 
 impl Standing {
     fn new(candidate: Candidate) -> Self {
-        Self { key: key(&candidate.now), candidate, choice: Choice::Now, refused: None }
+        Self { candidate, choice: Choice::Now, refused: None }
     }
 
     fn says_something_new(&self) -> bool {
@@ -83,7 +75,7 @@ impl Standing {
             Choice::Bare => self.candidate.before.as_ref().and_then(bare),
             Choice::Nothing => None,
         };
-        Some(Declared::new(self.key.clone(), resource?))
+        Some(Declared::new(self.candidate.key.clone(), resource?))
     }
 
     /// It gives way, to what it was before if that may be.
@@ -103,9 +95,11 @@ impl Standing {
                 let is_before_kept = matches!(self.choice, Choice::Before | Choice::Bare);
                 Verdict::Refused { problem, is_before_kept }
             }
-            None => Verdict::Accepted { astray: astray.remove(&self.key).unwrap_or_default() },
+            None => {
+                Verdict::Accepted { astray: astray.remove(&self.candidate.key).unwrap_or_default() }
+            }
         };
-        (self.key, verdict)
+        (self.candidate.key, verdict)
     }
 }
 
@@ -129,7 +123,7 @@ pub(crate) fn admit(candidates: Vec<Candidate>) -> Admission {
     // Of two that cannot both be, the later one is blamed: what is in force comes first.
     standings.sort_by(|one, other| {
         let order = |it: &Standing| (it.says_something_new(), it.candidate.created.clone());
-        order(one).cmp(&order(other)).then_with(|| one.key.cmp(&other.key))
+        order(one).cmp(&order(other)).then_with(|| one.candidate.key.cmp(&other.candidate.key))
     });
     loop {
         let declared: Vec<Declared> = standings.iter().filter_map(Standing::declared).collect();
@@ -151,7 +145,7 @@ pub(crate) fn admit(candidates: Vec<Candidate>) -> Admission {
 fn give_way(standings: &mut [Standing], problems: &[Problem]) {
     let blamed: BTreeMap<&str, &Problem> =
         problems.iter().rev().map(|problem| (problem.at.file.as_str(), problem)).collect();
-    let blamed_of = |standing: &Standing| blamed.get(standing.key.as_str()).copied();
+    let blamed_of = |standing: &Standing| blamed.get(standing.candidate.key.as_str()).copied();
     let mut newcomers: Vec<&mut Standing> =
         standings.iter_mut().filter(|standing| standing.is_newcomer()).collect();
     if newcomers.iter().any(|standing| blamed_of(standing).is_some()) {
@@ -200,13 +194,21 @@ mod tests {
         ))
     }
 
+    fn key(resource: &Resource) -> Key {
+        match resource {
+            Resource::MailDomain { metadata, .. } => format!("MailDomain/{}", metadata.name),
+            Resource::Mailbox { metadata, .. } => format!("Mailbox/{}", metadata.name),
+        }
+    }
+
     fn new(now: Resource) -> Candidate {
-        Candidate { created: "2026-02-01T00:00:00Z".to_owned(), now, before: None }
+        let (key, created) = (key(&now), "2026-02-01T00:00:00Z".to_owned());
+        Candidate { key, created, now, before: None }
     }
 
     fn settled(now: Resource) -> Candidate {
         let before = Some(now.clone());
-        Candidate { created: "2026-01-01T00:00:00Z".to_owned(), now, before }
+        Candidate { created: "2026-01-01T00:00:00Z".to_owned(), before, ..new(now) }
     }
 
     fn changed(before: Resource, now: Resource) -> Candidate {

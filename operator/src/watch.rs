@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::declared::{Scope, Seen};
+use crate::store::{Scope, Seen, scopes};
 
 /// What is told and not taken yet: beyond it the API server waits.
 const AHEAD: usize = 1024;
@@ -28,11 +28,7 @@ pub(crate) fn begin(
 ) -> Receiver<Seen> {
     let (sender, receiver) = channel(AHEAD);
     let watches = Watches { sender, tasks, stop };
-    let scopes: Vec<Scope> = match namespaces {
-        [] => vec![None],
-        named => named.iter().cloned().map(Some).collect(),
-    };
-    for scope in scopes {
+    for scope in scopes(namespaces) {
         let at = scope.clone();
         watches.begin(of(client, &scope), move |event| Seen::Domain(at.clone(), event));
         watches.begin(of(client, &scope), move |event| Seen::Mailbox(scope.clone(), event));

@@ -1,4 +1,4 @@
-{{/* postrider.yaml of a role: (dict "root" $ "login" … "keys" (list …) "srs" bool "own" {…} "more" [{…}]). */}}
+{{/* postrider.yaml of a role: (dict "root" $ "keys" (list …) "srs" bool "own" {…} "more" {…}). */}}
 {{- define "postrider.config" -}}
 {{- $ := .root -}}
 {{- $jetstream := dict

@@ -25,6 +25,16 @@ helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version }}
 {{- end }}
 {{- end -}}
 
+{{/* Labels of its pods: without versions, which would restart all of them. */}}
+{{- define "postrider.podLabels" -}}
+{{- $ := index . 0 -}}
+{{ include "postrider.selector" . }}
+app.kubernetes.io/part-of: postrider
+{{- with $.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{/* By which a part is found: (list $ "part"). */}}
 {{- define "postrider.selector" -}}
 {{- $ := index . 0 -}}

@@ -1,7 +1,7 @@
 {{/*
 A role's ConfigMap, ServiceAccount, PodDisruptionBudget and pod template:
-(dict "root" $ "part" "mx" "command" "ingress" "login" "ingress" "values" {…} "keys" (list …) "srs" bool "own" {…} "ports" {…}
- "grace" 60 "data" "pvc"|"")
+(dict "root" $ "part" "mx" "command" "ingress" "login" "ingress" "values" {…} "keys" (list …) "srs" bool "public" bool
+ "certificate" "SECRET"|"" "own" {…} "ports" {…} "grace" 60 "volume" bool), the last when it has one of its own
 */}}
 {{- define "postrider.role.objects" -}}
 {{- $ := .root -}}
@@ -44,7 +44,7 @@ spec:
 {{- $full := include "postrider.fullname" $ -}}
 {{- $name := printf "%s-%s" $full .part -}}
 metadata:
-  labels: {{- include "postrider.labels" (list $ .part) | nindent 4 }}
+  labels: {{- include "postrider.podLabels" (list $ .part) | nindent 4 }}
   annotations:
     checksum/config: {{ include "postrider.role.config" . | sha256sum }}
 spec:

@@ -169,6 +169,17 @@ fn shrinks(old: usize, table: &Table, shrinking: Shrinking) -> bool {
     table.hosted_domains().len() * 2 < old && shrinking == Shrinking::Refused
 }
 
+/// Whether all that is secret in a table can be sealed: before anything of it is written.
+fn check_keys(sealer: &Sealer, table: &Table) -> Result<(), SealError> {
+    if table.has_logins() {
+        sealer.check(Class::Passwords)?;
+    }
+    if table.certificates().next().is_some() {
+        sealer.check(Class::Tls)?;
+    }
+    Ok(())
+}
+
 /// Takes the right to write, and sees what is in force.
 async fn begin<'a>(
     config: &Buckets,
@@ -177,12 +188,7 @@ async fn begin<'a>(
     shrinking: Shrinking,
     progress: &'a Progress,
 ) -> Result<Begun<'a>, PublishError> {
-    if table.rows().any(|row| row.has_login()) {
-        sealer.check(Class::Passwords)?;
-    }
-    if table.certificates().next().is_some() {
-        sealer.check(Class::Tls)?;
-    }
+    check_keys(sealer, table)?;
     let bucket = Bucket::connect(config).await?;
     bucket.ensure().await?;
     let claim = bucket.claim().await.map_err(not_written(keys::WRITER))?;
@@ -271,12 +277,7 @@ impl<'a> Writing<'a> {
         digest: Digest,
     ) -> Result<Written, PublishError> {
         let changed = changes_between(before, table);
-        if changed.iter().any(|(_, row)| row.as_ref().is_some_and(Row::has_login)) {
-            self.sealer.check(Class::Passwords)?;
-        }
-        if table.certificates().next().is_some() {
-            self.sealer.check(Class::Tls)?;
-        }
+        check_keys(self.sealer, table)?;
         let changes = self.look_up(changed).await?;
         let mut kept = digest;
         for Change { key, before, .. } in &changes {

@@ -219,6 +219,11 @@ impl Table {
         })
     }
 
+    /// Whether somebody may log in by one of the rows.
+    pub fn has_logins(&self) -> bool {
+        !self.keyrings.is_empty()
+    }
+
     /// How many rows there are.
     pub fn row_count(&self) -> usize {
         self.domains.values().map(|declaration| 1 + declaration.entries.len()).sum()

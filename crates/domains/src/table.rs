@@ -209,6 +209,11 @@ impl Table {
         }
     }
 
+    /// A domain's own certificate.
+    pub fn certificate(&self, domain: &Domain) -> Option<&Arc<Certificate>> {
+        self.domain(domain)?.certificate.as_ref()
+    }
+
     /// The domains that have certificates of their own.
     pub fn certificates(&self) -> impl Iterator<Item = (&Domain, &Arc<Certificate>)> {
         self.domains.iter().filter_map(|(domain, it)| Some((domain, it.certificate.as_ref()?)))

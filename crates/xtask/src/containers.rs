@@ -18,12 +18,14 @@ use crate::{command, workspace};
 const POSTRIDER: &str = "registry.test/postrider:test";
 const NATS: &str = "registry.test/nats:test";
 
-const PROGRAMS: [&str; 2] = ["postrider", "operator"];
+/// Packages, and the program of each.
+const PROGRAMS: [(&str, &str); 2] =
+    [("postrider", "postrider"), ("operator", "postrider-operator")];
 
 /// Builds the programs; gives the directory that they are in.
 pub(crate) fn build() -> Result<PathBuf> {
     // Each by itself, as everywhere else: together they would be built with features of both.
-    for package in PROGRAMS {
+    for (package, _) in PROGRAMS {
         let mut build = command::cargo();
         build.args(["build", "--locked", "--release", "--package", package]);
         command::run(&mut build)?;
@@ -36,7 +38,7 @@ pub(crate) fn write(programs: &Path, directory: &Path) -> Result<[PathBuf; 2]> {
     fs::create_dir_all(directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
     let mut files = Vec::new();
-    for name in ["postrider", "postrider-operator"] {
+    for (_, name) in PROGRAMS {
         let (program, stripped) = (programs.join(name), directory.join(name));
         // What only debuggers read is nine tenths of it.
         let mut strip = Command::new("strip");
@@ -58,7 +60,7 @@ pub(crate) fn write(programs: &Path, directory: &Path) -> Result<[PathBuf; 2]> {
     Ok([postrider, nats])
 }
 
-/// Where they are written unless it is said otherwise.
+/// Where they are written.
 pub(crate) fn directory() -> PathBuf {
     workspace::root().join("target/images")
 }

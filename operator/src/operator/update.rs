@@ -9,6 +9,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
+use kube::core::object::{HasSpec, HasStatus};
 use kube::runtime::events::Recorder;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
@@ -16,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Operator, is_going, key_of};
-use crate::report;
+use crate::report::{self, Finding};
 use crate::resources::{MailDomain, Mailbox, Status, declared};
 
 /// Of the fields that the operator sets.
@@ -31,42 +32,26 @@ impl Operator {
     pub(super) async fn update_status(
         &mut self,
         namespaces: &BTreeSet<String>,
-        unpublished: Option<&str>,
+        unpublished: Option<&'static str>,
     ) -> anyhow::Result<()> {
         let now = Time(Timestamp::now());
         let (mut domains, mut mailboxes, mut guards) = (Vec::new(), Vec::new(), Vec::new());
         for namespace in namespaces {
-            for domain in self.declared.domains.of(namespace) {
+            for domain in self.store.domains.of(namespace) {
                 guards.extend(guard(domain).filter(|_| !is_going(domain)));
-                let key = key_of(domain);
-                let Some(finding) = self.finding(namespace, &key, unpublished) else { continue };
-                let before = domain.status.clone().unwrap_or_default();
-                let (generation, spec) = (domain.metadata.generation, declared::kept(&domain.spec));
-                if unpublished.is_some() && is_in_force_already(&before, spec.as_ref()) {
-                    continue;
-                }
-                let status = finding.status(&before, generation, spec, &now);
-                domains.extend((status != before).then(|| News::of(domain, before, status)));
+                let finding = self.finding(namespace, &key_of(domain), unpublished);
+                domains.extend(finding.and_then(|finding| News::of(domain, &finding, &now)));
             }
-            for mailbox in self.declared.mailboxes.of(namespace) {
-                let key = key_of(mailbox);
-                let Some(mut finding) = self.finding(namespace, &key, unpublished) else {
-                    continue;
-                };
-                finding.missing = self.secrets.missing(namespace, mailbox);
-                let before = mailbox.status.clone().unwrap_or_default();
-                let (generation, spec) =
-                    (mailbox.metadata.generation, declared::kept(&mailbox.spec));
-                if unpublished.is_some() && is_in_force_already(&before, spec.as_ref()) {
-                    continue;
-                }
-                let status = finding.status(&before, generation, spec, &now);
-                mailboxes.extend((status != before).then(|| News::of(mailbox, before, status)));
+            for mailbox in self.store.mailboxes.of(namespace) {
+                let missing = self.secrets.missing(namespace, mailbox);
+                let finding = self.finding(namespace, &key_of(mailbox), unpublished);
+                let finding = finding.map(|finding| Finding { missing, ..finding });
+                mailboxes.extend(finding.and_then(|finding| News::of(mailbox, &finding, &now)));
             }
         }
         if unpublished.is_none() {
             // None of them is in the table, whatever their namespaces.
-            let going = self.declared.domains.all().filter(|it| is_going(*it));
+            let going = self.store.domains.all().filter(|it| is_going(*it));
             guards.extend(going.filter_map(guard));
         }
         // First, for each is of the version that was seen.
@@ -74,11 +59,11 @@ impl Operator {
         let (client, recorder) = (&self.client, &self.recorder);
         let told = tell(client, recorder, domains).await;
         self.metrics.patches.inc_by(told.patched);
-        told.newer.into_iter().for_each(|newer| self.declared.domains.update(newer));
+        told.newer.into_iter().for_each(|newer| self.store.domains.update(newer));
         let (client, recorder) = (&self.client, &self.recorder);
         let also = tell(client, recorder, mailboxes).await;
         self.metrics.patches.inc_by(also.patched);
-        also.newer.into_iter().for_each(|newer| self.declared.mailboxes.update(newer));
+        also.newer.into_iter().for_each(|newer| self.store.mailboxes.update(newer));
         told.failed.map_or(Ok(()), Err)?;
         also.failed.map_or(Ok(()), Err)?;
         guarded
@@ -98,9 +83,15 @@ struct News<K> {
     status: Status,
 }
 
-impl<K: Clone> News<K> {
-    fn of(resource: &K, before: Status, status: Status) -> Self {
-        Self { resource: resource.clone(), before, status }
+impl<K: Reported> News<K> {
+    fn of(resource: &K, finding: &Finding, now: &Time) -> Option<Self> {
+        let before = resource.status().cloned().unwrap_or_default();
+        let (generation, spec) = (resource.meta().generation, declared::kept(resource.spec()));
+        if finding.unpublished.is_some() && is_in_force_already(&before, spec.as_ref()) {
+            return None;
+        }
+        let status = finding.status(&before, generation, spec, now);
+        (status != before).then(|| Self { resource: resource.clone(), before, status })
     }
 }
 
@@ -113,6 +104,8 @@ struct Told<K> {
 /// A resource that has our status.
 trait Reported:
     Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+    + HasSpec<Spec: Serialize>
+    + HasStatus<Status = Status>
     + Clone
     + Debug
     + DeserializeOwned

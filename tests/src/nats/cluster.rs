@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use domains_kv::Buckets;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -103,6 +104,18 @@ impl Cluster {
     /// may be no majority yet. See [`Cluster::until_current`].
     pub fn restart(&mut self, index: usize) -> Result<()> {
         self.servers[index].relaunch()
+    }
+
+    /// By which buckets on these servers are used, by anybody.
+    pub fn buckets(&self) -> Buckets {
+        Buckets {
+            urls: self.urls(),
+            nkey_file: None,
+            ca_file: None,
+            inbox_prefix: "_INBOX".to_owned(),
+            replicas: self.len(),
+            timeout: Duration::from_secs(5),
+        }
     }
 
     /// Kills the server and starts it, by the same name, with an empty store.

@@ -1,7 +1,6 @@
 //! One who publishes table after table, and of each only what is new in it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
@@ -37,14 +36,7 @@ struct World {
 impl World {
     async fn start() -> Result<Self> {
         let servers = Cluster::start(1).await?;
-        let config = Buckets {
-            urls: servers.urls(),
-            nkey_file: None,
-            ca_file: None,
-            inbox_prefix: "_INBOX".to_owned(),
-            replicas: 1,
-            timeout: Duration::from_secs(5),
-        };
+        let config = servers.buckets();
         let dir = tempfile::tempdir()?;
         let keys = Keys::make(&dir.path().join("keys")).await?;
         Ok(Self { _servers: servers, config, keys, _dir: dir })

@@ -364,14 +364,7 @@ async fn a_server_that_stops_is_left() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writers_do_not_mix() -> Result<()> {
     let servers = Cluster::start(3).await?;
-    let config = domains_kv::Buckets {
-        urls: servers.urls(),
-        nkey_file: None,
-        ca_file: None,
-        inbox_prefix: "_INBOX".to_owned(),
-        replicas: 3,
-        timeout: Duration::from_secs(5),
-    };
+    let config = servers.buckets();
     let dir = tempfile::tempdir()?;
     let keys = Keys::make(&dir.path().join("keys")).await?;
     let (mut won, mut lost) = (0, 0);

@@ -18,6 +18,7 @@ const LAYERS: [&[&str]; 8] = [
     &["postrider", "operator"],
 ];
 
+/// The programs of the product, which make a whole of the others.
 const PROGRAMS: [&str; 2] = ["postrider", "operator"];
 
 /// They hold the product from outside and may use whatever they test.

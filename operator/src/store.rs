@@ -20,20 +20,23 @@ pub(crate) enum Seen {
 /// What a watch is about: a namespace, or all.
 pub(crate) type Scope = Option<String>;
 
+/// What is watched to see the resources of these namespaces, or of all.
+pub(crate) fn scopes(namespaces: &[String]) -> impl Iterator<Item = Scope> {
+    let all = namespaces.is_empty().then_some(None);
+    all.into_iter().chain(namespaces.iter().cloned().map(Some))
+}
+
 /// All of it, by namespaces.
-pub(crate) struct Declared {
+pub(crate) struct Store {
     pub(crate) domains: Shelf<MailDomain>,
     pub(crate) mailboxes: Shelf<Mailbox>,
     labels: Labels,
 }
 
-impl Declared {
+impl Store {
     /// Of these namespaces, or of all. Labels of namespaces can be seen with all only.
     pub(crate) fn new(namespaces: &[String]) -> Self {
-        let scopes: HashSet<Scope> = match namespaces {
-            [] => HashSet::from([None]),
-            named => named.iter().cloned().map(Some).collect(),
-        };
+        let scopes: HashSet<Scope> = scopes(namespaces).collect();
         Self {
             domains: Shelf::new(scopes.clone()),
             mailboxes: Shelf::new(scopes),
